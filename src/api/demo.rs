@@ -1,0 +1,193 @@
+//! `/demo/tasks`: each checks its body, and submits a task whose metadata is the executor's
+//! arguments.
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::Call;
+use super::fields::Fields;
+use super::tasks::{description, name};
+use super::view::{TaskAnswer, path};
+use crate::demo::{MAX_DELAY_MS, MAX_ITEMS, SPEEDS};
+use crate::http::Response;
+use crate::http::router::Answer;
+use crate::store::NewTask;
+
+const NOTE: &str = "Task is running in the background. Use the task ID to check progress.";
+
+/// The longest path, address or name of a step.
+const MAX_TEXT: usize = 1_000;
+
+/// A demo's name, its type and what its answer says.
+struct Demo {
+    name: &'static str,
+    kind: &'static str,
+    message: &'static str,
+}
+
+pub(super) fn sample(call: &Call<'_>) -> Answer {
+    let demo = Demo {
+        name: "Sample Long-Running Task",
+        kind: "sample",
+        message: "Sample task created and started",
+    };
+    submit(call, &demo, |fields, metadata| {
+        let delay = fields.whole("delayMs", 0..=MAX_DELAY_MS).unwrap_or(5_000);
+        metadata.insert("delayMs".to_owned(), json!(delay));
+        None
+    })
+}
+
+pub(super) fn file_processing(call: &Call<'_>) -> Answer {
+    let demo = Demo {
+        name: "File Processing Task",
+        kind: "file-processing",
+        message: "File processing task created and started",
+    };
+    submit(call, &demo, |fields, metadata| {
+        let file_path = fields.required_text("filePath", MAX_TEXT);
+        metadata.insert("filePath".to_owned(), json!(file_path));
+        keep(metadata, "fileSize", fields.number("fileSize", 0.0..=1e15));
+        keep(
+            metadata,
+            "processingType",
+            fields.text("processingType", 200),
+        );
+        None
+    })
+}
+
+pub(super) fn api_call(call: &Call<'_>) -> Answer {
+    let demo = Demo {
+        name: "API Call Task",
+        kind: "api-call",
+        message: "API call task created and started",
+    };
+    submit(call, &demo, |fields, metadata| {
+        let endpoint = fields.required_text("endpoint", MAX_TEXT);
+        metadata.insert("endpoint".to_owned(), json!(endpoint));
+        keep(metadata, "method", fields.text("method", 20));
+        let data = fields.any("data");
+        keep_json(fields, metadata, "data", data);
+        let headers = fields.object("headers");
+        keep_json(fields, metadata, "headers", headers);
+        None
+    })
+}
+
+pub(super) fn batch(call: &Call<'_>) -> Answer {
+    let demo = Demo {
+        name: "Batch Processing Task",
+        kind: "batch-processing",
+        message: "Batch processing task created and started",
+    };
+    submit(call, &demo, |fields, metadata| {
+        let count = fields.array("items").map_or(0, |items| items.len());
+        if count == 0 {
+            fields.fault("items", "items array is required and must not be empty");
+        } else if count > MAX_ITEMS {
+            fields.fault(
+                "items",
+                format!("items must have at most {MAX_ITEMS} entries"),
+            );
+        }
+        metadata.insert("itemCount".to_owned(), json!(count));
+        let delay = fields.whole("itemDelayMs", 0..=MAX_DELAY_MS).unwrap_or(100);
+        metadata.insert("itemDelayMs".to_owned(), json!(delay));
+        None
+    })
+}
+
+pub(super) fn workflow(call: &Call<'_>) -> Answer {
+    let demo = Demo {
+        name: "",
+        kind: "workflow",
+        message: "Workflow task created and started",
+    };
+    submit(call, &demo, |fields, metadata| {
+        let name = name(fields);
+        let given = fields.array("steps").unwrap_or_default();
+        if !(1..=100).contains(&given.len()) {
+            fields.fault("steps", "steps must be an array of 1 to 100 steps");
+        }
+        let mut steps = Vec::new();
+        let mut reached = 0;
+        for (i, value) in given.into_iter().enumerate().take(100) {
+            if let Some(mut step) = fields.element(&format!("steps[{i}]"), value) {
+                steps.push(workflow_step(&mut step, &mut reached));
+                fields.adopt(step);
+            }
+        }
+        metadata.insert("steps".to_owned(), Value::Array(steps));
+        Some(name)
+    })
+}
+
+fn workflow_step(fields: &mut Fields<'_>, reached: &mut u64) -> Value {
+    let mut step = Map::new();
+    step.insert("name".to_owned(), json!(fields.required_text("name", 200)));
+    keep(&mut step, "description", description(fields));
+    let faults = fields.faults();
+    let duration = fields.whole("durationMs", 0..=MAX_DELAY_MS);
+    if duration.is_none() && fields.faults() == faults {
+        fields.fault("durationMs", "durationMs is required");
+    }
+    keep(&mut step, "durationMs", duration);
+    let progress = fields.whole("progress", 0..=100);
+    if progress.is_some_and(|progress| progress < *reached) {
+        let message = "progress must not be less than that of a step before";
+        fields.fault("progress", message);
+    }
+    *reached = progress.unwrap_or(*reached).max(*reached);
+    keep(&mut step, "progress", progress);
+    Value::Object(step)
+}
+
+/// Checks what all demos take, lets `read` check the rest, and submits the task. `read` gives
+/// the task's name where the presenter chose one.
+fn submit(
+    call: &Call<'_>,
+    demo: &Demo,
+    read: impl FnOnce(&mut Fields<'_>, &mut Map<String, Value>) -> Option<String>,
+) -> Answer {
+    call.once(|| {
+        let mut fields = call.fields()?;
+        let mut metadata = Map::new();
+        metadata.insert("type".to_owned(), json!(demo.kind));
+        let own_name = read(&mut fields, &mut metadata);
+        let description = description(&mut fields);
+        keep(&mut metadata, "speed", fields.number("speed", SPEEDS));
+        keep(&mut metadata, "failAt", fields.whole("failAt", 0..=100));
+        let attempts = fields.whole("failAttempts", 1..=1_000);
+        keep(&mut metadata, "failAttempts", attempts);
+        fields.finish()?;
+        let mut new = NewTask::new(own_name.as_deref().unwrap_or(demo.name))
+            .kind(demo.kind)
+            .metadata(&Value::Object(metadata));
+        if let Some(description) = description {
+            new = new.description(&description);
+        }
+        let task = call.api.system.execution().submit(&call.session, new)?;
+        let answer = TaskAnswer::new(&task, Some(demo.message)).with_note(NOTE);
+        Ok(Response::json(201, &answer).with("Location", path(task.id)))
+    })
+}
+
+fn keep(metadata: &mut Map<String, Value>, name: &str, value: Option<impl serde::Serialize>) {
+    if let Some(value) = value {
+        metadata.insert(name.to_owned(), json!(value));
+    }
+}
+
+fn keep_json(
+    fields: &mut Fields<'_>,
+    metadata: &mut Map<String, Value>,
+    name: &str,
+    value: Option<&RawValue>,
+) {
+    match value.map(|value| serde_json::from_str::<Value>(value.get())) {
+        None => {}
+        Some(Ok(value)) => drop(metadata.insert(name.to_owned(), value)),
+        Some(Err(_)) => fields.fault(name, format!("{name} is nested too deeply")),
+    }
+}

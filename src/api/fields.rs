@@ -1,0 +1,296 @@
+//! A JSON body's fields, checked all at once: every bad one is named in the same answer.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::http::problem::FieldError;
+use crate::http::{Problem, Request};
+
+pub(super) fn error(field: &str, message: impl Into<String>) -> FieldError {
+    FieldError {
+        field: field.to_owned(),
+        message: message.into(),
+    }
+}
+
+/// The fields not yet taken, and what was wrong so far. A field that is `null` is absent.
+pub(super) struct Fields<'a> {
+    left: Vec<(String, &'a RawValue)>,
+    /// Put before field names in errors: `steps[2].`.
+    prefix: String,
+    errors: Vec<FieldError>,
+}
+
+impl<'a> Fields<'a> {
+    /// The body's fields; none where there is no body.
+    pub(super) fn parse(request: &Request<'a>) -> Result<Fields<'a>, Problem> {
+        let body = request.body;
+        let mut fields = Fields::new(Vec::new(), String::new());
+        if body.is_empty() {
+            return Ok(fields);
+        }
+        let content_type = request.header("Content-Type").unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        if !media_type.eq_ignore_ascii_case("application/json") {
+            let message = "The body must be JSON: send it with the header \
+                           Content-Type: application/json";
+            return Err(Problem::new(415, "unsupported_media_type", message));
+        }
+        let value: &RawValue = serde_json::from_slice(body).map_err(not_json)?;
+        if !value.get().starts_with('{') {
+            let message = "The body must be a JSON object";
+            return Err(Problem::new(400, "invalid_request", message));
+        }
+        fields.add(serde_json::from_str(value.get()).map_err(not_json)?);
+        Ok(fields)
+    }
+
+    fn new(left: Vec<(String, &'a RawValue)>, prefix: String) -> Fields<'a> {
+        Fields {
+            left,
+            prefix,
+            errors: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, pairs: Pairs<'a>) {
+        for (name, value) in pairs.0 {
+            if self.left.iter().any(|(n, _)| *n == name) {
+                self.fault(&name, format!("{name} is given twice"));
+            } else {
+                self.left.push((name, value));
+            }
+        }
+    }
+
+    /// Notes that `field` is wrong.
+    pub(super) fn fault(&mut self, field: &str, message: impl Into<String>) {
+        let field = format!("{}{field}", self.prefix);
+        self.errors.push(error(&field, message));
+    }
+
+    /// How many faults were noted so far.
+    pub(super) fn faults(&self) -> usize {
+        self.errors.len()
+    }
+
+    fn take(&mut self, name: &str) -> Option<&'a RawValue> {
+        let at = self.left.iter().position(|(n, _)| n == name)?;
+        let (_, value) = self.left.swap_remove(at);
+        (value.get() != "null").then_some(value)
+    }
+
+    /// A text of at most `max` characters.
+    pub(super) fn text(&mut self, name: &str, max: usize) -> Option<String> {
+        let value = self.take(name)?;
+        match serde_json::from_str::<String>(value.get()) {
+            Ok(text) if text.chars().count() <= max => Some(text),
+            Ok(_) => {
+                self.fault(name, format!("{name} must have at most {max} characters"));
+                None
+            }
+            Err(_) => {
+                self.fault(name, format!("{name} must be a string"));
+                None
+            }
+        }
+    }
+
+    /// A text that must be there, and not be blank; else an empty one.
+    pub(super) fn required_text(&mut self, name: &str, max: usize) -> String {
+        let faults = self.errors.len();
+        let text = self.text(name, max).unwrap_or_default();
+        if text.trim().is_empty() && self.errors.len() == faults {
+            self.fault(name, format!("{name} is required"));
+        }
+        text
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn whole(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let value = self.take(name)?;
+        // 5000.0 is whole too, to a client whose numbers are floats.
+        let number = serde_json::from_str::<u64>(value.get()).ok().or_else(|| {
+            let float = serde_json::from_str::<f64>(value.get()).ok()?;
+            (float.fract() == 0.0 && (0.0..1e15).contains(&float)).then_some(float as u64)
+        });
+        let accepted = number.filter(|n| range.contains(n));
+        if accepted.is_none() {
+            let (min, max) = (range.start(), range.end());
+            let message = format!("{name} must be a whole number from {min} to {max}");
+            self.fault(name, message);
+        }
+        accepted
+    }
+
+    /// A number within `range`.
+    pub(super) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = self.take(name)?;
+        let number = serde_json::from_str::<f64>(value.get()).ok();
+        let accepted = number.filter(|n| range.contains(n));
+        if accepted.is_none() {
+            let (min, max) = (range.start(), range.end());
+            self.fault(name, format!("{name} must be a number from {min} to {max}"));
+        }
+        accepted
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
+        let value = self.take(name)?;
+        let flag = serde_json::from_str(value.get()).ok();
+        if flag.is_none() {
+            self.fault(name, format!("{name} must be true or false"));
+        }
+        flag
+    }
+
+    /// An object, to the letter.
+    pub(super) fn object(&mut self, name: &str) -> Option<&'a RawValue> {
+        let value = self.take(name)?;
+        if value.get().starts_with('{') {
+            return Some(value);
+        }
+        self.fault(name, format!("{name} must be an object"));
+        None
+    }
+
+    /// Any value, to the letter.
+    pub(super) fn any(&mut self, name: &str) -> Option<&'a RawValue> {
+        self.take(name)
+    }
+
+    /// An array's elements; `None` where there is none, or it is no array.
+    pub(super) fn array(&mut self, name: &str) -> Option<Vec<&'a RawValue>> {
+        serde_json::from_str(self.take(name)?.get()).ok()
+    }
+
+    /// The fields of an element of an array, with errors under its own name; what is wrong in
+    /// it is handed back to [`adopt`](Self::adopt).
+    pub(super) fn element(&mut self, name: &str, value: &'a RawValue) -> Option<Fields<'a>> {
+        match serde_json::from_str::<Pairs<'a>>(value.get()) {
+            Ok(pairs) => {
+                let mut fields = Fields::new(Vec::new(), format!("{name}."));
+                fields.add(pairs);
+                Some(fields)
+            }
+            Err(_) => {
+                self.fault(name, format!("{name} must be an object"));
+                None
+            }
+        }
+    }
+
+    /// Takes over what was wrong in an element.
+    pub(super) fn adopt(&mut self, mut element: Fields<'_>) {
+        element.refuse_unknown();
+        self.errors.append(&mut element.errors);
+    }
+
+    fn refuse_unknown(&mut self) {
+        for (name, _) in std::mem::take(&mut self.left) {
+            self.fault(&name, format!("unknown field {name}"));
+        }
+    }
+
+    /// # Errors
+    ///
+    /// All that was wrong, unknown fields included.
+    pub(super) fn finish(mut self) -> Result<(), Problem> {
+        self.refuse_unknown();
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(self.errors))
+        }
+    }
+}
+
+fn not_json(error: serde_json::Error) -> Problem {
+    let (line, column) = (error.line(), error.column());
+    let message = format!("The body is not valid JSON: see line {line}, column {column}");
+    Problem::new(400, "invalid_json", message)
+}
+
+/// An object's pairs in order, doubles included, which a map would swallow.
+struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// The query's values, checked like a body's fields.
+pub(super) struct Query<'a> {
+    pairs: &'a [(String, String)],
+    errors: Vec<FieldError>,
+}
+
+impl<'a> Query<'a> {
+    /// # Errors
+    ///
+    /// None yet: what is unknown or doubled is noted, and told by [`finish`](Self::finish).
+    pub(super) fn new(request: &'a Request<'_>, known: &[&str]) -> Query<'a> {
+        let pairs = request.query();
+        let mut errors = Vec::new();
+        for (i, (name, _)) in pairs.iter().enumerate() {
+            if name != "session" && !known.contains(&name.as_str()) {
+                let known = known.join(", ");
+                let message = format!("unknown query parameter {name}; known are {known}");
+                errors.push(error(name, message));
+            } else if pairs[..i].iter().any(|(n, _)| n == name) {
+                errors.push(error(name, format!("{name} is given twice")));
+            }
+        }
+        Query { pairs, errors }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+        let mut pairs = self.pairs.iter();
+        pairs.find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// A value that `parse` accepts; `wanted` says what it would.
+    pub(super) fn parse<T>(
+        &mut self,
+        name: &str,
+        wanted: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let parsed = parse(self.get(name)?);
+        if parsed.is_none() {
+            self.errors
+                .push(error(name, format!("{name} must be {wanted}")));
+        }
+        parsed
+    }
+
+    pub(super) fn finish(self) -> Result<(), Problem> {
+        if self.errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid(self.errors))
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The Task System's routes: a handler parses, calls one method, answers.
+
+mod demo;
+mod fields;
+mod health;
+mod origin;
+mod session;
+mod tasks;
+mod view;
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::http::router::{Answer, Handler, Route, Router};
+use crate::http::{Problem, Request, Response};
+use crate::store::{self, Once, Refused};
+use crate::system::TaskSystem;
+use crate::task::{Forbidden, SessionKey};
+use fields::Fields;
+
+/// What the handlers share.
+pub(crate) struct Api {
+    system: TaskSystem,
+    config: Config,
+    started: Instant,
+    addresses: RandomState,
+    fingerprints: RandomState,
+}
+
+/// One call of a session-scoped route.
+struct Call<'a> {
+    api: &'a Api,
+    request: &'a Request<'a>,
+    session: SessionKey,
+    parameters: &'a [String],
+}
+
+type Scoped = fn(&Call<'_>) -> Answer;
+
+/// Every route of the Task System.
+pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
+    let on = |handler: Scoped| -> Handler {
+        let api = api.clone();
+        Box::new(move |request, parameters| api.call(handler, request, parameters))
+    };
+    let get = |pattern, handler: Scoped| Route::get(pattern, on(handler));
+    let post = |pattern, handler: Scoped| Route::post(pattern, on(handler));
+    vec![
+        get("/api/v1/health", health::health),
+        get("/api/v1/tasks", tasks::list).and_post(on(tasks::create)),
+        get("/api/v1/tasks/stats", tasks::stats),
+        get("/api/v1/tasks/cleanup/status", tasks::cleanup_status),
+        post("/api/v1/tasks/cleanup/run", tasks::cleanup_run),
+        get("/api/v1/tasks/:id", tasks::show),
+        get("/api/v1/tasks/:id/status", tasks::status),
+        get("/api/v1/tasks/:id/history", tasks::history),
+        post("/api/v1/tasks/:id/start", tasks::start),
+        post("/api/v1/tasks/:id/cancel", tasks::cancel),
+        post("/api/v1/tasks/:id/retry", tasks::retry),
+        post("/api/v1/demo/tasks/sample", demo::sample),
+        post("/api/v1/demo/tasks/file-processing", demo::file_processing),
+        post("/api/v1/demo/tasks/api-call", demo::api_call),
+        post("/api/v1/demo/tasks/batch", demo::batch),
+        post("/api/v1/demo/tasks/workflow", demo::workflow),
+    ]
+}
+
+const TASK_ROUTES: [&str; 2] = ["/api/v1/tasks", "/api/v1/demo"];
+const HEALTH: &str = "/api/v1/health";
+
+impl Api {
+    pub(crate) fn new(system: TaskSystem, config: Config) -> Api {
+        Api {
+            system,
+            config,
+            started: Instant::now(),
+            addresses: RandomState::new(),
+            fingerprints: RandomState::new(),
+        }
+    }
+
+    /// Answers a request: the browser's rules first, then the routes, then the headers that
+    /// answers of a kind share.
+    pub(crate) fn serve(&self, router: &Router, request: &Request<'_>) -> Response {
+        let answer = match origin::check(&self.config, request) {
+            Ok(()) => router.answer(request),
+            Err(problem) => Err(problem),
+        };
+        let mut response = answer.unwrap_or_else(|problem| problem.into_response(request.id));
+        let path = request.path();
+        if is_under(path, &TASK_ROUTES) || path == HEALTH {
+            if let Ok(session) = self.session_of(request) {
+                response = response.with("X-App-Session", session.as_str());
+            }
+        }
+        origin::allow(&self.config, request, response)
+    }
+
+    fn call(&self, handler: Scoped, request: &Request<'_>, parameters: &[String]) -> Answer {
+        if !self.config.enable_session_isolation && request.path() != HEALTH {
+            let message = "The Task System is off: start the server with \
+                           ENABLE_SESSION_ISOLATION=true";
+            return Err(Problem::new(503, "task_system_disabled", message));
+        }
+        handler(&Call {
+            api: self,
+            request,
+            session: self.session_of(request)?,
+            parameters,
+        })
+    }
+}
+
+fn is_under(path: &str, roots: &[&str]) -> bool {
+    roots.iter().any(|root| {
+        path.strip_prefix(root)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+impl Call<'_> {
+    fn fields(&self) -> Result<Fields<'_>, Problem> {
+        Fields::parse(self.request)
+    }
+
+    /// Refuses a body where the route takes none.
+    fn no_fields(&self) -> Result<(), Problem> {
+        self.fields()?.finish()
+    }
+
+    /// Runs a creating handler, once for each idempotency key.
+    fn once(&self, create: impl FnOnce() -> Answer) -> Answer {
+        let Some(key) = self.request.header("Idempotency-Key") else {
+            return create();
+        };
+        if !(1..=255).contains(&key.len()) {
+            let message = "Idempotency-Key must have 1 to 255 characters";
+            return Err(Problem::invalid(vec![fields::error(
+                "Idempotency-Key",
+                message,
+            )]));
+        }
+        let body = self.request.body;
+        let fingerprint = self.api.fingerprints.hash_one((self.request.path(), body));
+        let tasks = self.api.system.tasks();
+        match tasks.once(&self.session, key, fingerprint, body.len())? {
+            Once::Repeat(answer) => {
+                let mut response = Response::json_bytes(201, answer.body.clone());
+                if let Some(location) = &answer.location {
+                    response = response.with("Location", location);
+                }
+                Ok(response.with("Idempotency-Replayed", "true"))
+            }
+            Once::First(first) => {
+                let response = create()?;
+                first.keep(store::Answer {
+                    location: response.header("Location").map(str::to_owned),
+                    body: response.body.clone(),
+                });
+                Ok(response)
+            }
+        }
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Problem {
+        let message = refused.to_string();
+        let plain = |status, code| Problem::new(status, code, message.clone());
+        let later = |status, code, seconds: &str| plain(status, code).with("Retry-After", seconds);
+        match refused {
+            Refused::TaskNotFound => plain(404, "task_not_found"),
+            Refused::Forbidden(Forbidden::NotStartable(_)) => plain(409, "task_not_startable"),
+            Refused::Forbidden(Forbidden::AlreadyFinished(_)) => {
+                plain(409, "task_already_finished")
+            }
+            Refused::Forbidden(Forbidden::NotRetryable(_)) => plain(409, "task_not_retryable"),
+            Refused::SessionTaskLimit(_) => later(429, "session_task_limit", "60"),
+            Refused::StoreFull(_) => later(503, "store_full", "60"),
+            Refused::QueueFull(_) => later(503, "queue_full", "5"),
+            Refused::TooManySessions(_) => later(503, "too_many_sessions", "30"),
+            Refused::IdempotencyKeyReused => plain(422, "idempotency_key_reused"),
+            Refused::IdempotencyKeyInUse => later(409, "idempotency_key_in_use", "1"),
+            Refused::Stopping => later(503, "server_stopping", "5"),
+        }
+    }
+}

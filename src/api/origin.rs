@@ -1,0 +1,60 @@
+//! What a browser may do on behalf of a page from elsewhere: nothing, unless configured.
+
+use crate::config::Config;
+use crate::http::{Method, Problem, Request, Response};
+
+/// Refuses requests to another host's name (DNS rebinding), and changes asked for by a page
+/// from another origin.
+pub(super) fn check(config: &Config, request: &Request<'_>) -> Result<(), Problem> {
+    let host = request.header("Host").unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let allowed = &config.allowed_hosts;
+    let is_allowed = |a: &String| a.eq_ignore_ascii_case(host) || a.eq_ignore_ascii_case(name);
+    if !allowed.is_empty() && !allowed.iter().any(is_allowed) {
+        let message = "This host name is not one of ALLOWED_HOSTS";
+        return Err(Problem::new(421, "host_not_allowed", message));
+    }
+    let origin = request.header("Origin");
+    let foreign = origin.is_some_and(|origin| {
+        let authority = origin.split_once("://").map_or(origin, |(_, rest)| rest);
+        !authority.eq_ignore_ascii_case(host) && !is_listed(config, origin)
+    });
+    if request.method == Method::Post && foreign {
+        let message = "Pages of this origin may not use the API; see CORS_ALLOWED_ORIGINS";
+        return Err(Problem::new(403, "origin_not_allowed", message));
+    }
+    Ok(())
+}
+
+/// Adds what lets a listed origin's pages read the answer.
+pub(super) fn allow(config: &Config, request: &Request<'_>, response: Response) -> Response {
+    if config.cors_allowed_origins.is_empty() {
+        return response;
+    }
+    let response = response.with("Vary", "Origin");
+    let Some(origin) = request.header("Origin").filter(|o| is_listed(config, o)) else {
+        return response;
+    };
+    let response = response.with("Access-Control-Allow-Origin", origin).with(
+        "Access-Control-Expose-Headers",
+        "Location, Retry-After, ETag, X-App-Session, X-Request-Id, Idempotency-Replayed",
+    );
+    if request.method != Method::Options {
+        return response;
+    }
+    response
+        .with("Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS")
+        .with(
+            "Access-Control-Allow-Headers",
+            "Content-Type, X-App-Session, X-Request-Id, Idempotency-Key, If-None-Match, \
+             Last-Event-ID, Authorization",
+        )
+        .with("Access-Control-Max-Age", "600")
+}
+
+fn is_listed(config: &Config, origin: &str) -> bool {
+    config.cors_allowed_origins.iter().any(|o| o == origin)
+}

@@ -1,0 +1,290 @@
+//! `/tasks`: create, list, read, start, cancel, retry, clean up.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Call;
+use super::fields::{Fields, Query};
+use super::view::{StatusView, TaskAnswer, TaskView, path};
+use crate::http::router::Answer;
+use crate::http::{Problem, Response};
+use crate::store::{ListQuery, NewTask, Refused, Stats};
+use crate::task::{HistoryEvent, Millis, Task, TaskId, TaskStatus};
+
+const MAX_NAME: usize = 200;
+const MAX_DESCRIPTION: usize = 2_000;
+const MAX_TYPE: usize = 128;
+/// A week.
+const MAX_TIMEOUT_MS: u64 = 604_800_000;
+
+pub(super) fn create(call: &Call<'_>) -> Answer {
+    call.once(|| {
+        let mut fields = call.fields()?;
+        let name = fields.required_text("name", MAX_NAME);
+        let mut new = NewTask::new(&name);
+        if let Some(description) = description(&mut fields) {
+            new = new.description(&description);
+        }
+        let metadata = fields.object("metadata");
+        let named = fields
+            .text("type", MAX_TYPE)
+            .filter(|kind| !kind.is_empty());
+        if let Some(kind) = named.or_else(|| metadata.and_then(type_in)) {
+            new = new.kind(&kind);
+        }
+        new.metadata = metadata.map(ToOwned::to_owned);
+        new.timeout_ms = fields.whole("timeoutMs", 1..=MAX_TIMEOUT_MS);
+        let start = fields.flag("start").unwrap_or(false);
+        fields.finish()?;
+        let system = &call.api.system;
+        let task = match start {
+            true => system.execution().submit(&call.session, new)?,
+            false => system.tasks().create(&call.session, new)?,
+        };
+        let answer = TaskAnswer::new(&task, Some("Task created successfully"));
+        Ok(Response::json(201, &answer).with("Location", path(task.id)))
+    })
+}
+
+pub(super) fn description(fields: &mut Fields<'_>) -> Option<String> {
+    fields.text("description", MAX_DESCRIPTION)
+}
+
+pub(super) fn name(fields: &mut Fields<'_>) -> String {
+    fields.required_text("name", MAX_NAME)
+}
+
+/// The text that an object has under `type`, where it has a usable one.
+fn type_in(metadata: &RawValue) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        kind: serde_json::Value,
+    }
+    let typed: Typed = serde_json::from_str(metadata.get()).ok()?;
+    let kind = typed.kind.as_str()?;
+    let usable = (1..=MAX_TYPE).contains(&kind.chars().count());
+    usable.then(|| kind.to_owned())
+}
+
+pub(super) fn list(call: &Call<'_>) -> Answer {
+    let query = list_query(call)?;
+    let mut tasks = b"[".to_vec();
+    let page = call.api.system.tasks().list(&call.session, &query, |task| {
+        if tasks.len() > 1 {
+            tasks.push(b',');
+        }
+        // Our own types write into memory: there is nothing in it that can fail.
+        let _ = serde_json::to_writer(&mut tasks, &TaskView::listed(task));
+    });
+    tasks.push(b']');
+    let mut body = Vec::with_capacity(tasks.len() + 128);
+    body.extend_from_slice(b"{\"success\":true,\"tasks\":");
+    body.extend_from_slice(&tasks);
+    let next = page
+        .next
+        .map_or("null".to_owned(), |id| format!("\"{id}\""));
+    let (count, total) = (page.items.len(), page.total);
+    let rest = format!(",\"count\":{count},\"total\":{total},\"nextCursor\":{next}}}");
+    body.extend_from_slice(rest.as_bytes());
+    Ok(Response::json_bytes(200, body))
+}
+
+fn list_query(call: &Call<'_>) -> Result<ListQuery, Problem> {
+    let known = ["status", "type", "currentStep", "limit", "cursor"];
+    let mut query = Query::new(call.request, &known);
+    let statuses = "one or several, comma-separated, of pending, running, completed, failed, \
+                    cancelled";
+    let listed = ListQuery {
+        statuses: query
+            .parse("status", statuses, parse_statuses)
+            .unwrap_or_default(),
+        kind: query.get("type").map(str::to_owned),
+        step: query.get("currentStep").map(str::to_owned),
+        limit: query
+            .parse("limit", "a whole number from 1 to 1000", |text| {
+                text.parse().ok().filter(|n| (1..=1_000).contains(n))
+            })
+            .unwrap_or(100),
+        cursor: query.parse("cursor", "the nextCursor of a page before", |text| {
+            text.parse().ok()
+        }),
+    };
+    query.finish()?;
+    Ok(listed)
+}
+
+fn parse_statuses(text: &str) -> Option<Vec<TaskStatus>> {
+    let mut statuses = Vec::new();
+    for name in text.split(',') {
+        let status = TaskStatus::parse(name.trim())?;
+        if !statuses.contains(&status) {
+            statuses.push(status);
+        }
+    }
+    Some(statuses)
+}
+
+#[derive(Serialize)]
+struct StatsAnswer {
+    success: bool,
+    stats: Stats,
+}
+
+pub(super) fn stats(call: &Call<'_>) -> Answer {
+    let stats = call.api.system.tasks().stats(&call.session);
+    let success = true;
+    Ok(Response::json(200, &StatsAnswer { success, stats }))
+}
+
+pub(super) fn show(call: &Call<'_>) -> Answer {
+    inspect(call, |task| {
+        Response::json(200, &TaskAnswer::new(task, None))
+    })
+}
+
+pub(super) fn status(call: &Call<'_>) -> Answer {
+    inspect(call, |task| Response::json(200, &StatusView::new(task)))
+}
+
+fn inspect(call: &Call<'_>, read: impl FnOnce(&Task) -> Response) -> Answer {
+    let tasks = call.api.system.tasks();
+    Ok(tasks.inspect(&call.session, id(call)?, read)?)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HistoryAnswer<'a> {
+    success: bool,
+    task_id: TaskId,
+    history: Vec<HistoryEvent<'a>>,
+    count: usize,
+}
+
+pub(super) fn history(call: &Call<'_>) -> Answer {
+    let task_id = id(call)?;
+    let tasks = call.api.system.tasks();
+    let answer = tasks.history(&call.session, task_id, |events| {
+        let history: Vec<_> = events.collect();
+        let answer = HistoryAnswer {
+            success: true,
+            task_id,
+            count: history.len(),
+            history,
+        };
+        Response::json(200, &answer)
+    });
+    Ok(answer?)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StartAnswer {
+    success: bool,
+    message: &'static str,
+    task_id: TaskId,
+}
+
+pub(super) fn start(call: &Call<'_>) -> Answer {
+    call.no_fields()?;
+    let task_id = id(call)?;
+    call.api.system.execution().start(&call.session, task_id)?;
+    let answer = StartAnswer {
+        success: true,
+        message: "Task started successfully",
+        task_id,
+    };
+    Ok(Response::json(200, &answer))
+}
+
+pub(super) fn cancel(call: &Call<'_>) -> Answer {
+    call.no_fields()?;
+    let execution = call.api.system.execution();
+    let task = execution.cancel(&call.session, id(call)?)?;
+    let answer = TaskAnswer::new(&task, Some("Task cancelled successfully"));
+    Ok(Response::json(200, &answer))
+}
+
+pub(super) fn retry(call: &Call<'_>) -> Answer {
+    call.no_fields()?;
+    let execution = call.api.system.execution();
+    let task = execution.retry(&call.session, id(call)?)?;
+    let answer = TaskAnswer::new(&task, Some("Task retried successfully"));
+    Ok(Response::json(200, &answer))
+}
+
+/// The id in the path; one that is no UUID is nobody's.
+fn id(call: &Call<'_>) -> Result<TaskId, Refused> {
+    let text = call.parameters.first().map_or("", String::as_str);
+    text.parse().map_err(|_| Refused::TaskNotFound)
+}
+
+#[derive(Serialize)]
+struct CleanupAnswer {
+    success: bool,
+    status: CleanupView,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CleanupView {
+    is_running: bool,
+    is_active: bool,
+    options: CleanupOptions,
+    last_run: &'static str,
+    last_run_at: Option<Millis>,
+    next_run_at: Option<Millis>,
+    total_cleaned: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CleanupOptions {
+    max_completed_tasks: usize,
+    max_failed_tasks: usize,
+    cleanup_interval: u64,
+}
+
+pub(super) fn cleanup_status(call: &Call<'_>) -> Answer {
+    let status = call.api.system.cleanup().status();
+    let tasks = call.api.system.tasks();
+    let cleaned = tasks.cleaned(&call.session);
+    let limits = tasks.limits();
+    let status = CleanupView {
+        is_running: status.running,
+        is_active: status.active,
+        options: CleanupOptions {
+            max_completed_tasks: limits.max_completed_tasks,
+            max_failed_tasks: limits.max_failed_tasks,
+            cleanup_interval: status.interval.as_millis() as u64,
+        },
+        last_run: if status.running {
+            "in_progress"
+        } else {
+            "idle"
+        },
+        last_run_at: status.last_at.max(cleaned.last_at),
+        next_run_at: status.next_at,
+        total_cleaned: cleaned.total,
+    };
+    let success = true;
+    Ok(Response::json(200, &CleanupAnswer { success, status }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CleanedAnswer {
+    success: bool,
+    message: &'static str,
+    cleaned_count: usize,
+}
+
+pub(super) fn cleanup_run(call: &Call<'_>) -> Answer {
+    call.no_fields()?;
+    let answer = CleanedAnswer {
+        success: true,
+        message: "Cleanup completed successfully",
+        cleaned_count: call.api.system.cleanup().run(&call.session),
+    };
+    Ok(Response::json(200, &answer))
+}

@@ -1,0 +1,288 @@
+//! The five demo executors: they show progress, failure and retry, and touch nothing.
+//!
+//! Each is a [`Plan`], a list of steps with a percent and a pause; one executor walks them all,
+//! a slice a step, so that thousands run on a few workers.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::executor::{ExecutorRegistry, Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
+
+/// The most items of a batch.
+pub(crate) const MAX_ITEMS: usize = 10_000;
+
+/// The longest delay of one step, in milliseconds.
+pub(crate) const MAX_DELAY_MS: u64 = 3_600_000;
+
+/// What `speed` may be.
+pub(crate) const SPEEDS: std::ops::RangeInclusive<f64> = 0.1..=1000.0;
+
+/// Registers the demo types that `registry` does not have.
+pub(crate) fn register(registry: &mut ExecutorRegistry) {
+    type Planner = fn(&TaskInput) -> Result<Plan, TaskError>;
+    let demos: [(&str, Planner); 5] = [
+        ("sample", sample),
+        ("file-processing", file_processing),
+        ("api-call", api_call),
+        ("batch-processing", batch),
+        ("workflow", workflow),
+    ];
+    for (kind, plan) in demos {
+        if registry.get(kind).is_none() {
+            registry.register(kind, move |input| Walk::new(plan(input)?, input));
+        }
+    }
+}
+
+/// What all demos take.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Pacing {
+    speed: f64,
+    fail_at: Option<u8>,
+    fail_attempts: u32,
+}
+
+impl Default for Pacing {
+    fn default() -> Pacing {
+        Pacing {
+            speed: 1.0,
+            fail_at: None,
+            fail_attempts: 1,
+        }
+    }
+}
+
+struct Step<'a> {
+    percent: u8,
+    name: Cow<'a, str>,
+    description: Cow<'a, str>,
+    pause: Duration,
+}
+
+/// What is shown, and what comes out.
+struct Plan {
+    steps: Steps,
+    result: Value,
+}
+
+enum Steps {
+    /// Ten slices of the same length.
+    Slices(Duration),
+    /// Fixed names and percents, each for the same time.
+    Named(&'static [(u8, &'static str, &'static str)], Duration),
+    /// One step an item.
+    Items(usize, Duration),
+    /// The presenter's own.
+    Own(Vec<OwnStep>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OwnStep {
+    name: String,
+    #[serde(default)]
+    description: Option<String>,
+    duration_ms: u64,
+    #[serde(default)]
+    progress: Option<u8>,
+}
+
+impl Steps {
+    fn get(&self, i: usize) -> Option<Step<'_>> {
+        let step = match self {
+            Steps::Slices(pause) => Step {
+                percent: (i < 10).then_some(i as u8 * 10)?,
+                name: format!("Step {}", i + 1).into(),
+                description: format!("Working on part {} of 10", i + 1).into(),
+                pause: *pause,
+            },
+            Steps::Named(steps, pause) => {
+                let (percent, name, description) = *steps.get(i)?;
+                Step {
+                    percent,
+                    name: name.into(),
+                    description: description.into(),
+                    pause: *pause,
+                }
+            }
+            Steps::Items(count, pause) => Step {
+                percent: (i < *count).then(|| (i * 100 / count) as u8)?,
+                name: format!("Item {} of {count}", i + 1).into(),
+                description: Cow::Borrowed(""),
+                pause: *pause,
+            },
+            Steps::Own(steps) => {
+                let own = steps.get(i)?;
+                Step {
+                    percent: own.progress.unwrap_or((i * 100 / steps.len()) as u8),
+                    name: own.name.as_str().into(),
+                    description: own.description.as_deref().unwrap_or_default().into(),
+                    pause: delay(own.duration_ms),
+                }
+            }
+        };
+        Some(step)
+    }
+}
+
+fn delay(ms: u64) -> Duration {
+    Duration::from_millis(ms.min(MAX_DELAY_MS))
+}
+
+/// Walks a plan, a step a slice.
+struct Walk {
+    plan: Plan,
+    next: usize,
+    speed: f64,
+    fail_at: Option<u8>,
+}
+
+impl Walk {
+    fn new(plan: Plan, input: &TaskInput) -> Result<Walk, TaskError> {
+        // Metadata of a task that merely fell back to the sample may mean anything.
+        let pacing: Pacing = input.arguments().unwrap_or_default();
+        let fails = input.attempt <= pacing.fail_attempts;
+        Ok(Walk {
+            plan,
+            next: 0,
+            speed: pacing.speed.clamp(*SPEEDS.start(), *SPEEDS.end()),
+            fail_at: pacing.fail_at.filter(|_| fails),
+        })
+    }
+}
+
+impl TaskExecutor for Walk {
+    fn run(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+        let step = self.plan.steps.get(self.next);
+        let percent = step.as_ref().map_or(100, |step| step.percent);
+        let before = || self.plan.steps.get(self.next.checked_sub(1)?);
+        if let Some(fail_at) = self.fail_at.filter(|&at| at <= percent) {
+            let shown = step.filter(|step| step.percent == fail_at).or_else(before);
+            let name = shown.as_ref().map_or("Step 1", |step| &step.name);
+            ctx.progress(fail_at, name, "Failing, as asked")?;
+            return Err(TaskError::new(format!("simulated failure at {fail_at}%")));
+        }
+        let Some(step) = step else {
+            if let Some(last) = before() {
+                ctx.progress(100, &last.name, &last.description)?;
+            }
+            return Ok(Outcome::done(self.plan.result.take()));
+        };
+        ctx.progress(step.percent, &step.name, &step.description)?;
+        let pause = step.pause.div_f64(self.speed);
+        self.next += 1;
+        Ok(Outcome::Again(pause))
+    }
+}
+
+fn sample(input: &TaskInput) -> Result<Plan, TaskError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Arguments {
+        delay_ms: u64,
+    }
+    let arguments = input.arguments::<Arguments>();
+    let delay_ms = arguments.map_or(5_000, |a| a.delay_ms.min(MAX_DELAY_MS));
+    Ok(Plan {
+        steps: Steps::Slices(delay(delay_ms) / 10),
+        result: json!({ "message": "Sample task completed", "simulatedMs": delay_ms, "slices": 10 }),
+    })
+}
+
+fn file_processing(input: &TaskInput) -> Result<Plan, TaskError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Arguments {
+        file_path: String,
+        file_size: Option<f64>,
+        processing_type: Option<String>,
+    }
+    let arguments: Arguments = input.arguments()?;
+    Ok(Plan {
+        steps: Steps::Named(
+            &[
+                (10, "Validating file", "Checking name and format"),
+                (25, "Reading file", "Loading the content"),
+                (50, "Parsing content", "Turning bytes into records"),
+                (75, "Processing data", "Working through the records"),
+                (90, "Saving results", "Writing what was found"),
+                (100, "Finalizing", "Tidying up"),
+            ],
+            Duration::from_secs(1),
+        ),
+        result: json!({
+            "message": "File processing simulated; no file was opened",
+            "filePath": arguments.file_path,
+            "fileSize": arguments.file_size,
+            "processingType": arguments.processing_type.as_deref().unwrap_or("default"),
+        }),
+    })
+}
+
+fn api_call(input: &TaskInput) -> Result<Plan, TaskError> {
+    #[derive(Deserialize)]
+    struct Arguments {
+        endpoint: String,
+        method: Option<String>,
+    }
+    let arguments: Arguments = input.arguments()?;
+    Ok(Plan {
+        steps: Steps::Named(
+            &[
+                (20, "Preparing request", "Gathering headers and data"),
+                (40, "Sending request", "Handing it to the network"),
+                (60, "Waiting for response", "The other side is thinking"),
+                (80, "Processing response", "Reading what came back"),
+            ],
+            Duration::from_millis(500),
+        ),
+        result: json!({
+            "message": "API call simulated; no address was called",
+            "endpoint": arguments.endpoint,
+            "method": arguments.method.as_deref().unwrap_or("GET"),
+            "statusCode": 200,
+        }),
+    })
+}
+
+fn batch(input: &TaskInput) -> Result<Plan, TaskError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Arguments {
+        #[serde(default)]
+        items: Vec<serde::de::IgnoredAny>,
+        #[serde(default)]
+        item_count: usize,
+        #[serde(default)]
+        item_delay_ms: Option<u64>,
+    }
+    let arguments: Arguments = input.arguments()?;
+    let count = arguments.items.len().max(arguments.item_count);
+    if count == 0 {
+        return Err(TaskError::new(
+            "items array is required and must not be empty",
+        ));
+    }
+    let count = count.min(MAX_ITEMS);
+    Ok(Plan {
+        steps: Steps::Items(count, delay(arguments.item_delay_ms.unwrap_or(100))),
+        result: json!({ "message": "Batch simulated", "itemsProcessed": count }),
+    })
+}
+
+fn workflow(input: &TaskInput) -> Result<Plan, TaskError> {
+    #[derive(Deserialize)]
+    struct Arguments {
+        steps: Vec<OwnStep>,
+    }
+    let arguments: Arguments = input.arguments()?;
+    let names: Vec<_> = arguments.steps.iter().map(|s| s.name.clone()).collect();
+    Ok(Plan {
+        steps: Steps::Own(arguments.steps),
+        result: json!({ "message": "Workflow simulated", "steps": names }),
+    })
+}

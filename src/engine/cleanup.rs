@@ -1,0 +1,139 @@
+//! The thread that tidies up: finished tasks beyond the numbers to keep, and idle sessions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use parking_lot::Mutex;
+
+use crate::engine::join_until;
+use crate::store::TaskManager;
+use crate::task::{Millis, SessionKey, now_ms};
+
+/// Runs cleanups, on its own thread by the clock and for a session when asked. A cheap handle.
+#[derive(Clone)]
+pub struct TaskCleanupService {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    tasks: TaskManager,
+    interval: Duration,
+    running: AtomicUsize,
+    active: AtomicBool,
+    last_at: AtomicU64,
+    next_at: AtomicU64,
+    thread: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+}
+
+/// What the service is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanupStatus {
+    /// A cleanup is going on right now.
+    pub running: bool,
+    /// The thread is on duty.
+    pub active: bool,
+    /// How often it runs.
+    pub interval: Duration,
+    /// When it last ran.
+    pub last_at: Option<Millis>,
+    /// When it runs next.
+    pub next_at: Option<Millis>,
+}
+
+impl TaskCleanupService {
+    /// Starts the thread, which cleans every `interval`.
+    ///
+    /// # Errors
+    ///
+    /// The system's, where the thread cannot be started.
+    pub fn start(tasks: TaskManager, interval: Duration) -> std::io::Result<TaskCleanupService> {
+        let shared = Arc::new(Shared {
+            tasks,
+            interval,
+            running: AtomicUsize::new(0),
+            active: AtomicBool::new(true),
+            last_at: AtomicU64::new(0),
+            next_at: AtomicU64::new(now_ms() + interval.as_millis() as u64),
+            thread: Mutex::new(None),
+        });
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let inside = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("cleanup".to_owned())
+            .spawn(move || {
+                let tick = inside.tick();
+                let mut due = Instant::now() + inside.interval;
+                while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+                    let expired = inside.tasks.expire();
+                    if expired > 0 {
+                        log::info!("Dropped {expired} idle sessions");
+                    }
+                    if Instant::now() >= due {
+                        due = Instant::now() + inside.interval;
+                        inside.clean_all();
+                    }
+                }
+            })?;
+        *shared.thread.lock() = Some((stop, thread));
+        Ok(TaskCleanupService { shared })
+    }
+
+    /// Cleans one session, now; the number of tasks removed.
+    pub fn run(&self, key: &SessionKey) -> usize {
+        self.shared.while_running(|| self.shared.tasks.clean(key))
+    }
+
+    /// What it is doing.
+    pub fn status(&self) -> CleanupStatus {
+        let shared = &self.shared;
+        let moment = |at: &AtomicU64| Some(at.load(Relaxed)).filter(|&at| at > 0);
+        let active = shared.active.load(Relaxed);
+        CleanupStatus {
+            running: shared.running.load(Relaxed) > 0,
+            active,
+            interval: shared.interval,
+            last_at: moment(&shared.last_at),
+            next_at: moment(&shared.next_at).filter(|_| active),
+        }
+    }
+
+    /// Ends the thread. Harmless when repeated.
+    pub fn stop(&self, deadline: Instant) {
+        self.shared.active.store(false, Relaxed);
+        if let Some((stop, thread)) = self.shared.thread.lock().take() {
+            drop(stop);
+            join_until(thread, deadline);
+        }
+    }
+}
+
+impl Shared {
+    /// How often to look: sessions expire between cleanups too.
+    fn tick(&self) -> Duration {
+        let timeout = self.tasks.limits().session_timeout;
+        (timeout / 2)
+            .clamp(Duration::from_millis(50), Duration::from_secs(60))
+            .min(self.interval)
+    }
+
+    fn clean_all(&self) {
+        let removed = self.while_running(|| self.tasks.clean_all());
+        let now = now_ms();
+        self.last_at.store(now, Relaxed);
+        self.next_at
+            .store(now + self.interval.as_millis() as u64, Relaxed);
+        if removed > 0 {
+            log::info!("Cleaned up {removed} finished tasks");
+        }
+    }
+
+    fn while_running<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.running.fetch_add(1, Relaxed);
+        let answer = body();
+        self.running.fetch_sub(1, Relaxed);
+        answer
+    }
+}

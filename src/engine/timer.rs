@@ -1,0 +1,168 @@
+//! One thread that wakes waiting runs and ends attempts whose time is up.
+//!
+//! It sleeps until the next deadline and is woken only by an earlier one. What is cancelled is
+//! forgotten at once, so that nothing waits for nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::engine::{Engine, Run};
+use crate::store::Attempt;
+use crate::task::TaskId;
+
+/// When, and a number that keeps entries of the same moment apart and in order.
+type Slot = (Instant, u64);
+
+enum Due {
+    Slice(Box<Run>),
+    Limit(Attempt, Duration),
+}
+
+#[derive(Default)]
+pub(super) struct Timer {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: BTreeMap<Slot, Due>,
+    /// Each attempt's slots: its next slice, its time limit.
+    slots: HashMap<(TaskId, u32), [Option<Slot>; 2]>,
+    next_number: u64,
+    stopped: bool,
+}
+
+const SLICE: usize = 0;
+const LIMIT: usize = 1;
+
+impl Timer {
+    /// Keeps the run until it is due.
+    pub(super) fn wait(&self, run: Box<Run>) {
+        let owner = (run.attempt.task, run.attempt.number);
+        self.insert(run.due, owner, SLICE, Due::Slice(run));
+    }
+
+    /// Ends the attempt after `limit`, unless it is forgotten before.
+    pub(super) fn limit(&self, attempt: Attempt, limit: Duration) {
+        // A limit beyond what the clock can express is none.
+        if let Some(at) = Instant::now().checked_add(limit) {
+            let owner = (attempt.task, attempt.number);
+            self.insert(at, owner, LIMIT, Due::Limit(attempt, limit));
+        }
+    }
+
+    pub(super) fn forget(&self, attempt: &Attempt) {
+        self.forget_task(attempt.task, attempt.number);
+    }
+
+    /// Drops all that waits for this attempt, and only this one.
+    pub(super) fn forget_task(&self, task: TaskId, attempt: u32) {
+        let mut state = self.state.lock();
+        let slots = state.slots.remove(&(task, attempt)).unwrap_or_default();
+        let gone: Vec<Due> = slots
+            .into_iter()
+            .flatten()
+            .filter_map(|slot| state.queue.remove(&slot))
+            .collect();
+        drop(state);
+        // A waiting run holds a user's executor, whose Drop must not run under the lock.
+        for due in gone {
+            due.discard();
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        let mut state = self.state.lock();
+        state.stopped = true;
+        let gone = std::mem::take(&mut state.queue);
+        state.slots.clear();
+        self.changed.notify_all();
+        drop(state);
+        for due in gone.into_values() {
+            due.discard();
+        }
+    }
+
+    fn insert(&self, at: Instant, owner: (TaskId, u32), which: usize, due: Due) {
+        let mut state = self.state.lock();
+        if state.stopped {
+            drop(state);
+            return due.discard();
+        }
+        let slot = (at, state.next_number);
+        state.next_number += 1;
+        let earliest = state.queue.first_key_value().is_none_or(|(k, _)| slot < *k);
+        state.queue.insert(slot, due);
+        state.slots.entry(owner).or_default()[which] = Some(slot);
+        if earliest {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for what is due; `None` at the stop.
+    fn next(&self) -> Option<Vec<Due>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            let now = Instant::now();
+            match state.queue.first_key_value().map(|(&(at, _), _)| at) {
+                Some(at) if at <= now => return Some(state.take_until(now)),
+                Some(at) => {
+                    self.changed.wait_until(&mut state, at);
+                }
+                None => self.changed.wait(&mut state),
+            }
+        }
+    }
+}
+
+impl State {
+    fn take_until(&mut self, now: Instant) -> Vec<Due> {
+        let later = self.queue.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut self.queue, later);
+        for (slot, due) in &due {
+            let owner = match due {
+                Due::Slice(run) => (run.attempt.task, run.attempt.number),
+                Due::Limit(attempt, _) => (attempt.task, attempt.number),
+            };
+            if let Some(slots) = self.slots.get_mut(&owner) {
+                for own in slots.iter_mut() {
+                    if *own == Some(*slot) {
+                        *own = None;
+                    }
+                }
+                if slots.iter().all(Option::is_none) {
+                    self.slots.remove(&owner);
+                }
+            }
+        }
+        due.into_values().collect()
+    }
+}
+
+impl Due {
+    fn discard(self) {
+        if let Due::Slice(mut run) = self
+            && let Some(work) = run.work.take()
+        {
+            super::worker::drop_quietly(work);
+        }
+    }
+}
+
+/// The timer thread.
+pub(super) fn run(engine: &Engine) {
+    while let Some(due) = engine.timer.next() {
+        for due in due {
+            match due {
+                Due::Slice(run) => engine.send(run),
+                Due::Limit(attempt, limit) => engine.time_out(&attempt, limit),
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! What runs a task: the trait that users implement, and what it is given.
+//!
+//! An executor knows neither HTTP nor where its task is kept. It talks to a [`TaskContext`],
+//! which talks to [`Report`]; whoever runs executors implements that narrow trait.
+//!
+//! Choose how an executor runs by what it does while it waits:
+//!
+//! - **Sliced**: do a little, return [`Outcome::Again`] with a pause, keep the state in `self`.
+//!   The pause holds no thread, so four workers carry thousands of such tasks. Right for
+//!   polling, pacing, waiting for others. Register with [`ExecutorRegistry::register`].
+//! - **Blocking**: do it all in one call. Right for computing, reading files, calling a blocking
+//!   client. One that runs longer than about a tenth of a second belongs under
+//!   [`ExecutorRegistry::register_blocking`]: such executors together never take the last
+//!   worker, so that sliced ones keep their pace beside them.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::task::TaskId;
+
+/// Work that can be shown while it happens. One value serves one attempt.
+///
+/// ```
+/// use async_task_system::{Outcome, TaskContext, TaskError, TaskExecutor};
+/// use serde_json::json;
+/// use std::time::Duration;
+///
+/// struct Countdown { left: u8 }
+///
+/// impl TaskExecutor for Countdown {
+///     fn run(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+///         if self.left == 0 {
+///             return Ok(Outcome::done(json!({ "lifted": "off" })));
+///         }
+///         ctx.progress(100 - self.left * 10, &format!("T minus {}", self.left), "")?;
+///         self.left -= 1;
+///         Ok(Outcome::Again(Duration::from_secs(1)))
+///     }
+/// }
+/// ```
+pub trait TaskExecutor: Send {
+    /// Does the work, or a slice of it.
+    ///
+    /// # Errors
+    ///
+    /// Any error fails the attempt with its text. The error that [`TaskContext::progress`]
+    /// returns means that the attempt is over already (cancelled, timed out, superseded):
+    /// hand it on with `?` and clean up in `Drop`.
+    fn run(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError>;
+}
+
+/// A closure is an executor too.
+impl<F> TaskExecutor for F
+where
+    F: FnMut(&mut TaskContext<'_>) -> Result<Outcome, TaskError> + Send,
+{
+    fn run(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+        self(ctx)
+    }
+}
+
+/// How one call of [`TaskExecutor::run`] ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The work is done, perhaps with a result.
+    Done(Option<Value>),
+    /// Call again after this pause, counted from when this call was due, so that a paced
+    /// executor does not drift. One that is late is called at once.
+    Again(Duration),
+}
+
+impl Outcome {
+    /// Done, with a result that clients will read as JSON.
+    pub fn done(result: Value) -> Outcome {
+        Outcome::Done(Some(result))
+    }
+}
+
+/// Why an attempt ended without an outcome.
+///
+/// Every standard error turns into one with `?`. Its text is shown to clients and logged.
+pub struct TaskError(Cause);
+
+enum Cause {
+    Stopped,
+    Failed(String),
+}
+
+impl TaskError {
+    /// A failure with a message for the task's owner.
+    pub fn new(message: impl Into<String>) -> TaskError {
+        TaskError(Cause::Failed(message.into()))
+    }
+
+    /// The attempt is over and nobody waits for it: cancelled, timed out or superseded.
+    pub fn stopped() -> TaskError {
+        TaskError(Cause::Stopped)
+    }
+
+    /// Whether this says that the attempt was stopped from outside.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.0, Cause::Stopped)
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Cause::Stopped => f.write_str("the attempt was stopped"),
+            Cause::Failed(message) => f.write_str(message),
+        }
+    }
+}
+
+impl fmt::Debug for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskError({self})")
+    }
+}
+
+impl<E: std::error::Error> From<E> for TaskError {
+    fn from(error: E) -> TaskError {
+        TaskError::new(error.to_string())
+    }
+}
+
+/// What an attempt is given to work on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct TaskInput {
+    /// The task's id.
+    pub id: TaskId,
+    /// The task's type.
+    pub kind: Arc<str>,
+    /// The task's name.
+    pub name: Box<str>,
+    /// 1 on the first run, one more for each retry.
+    pub attempt: u32,
+    /// The arguments: a task's `metadata`, a job's `arguments`.
+    pub arguments: Option<Box<RawValue>>,
+}
+
+impl TaskInput {
+    pub(crate) fn new(
+        id: TaskId,
+        kind: Arc<str>,
+        name: Box<str>,
+        attempt: u32,
+        arguments: Option<Box<RawValue>>,
+    ) -> TaskInput {
+        TaskInput {
+            id,
+            kind,
+            name,
+            attempt,
+            arguments,
+        }
+    }
+
+    /// The arguments as a type of your own; absent arguments read as `{}`.
+    ///
+    /// # Errors
+    ///
+    /// Says what is missing or wrong, in serde's words.
+    pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
+        let text = self.arguments.as_deref().map_or("{}", RawValue::get);
+        serde_json::from_str(text)
+            .map_err(|error| TaskError::new(format!("the task's arguments do not fit: {error}")))
+    }
+}
+
+/// Takes an attempt's reports. The engine implements it over memory.
+pub trait Report {
+    /// Records progress.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] once the attempt is over.
+    fn progress(&self, percent: u8, step: &str, description: &str) -> Result<(), TaskError>;
+
+    /// Whether the attempt is over.
+    fn is_stopped(&self) -> bool;
+}
+
+/// An executor's view of its attempt: what to work on, and where to report.
+pub struct TaskContext<'a> {
+    input: &'a TaskInput,
+    report: &'a dyn Report,
+}
+
+impl<'a> TaskContext<'a> {
+    /// A context over `report`; tests of executors bring their own.
+    pub fn new(input: &'a TaskInput, report: &'a dyn Report) -> TaskContext<'a> {
+        TaskContext { input, report }
+    }
+
+    /// Reports `percent` (0 to 100, higher counts as 100; a lower one than before keeps the
+    /// old), the current step's name, and more words about it (either may be empty).
+    ///
+    /// Cheap: one lock, no I/O. A report that says nothing new is free.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] once the task was cancelled, timed out or superseded by a
+    /// retry. Return it with `?`.
+    pub fn progress(
+        &mut self,
+        percent: u8,
+        step: &str,
+        description: &str,
+    ) -> Result<(), TaskError> {
+        self.report.progress(percent.min(100), step, description)
+    }
+
+    /// Whether to give up, for loops that have nothing to report.
+    pub fn is_stopped(&self) -> bool {
+        self.report.is_stopped()
+    }
+
+    /// What to work on.
+    pub fn input(&self) -> &'a TaskInput {
+        self.input
+    }
+
+    /// Short for `input().arguments()`.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskInput::arguments`].
+    pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
+        self.input.arguments()
+    }
+}
+
+/// Makes an attempt's executor.
+type Factory = dyn Fn(&TaskInput) -> Result<Box<dyn TaskExecutor>, TaskError> + Send + Sync;
+
+/// A type's factory, and whether its executors block their worker.
+#[derive(Clone)]
+pub(crate) struct Registration {
+    pub(crate) factory: Arc<Factory>,
+    pub(crate) blocking: bool,
+}
+
+/// Which executor runs which type.
+///
+/// ```
+/// use async_task_system::{ExecutorRegistry, Outcome, TaskContext};
+///
+/// let mut registry = ExecutorRegistry::new();
+/// registry.register("hello", |_input| {
+///     Ok(|ctx: &mut TaskContext<'_>| {
+///         ctx.progress(50, "Greeting", "half-way")?;
+///         Ok(Outcome::Done(None))
+///     })
+/// });
+/// ```
+#[derive(Clone, Default)]
+pub struct ExecutorRegistry {
+    types: HashMap<Box<str>, Registration>,
+}
+
+impl ExecutorRegistry {
+    /// An empty registry.
+    pub fn new() -> ExecutorRegistry {
+        ExecutorRegistry::default()
+    }
+
+    /// Runs tasks of type `kind` with what `factory` makes, one value for each attempt. The
+    /// factory runs on a worker; its error fails the attempt. A second registration of a type
+    /// replaces the first.
+    pub fn register<F, E>(&mut self, kind: &str, factory: F) -> &mut Self
+    where
+        F: Fn(&TaskInput) -> Result<E, TaskError> + Send + Sync + 'static,
+        E: TaskExecutor + 'static,
+    {
+        self.insert(kind, factory, false)
+    }
+
+    /// As [`register`](Self::register), for executors that hold their worker for long.
+    pub fn register_blocking<F, E>(&mut self, kind: &str, factory: F) -> &mut Self
+    where
+        F: Fn(&TaskInput) -> Result<E, TaskError> + Send + Sync + 'static,
+        E: TaskExecutor + 'static,
+    {
+        self.insert(kind, factory, true)
+    }
+
+    fn insert<F, E>(&mut self, kind: &str, factory: F, blocking: bool) -> &mut Self
+    where
+        F: Fn(&TaskInput) -> Result<E, TaskError> + Send + Sync + 'static,
+        E: TaskExecutor + 'static,
+    {
+        let factory = Arc::new(move |input: &TaskInput| {
+            Ok(Box::new(factory(input)?) as Box<dyn TaskExecutor>)
+        });
+        self.types
+            .insert(kind.into(), Registration { factory, blocking });
+        self
+    }
+
+    /// The registered types, in no order.
+    pub fn types(&self) -> impl Iterator<Item = &str> {
+        self.types.keys().map(|kind| &**kind)
+    }
+
+    pub(crate) fn get(&self, kind: &str) -> Option<&Registration> {
+        self.types.get(kind)
+    }
+}
+
+impl fmt::Debug for ExecutorRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.types()).finish()
+    }
+}
+
+/// What a panic said, for the log only: clients never see it.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,14 @@
+//! HTTP without opinion: requests, answers, problems, a route table, and the transport.
+//!
+//! Nothing here knows what a task is. [`transport`] is the only file that names `tiny_http`.
+
+pub(crate) mod problem;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod router;
+pub(crate) mod sys;
+pub(crate) mod transport;
+
+pub(crate) use problem::Problem;
+pub(crate) use request::{Method, Request};
+pub(crate) use response::Response;

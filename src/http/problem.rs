@@ -1,0 +1,77 @@
+//! A refusal: RFC 9457 problem details, with a sentence for a person and a code for a program.
+
+use serde::Serialize;
+
+use crate::http::response::{Response, reason_phrase};
+
+/// What is wrong with one field of a body or a query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct FieldError {
+    pub(crate) field: String,
+    pub(crate) message: String,
+}
+
+/// An answer that says no, and what to do.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) status: u16,
+    code: &'static str,
+    message: String,
+    errors: Vec<FieldError>,
+    headers: Vec<(&'static str, String)>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    title: &'a str,
+    status: u16,
+    success: bool,
+    message: &'a str,
+    code: &'a str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [FieldError],
+}
+
+impl Problem {
+    pub(crate) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Problem {
+        debug_assert!((400..600).contains(&status));
+        Problem {
+            status,
+            code,
+            message: message.into(),
+            errors: Vec::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Fields that do not fit; the message tells them all.
+    pub(crate) fn invalid(errors: Vec<FieldError>) -> Problem {
+        let messages: Vec<_> = errors.iter().map(|e| e.message.as_str()).collect();
+        let mut problem = Problem::new(400, "invalid_request", messages.join("; "));
+        problem.errors = errors;
+        problem
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Problem {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub(crate) fn into_response(self, request_id: &str) -> Response {
+        let body = Body {
+            title: reason_phrase(self.status),
+            status: self.status,
+            success: false,
+            message: &self.message,
+            code: self.code,
+            request_id,
+            errors: &self.errors,
+        };
+        let mut response = Response::json(self.status, &body);
+        response.headers = vec![("Content-Type", "application/problem+json".to_owned())];
+        response.headers.extend(self.headers);
+        response
+    }
+}

@@ -1,0 +1,187 @@
+//! A request as handlers see it.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::net::IpAddr;
+
+/// The methods that routes know; any other is `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Get,
+    Head,
+    Post,
+    Options,
+    Other,
+}
+
+impl Method {
+    pub(crate) fn parse(name: &str) -> Method {
+        match name {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "OPTIONS" => Method::Options,
+            _ => Method::Other,
+        }
+    }
+}
+
+/// Where header values come from.
+pub(crate) trait Headers {
+    /// The first value of that name, in any case.
+    fn get(&self, name: &str) -> Option<&str>;
+    /// Every value of that name.
+    fn all(&self, name: &str) -> Vec<String>;
+}
+
+/// A request with its body, received whole.
+pub(crate) struct Request<'a> {
+    pub(crate) method: Method,
+    /// The target as it was sent.
+    target: &'a str,
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) headers: &'a dyn Headers,
+    pub(crate) body: &'a [u8],
+    /// The client's own id where it is sane, else one of ours.
+    pub(crate) id: &'a str,
+    query: OnceCell<Vec<(String, String)>>,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn new(
+        method: Method,
+        target: &'a str,
+        peer: Option<IpAddr>,
+        headers: &'a dyn Headers,
+        body: &'a [u8],
+        id: &'a str,
+    ) -> Request<'a> {
+        Request {
+            method,
+            target: strip_authority(target),
+            peer,
+            headers,
+            body,
+            id,
+            query: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
+        self.headers.get(name)
+    }
+
+    /// The path, without a trailing slash.
+    pub(crate) fn path(&self) -> &'a str {
+        let path = self.target.split(['?', '#']).next().unwrap_or_default();
+        match path.strip_suffix('/') {
+            Some(shorter) if !shorter.is_empty() => shorter,
+            _ => path,
+        }
+    }
+
+    /// The query's pairs, decoded, in order.
+    pub(crate) fn query(&self) -> &[(String, String)] {
+        self.query.get_or_init(|| {
+            let query = self.target.split_once('?').map_or("", |(_, query)| query);
+            let query = query.split('#').next().unwrap_or_default();
+            query
+                .split('&')
+                .filter(|pair| !pair.is_empty())
+                .map(|pair| {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (form_decode(name), form_decode(value))
+                })
+                .collect()
+        })
+    }
+
+    /// The first value of that name in the query.
+    pub(crate) fn query_value(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.query().iter();
+        pairs.find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// `http://host/path` names the same target as `/path`.
+fn strip_authority(target: &str) -> &str {
+    let Some(rest) = target
+        .strip_prefix("http://")
+        .or_else(|| target.strip_prefix("https://"))
+    else {
+        return target;
+    };
+    rest.find(['/', '?']).map_or("/", |at| &rest[at..])
+}
+
+fn form_decode(text: &str) -> String {
+    percent_decode(&text.replace('+', " ")).into_owned()
+}
+
+/// `%41` → `A`; a malformed escape stays as it is, bytes that are not UTF-8 become U+FFFD.
+pub(crate) fn percent_decode(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        match (first, tail) {
+            (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => {
+                    bytes.push(high << 4 | low);
+                    rest = after;
+                }
+                _ => bytes.push(first),
+            },
+            _ => bytes.push(first),
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    (digit as char).to_digit(16).map(|value| value as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct None_;
+    impl Headers for None_ {
+        fn get(&self, _: &str) -> Option<&str> {
+            None
+        }
+        fn all(&self, _: &str) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn targets_split_into_path_and_query() {
+        for (target, path, query) in [
+            (
+                "/a/b?x=1&y=%C3%BC+z",
+                "/a/b",
+                vec![("x", "1"), ("y", "ü z")],
+            ),
+            ("/a/", "/a", vec![]),
+            ("/", "/", vec![]),
+            ("http://h:1/a?b", "/a", vec![("b", "")]),
+            ("http://h", "/", vec![]),
+            ("*", "*", vec![]),
+            ("/a?%zz=%4", "/a", vec![("%zz", "%4")]),
+        ] {
+            let request = Request::new(Method::Get, target, None, &None_, b"", "");
+            assert_eq!(request.path(), path);
+            let pairs: Vec<_> = request
+                .query()
+                .iter()
+                .map(|(n, v)| (n.as_str(), v.as_str()))
+                .collect();
+            assert_eq!(pairs, query, "{target}");
+        }
+    }
+}

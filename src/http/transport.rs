@@ -1,0 +1,560 @@
+//! The transport: the only file that names `tiny_http`.
+//!
+//! One thread accepts; each connection has a thread that reads a request, has it answered in
+//! place and writes the answer, with no queue between. Connection threads are reused and
+//! bounded. A guard closes connections that miss a deadline.
+//!
+//! `tiny_http` parses heads and bodies. Answers are written here, through a second handle on the
+//! socket, because its own cannot say `Connection: close`, answers what nobody asked when an
+//! idle connection ends, and reads a refused body to its end before the refusal goes out. What
+//! it has buffered to write meanwhile is discarded by shutting the socket down first.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use crate::executor::panic_text;
+use crate::http::request::Headers;
+use crate::http::response::reason_phrase;
+use crate::http::{Method, Problem, Request, Response, sys};
+
+/// How many connections, how long, how large.
+#[derive(Clone, Debug)]
+pub(crate) struct TransportOptions {
+    pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_ip: usize,
+    pub(crate) head_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) keep_alive_timeout: Duration,
+    pub(crate) max_body_bytes: usize,
+}
+
+/// What answers requests.
+pub(crate) type Service = dyn Fn(&Request<'_>) -> Response + Send + Sync;
+
+/// How long an idle connection thread waits for the next connection before it ends.
+const THREAD_IDLE: Duration = Duration::from_secs(10);
+
+/// How often the guard looks at the deadlines.
+const GUARD_TICK: Duration = Duration::from_millis(100);
+
+const CONNECTION_STACK: usize = 256 * 1024;
+
+/// A deadline that never comes: the request is being handled.
+const NEVER: u64 = u64::MAX;
+
+type Requests = Box<dyn Iterator<Item = Result<tiny_http::Request, String>> + Send>;
+
+/// One open connection, as the guard and the stop see it.
+struct Connection {
+    socket: TcpStream,
+    peer: SocketAddr,
+    /// Milliseconds of the transport's clock, or [`NEVER`].
+    deadline: AtomicU64,
+}
+
+struct Shared {
+    options: TransportOptions,
+    service: Box<Service>,
+    /// Guards which connections are open. No other lock is taken under it.
+    open: Mutex<HashMap<SocketAddr, Arc<Connection>>>,
+    stopping: AtomicBool,
+    epoch: Instant,
+    ids: (RandomState, AtomicU64),
+}
+
+impl Shared {
+    fn clock(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+
+    fn in_time(&self, span: Duration) -> u64 {
+        self.clock() + span.as_millis() as u64
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// A request id that nobody can guess from another.
+    fn new_id(&self) -> String {
+        let number = self.ids.1.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}", self.ids.0.hash_one(number))
+    }
+}
+
+/// The running transport.
+pub(crate) struct Transport {
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    local: SocketAddr,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Transport {
+    /// Binds and starts to serve.
+    pub(crate) fn start(
+        host: &str,
+        port: u16,
+        options: TransportOptions,
+        service: Box<Service>,
+    ) -> io::Result<Transport> {
+        sys::raise_descriptor_limit();
+        let listener = bind(host, port)?;
+        let local = listener.local_addr()?;
+        let transport = Transport {
+            shared: Arc::new(Shared {
+                options,
+                service,
+                open: Mutex::default(),
+                stopping: AtomicBool::new(false),
+                epoch: Instant::now(),
+                ids: Default::default(),
+            }),
+            listener: listener.try_clone()?,
+            local,
+            threads: Mutex::default(),
+        };
+        let shared = transport.shared.clone();
+        transport.spawn("guard", move || guard(&shared))?;
+        let shared = transport.shared.clone();
+        transport.spawn("accept", move || accept(&shared, listener, local))?;
+        Ok(transport)
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        self.threads.lock().push(thread.spawn(body)?);
+        Ok(())
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Stops accepting, lets requests in hand finish until `deadline`, and closes the rest.
+    /// Harmless when repeated.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Wakes the accept loop.
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        loop {
+            let open: Vec<_> = self.shared.open.lock().values().cloned().collect();
+            let late = Instant::now() >= deadline;
+            for connection in &open {
+                if late {
+                    let _ = connection.socket.shutdown(Shutdown::Both);
+                } else if connection.deadline.load(Ordering::SeqCst) != NEVER {
+                    // Idle: a request that has just come in whole can still be answered.
+                    let _ = connection.socket.shutdown(Shutdown::Read);
+                }
+            }
+            if open.is_empty() || late {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in (host, port).to_socket_addrs()? {
+        let bound = || -> io::Result<TcpListener> {
+            let socket = Socket::new(
+                Domain::for_address(address),
+                Type::STREAM,
+                Some(Protocol::TCP),
+            )?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            // Bursts of a thousand connections do not wait for a retransmission.
+            socket.listen(1_024)?;
+            Ok(socket.into())
+        };
+        match bound() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Closes connections whose deadline has passed.
+fn guard(shared: &Shared) {
+    while !shared.is_stopping() {
+        std::thread::sleep(GUARD_TICK);
+        let now = shared.clock();
+        for connection in shared.open.lock().values() {
+            if connection.deadline.load(Ordering::Relaxed) < now {
+                // Its thread reads the end of the stream and lets go.
+                let _ = connection.socket.shutdown(Shutdown::Both);
+            }
+        }
+    }
+}
+
+/// The accept loop. It ends when the listener is shut down.
+fn accept(shared: &Arc<Shared>, listener: TcpListener, local: SocketAddr) {
+    let Ok(probe) = listener.try_clone() else {
+        return log::error!("The listening socket cannot be duplicated");
+    };
+    let Ok(plain) = tiny_http::SslContextWrap::build_ssl_capabilities(None) else {
+        return;
+    };
+    let listener = tiny_http::Listener::from(listener);
+    // Rendezvous: a send succeeds only where a thread is waiting for work.
+    let (hand_over, waiting) = crossbeam_channel::bounded(0);
+    while !shared.is_stopping() {
+        let hint = sys::next_descriptor(&probe);
+        // Out of descriptors the crate may panic while it duplicates the socket.
+        let accepted = catch_unwind(AssertUnwindSafe(|| {
+            tiny_http::Server::accept_connection(&listener, &plain)
+        }));
+        match accepted {
+            Ok(Ok(Some(client))) => {
+                let known = |peer: &SocketAddr| shared.open.lock().contains_key(peer);
+                let Some((socket, peer)) = sys::accepted_socket(hint, local, known) else {
+                    continue; // It went away already, or there is no descriptor left for it.
+                };
+                let requests = client.map(|next| next.map_err(|error| error.to_string()));
+                admit(
+                    shared,
+                    Box::new(requests),
+                    socket,
+                    peer,
+                    &hand_over,
+                    &waiting,
+                );
+            }
+            Ok(Ok(None)) => {}
+            _ if shared.is_stopping() => {}
+            Ok(Err(error)) => {
+                log::warn!("Cannot accept a connection: {error}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Gives a new connection to a thread, or refuses it.
+fn admit(
+    shared: &Arc<Shared>,
+    requests: Requests,
+    socket: TcpStream,
+    peer: SocketAddr,
+    hand_over: &Sender<(Requests, Arc<Connection>)>,
+    waiting: &Receiver<(Requests, Arc<Connection>)>,
+) {
+    let options = &shared.options;
+    let full = {
+        let open = shared.open.lock();
+        let same = || open.keys().filter(|p| p.ip() == peer.ip()).count();
+        open.len() >= options.max_connections
+            || !peer.ip().to_canonical().is_loopback() && same() >= options.max_connections_per_ip
+    };
+    let _ = socket.set_nodelay(true);
+    let _ = socket.set_write_timeout(Some(options.request_timeout));
+    if full {
+        let _ = socket.set_write_timeout(Some(Duration::from_millis(100)));
+        let message = "There are too many connections; try again in a moment";
+        let problem = Problem::new(503, "too_many_connections", message).with("Retry-After", "1");
+        let id = shared.new_id();
+        write(&socket, problem.into_response(&id), &id, Framing::CLOSE);
+        let _ = socket.shutdown(Shutdown::Both);
+        return;
+    }
+    let connection = Arc::new(Connection {
+        socket,
+        peer,
+        deadline: AtomicU64::new(shared.in_time(options.head_timeout)),
+    });
+    shared.open.lock().insert(peer, connection.clone());
+    let Err(refused) = hand_over.try_send((requests, connection)) else {
+        return;
+    };
+    let job = refused.into_inner();
+    let (inside, waiting) = (shared.clone(), waiting.clone());
+    let spawned = std::thread::Builder::new()
+        .name("connection".to_owned())
+        .stack_size(CONNECTION_STACK)
+        .spawn(move || {
+            let mut next = Some(job);
+            while let Some((requests, connection)) = next.take() {
+                serve(&inside, requests, &connection);
+                inside.open.lock().remove(&connection.peer);
+                if !inside.is_stopping() {
+                    drop(connection);
+                    next = waiting.recv_timeout(THREAD_IDLE).ok();
+                }
+            }
+        });
+    if let Err(error) = spawned {
+        log::error!("Cannot start a connection thread: {error}");
+        // The connection went with the closure that was not run.
+        shared.open.lock().remove(&peer);
+    }
+}
+
+/// Serves one connection to its end.
+fn serve(shared: &Shared, mut requests: Requests, connection: &Connection) {
+    while let Some(next) = requests.next() {
+        connection.deadline.store(NEVER, Ordering::SeqCst);
+        let keep = match next {
+            Ok(request) => exchange(shared, request, connection),
+            Err(error) => {
+                refuse_unreadable(shared, &error, connection);
+                false
+            }
+        };
+        if !keep || shared.is_stopping() {
+            break;
+        }
+        let deadline = shared.in_time(shared.options.keep_alive_timeout);
+        connection.deadline.store(deadline, Ordering::SeqCst);
+    }
+    // First the socket, then the crate's writer: what it still holds was not asked for.
+    let _ = connection.socket.shutdown(Shutdown::Write);
+    linger(&connection.socket);
+    let _ = connection.socket.shutdown(Shutdown::Both);
+    drop(requests);
+}
+
+/// Reads away what the client still sends, for a moment: closing over unread bytes would
+/// reset the connection and take the answer with it.
+fn linger(mut socket: &TcpStream) {
+    let _ = socket.set_read_timeout(Some(Duration::from_millis(100)));
+    let mut scrap = [0; 4096];
+    for _ in 0..32 {
+        if !matches!(socket.read(&mut scrap), Ok(n) if n > 0) {
+            break;
+        }
+    }
+}
+
+/// What the crate could not read as a request.
+fn refuse_unreadable(shared: &Shared, error: &str, connection: &Connection) {
+    // The connection has ended, or missed a deadline: nobody waits for an answer.
+    if error.starts_with("[ReadIoError]") {
+        return;
+    }
+    let problem = if error.starts_with("[ExpectationFailed]") {
+        Problem::new(
+            417,
+            "expectation_failed",
+            "Only Expect: 100-continue is understood",
+        )
+    } else {
+        Problem::new(
+            400,
+            "malformed_request",
+            "This is not a valid HTTP/1.1 request",
+        )
+    };
+    let id = shared.new_id();
+    write(
+        &connection.socket,
+        problem.into_response(&id),
+        &id,
+        Framing::CLOSE,
+    );
+}
+
+/// How an answer is framed.
+#[derive(Clone, Copy)]
+struct Framing {
+    head_only: bool,
+    /// `None` says nothing: HTTP/1.1's own default.
+    connection: Option<&'static str>,
+}
+
+impl Framing {
+    const CLOSE: Framing = Framing {
+        head_only: false,
+        connection: Some("close"),
+    };
+}
+
+/// Answers one request; false where the connection ends with it.
+fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connection) -> bool {
+    let headers = TinyHeaders(raw.headers().clone());
+    let id = match headers.get("X-Request-Id").filter(|id| is_sane_id(id)) {
+        Some(id) => id.to_owned(),
+        None => shared.new_id(),
+    };
+    let deadline = shared.in_time(shared.options.request_timeout);
+    connection.deadline.store(deadline, Ordering::SeqCst);
+    let body = read_body(&mut raw, &headers, shared.options.max_body_bytes);
+    connection.deadline.store(NEVER, Ordering::SeqCst);
+    let body = match body {
+        Ok(body) => body,
+        Err(problem) => {
+            // Out with it before the rest of the body comes in; `raw` must not wait for that.
+            let response = problem.into_response(&id);
+            write(&connection.socket, response, &id, Framing::CLOSE);
+            let _ = connection.socket.shutdown(Shutdown::Write);
+            linger(&connection.socket);
+            let _ = connection.socket.shutdown(Shutdown::Both);
+            return false;
+        }
+    };
+    let method = Method::parse(raw.method().as_str());
+    let (keep, word) = persistence(&raw, &headers);
+    let stopping = shared.is_stopping();
+    let framing = Framing {
+        head_only: method == Method::Head,
+        connection: if stopping { Some("close") } else { word },
+    };
+    let request = Request::new(
+        method,
+        raw.url(),
+        Some(connection.peer.ip().to_canonical()),
+        &headers,
+        &body,
+        &id,
+    );
+    let response = catch_unwind(AssertUnwindSafe(|| (shared.service)(&request)));
+    let response = response.unwrap_or_else(|panic| {
+        let text = panic_text(&*panic).to_owned();
+        log::error!("A handler panicked: {}", crate::LogSafe(&text));
+        let message = "Something went wrong here; the server's log has the details";
+        Problem::new(500, "internal_error", message).into_response(&id)
+    });
+    // Takes the crate's writer away, which would answer 500 where nobody used it.
+    drop(raw.into_writer());
+    write(&connection.socket, response, &id, framing) && keep && !stopping
+}
+
+/// Whether the connection stays open (as the crate sees it), and the word to say about it.
+fn persistence(raw: &tiny_http::Request, headers: &TinyHeaders) -> (bool, Option<&'static str>) {
+    let asked = headers.get("Connection").map(str::to_ascii_lowercase);
+    let has = |word| asked.as_deref().is_some_and(|asked| asked.contains(word));
+    let old = *raw.http_version() <= (1, 0);
+    if has("close") || has("upgrade") || old && !has("keep-alive") {
+        (false, Some("close"))
+    } else {
+        (true, old.then_some("keep-alive"))
+    }
+}
+
+/// The client's own request id is used where it can do no harm in a header or a log.
+fn is_sane_id(id: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    (1..=128).contains(&id.len()) && id.bytes().all(allowed)
+}
+
+fn read_body(
+    raw: &mut tiny_http::Request,
+    headers: &TinyHeaders,
+    max: usize,
+) -> Result<Vec<u8>, Problem> {
+    let bad = |message| Problem::new(400, "malformed_request", message);
+    let too_large = || {
+        let message = format!("The body is larger than {max} bytes (MAX_BODY_BYTES)");
+        Problem::new(413, "body_too_large", message)
+    };
+    let chunked = headers.get("Transfer-Encoding").is_some();
+    let length = match headers.get("Content-Length") {
+        None if !chunked => return Ok(Vec::new()),
+        None => None,
+        Some(text) if headers.is_single("Content-Length") => {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            if !digits {
+                return Err(bad("Content-Length is not a number"));
+            }
+            // More digits than fit into a number are too large as well.
+            let length = raw.body_length().filter(|&length| length <= max);
+            Some(length.ok_or_else(too_large)?)
+        }
+        Some(_) => return Err(bad("Content-Length is given twice")),
+    };
+    let most = length.unwrap_or(max + 1);
+    let mut body = Vec::new();
+    let read = raw.as_reader().take(most as u64).read_to_end(&mut body);
+    if read.is_err() || length.is_some_and(|length| body.len() < length) {
+        return Err(bad("The body did not arrive whole"));
+    }
+    if body.len() > max {
+        return Err(too_large());
+    }
+    Ok(body)
+}
+
+/// Writes an answer in one go; false where the client is gone.
+fn write(mut socket: &TcpStream, response: Response, id: &str, framing: Framing) -> bool {
+    let mut out = Vec::with_capacity(response.body.len() + 512);
+    render(&mut out, &response, id, framing);
+    socket.write_all(&out).is_ok()
+}
+
+fn render(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framing) {
+    let status = response.status;
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let mut head = format!(
+        "HTTP/1.1 {status} {}\r\nDate: {date}\r\nX-Request-Id: {id}\r\n\
+         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n",
+        reason_phrase(status)
+    );
+    let mut line = |name: &str, value: &str| {
+        // Nothing a handler hands on can end the line early.
+        debug_assert!(!value.contains(['\r', '\n']));
+        head.extend([name, ": ", value, "\r\n"]);
+    };
+    for (name, value) in &response.headers {
+        line(name, value);
+    }
+    if !matches!(status, 204 | 304) {
+        line("Content-Length", &response.body.len().to_string());
+    }
+    if let Some(word) = framing.connection {
+        line("Connection", word);
+    }
+    head.push_str("\r\n");
+    out.extend_from_slice(head.as_bytes());
+    if !framing.head_only && !matches!(status, 204 | 304) {
+        out.extend_from_slice(&response.body);
+    }
+}
+
+struct TinyHeaders(tiny_http::Headers);
+
+impl Headers for TinyHeaders {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| value.as_str())
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        // The crate lends only the first of a name: rename each one that was seen.
+        let mut rest = self.0.clone();
+        let mut values = Vec::new();
+        while let Some(header) = rest.get_header_mut(name) {
+            values.push(header.value.as_str().to_owned());
+            match tiny_http::HeaderField::try_from("Seen") {
+                Ok(seen) => header.field = seen,
+                Err(_) => break,
+            }
+        }
+        values
+    }
+}
+
+impl TinyHeaders {
+    fn is_single(&self, name: &str) -> bool {
+        self.all(name).len() == 1
+    }
+}

@@ -1,0 +1,81 @@
+//! Background tasks with progress: create one, have an id at once, watch it run.
+//!
+//! The crate is an HTTP server and a library over the same engine, with threads and channels
+//! and without an async runtime. Embedding it takes a few lines:
+//!
+//! ```
+//! use async_task_system::{ExecutorRegistry, NewTask, Outcome, SessionKey, TaskContext, TaskSystem};
+//! use serde_json::json;
+//!
+//! let mut registry = ExecutorRegistry::new();
+//! registry.register("greet", |_input| {
+//!     Ok(|ctx: &mut TaskContext<'_>| {
+//!         ctx.progress(50, "Greeting", "")?;
+//!         Ok(Outcome::done(json!({ "said": "hello" })))
+//!     })
+//! });
+//! let system = TaskSystem::start(&Default::default(), registry)?;
+//! let session = SessionKey::parse("me").expect("a valid key");
+//! let task = system.execution().submit(&session, NewTask::new("Greeting").kind("greet"))?;
+//! let now = system.tasks().get(&session, task.id)?;
+//! assert_eq!(now.kind.as_ref(), "greet");
+//! system.stop();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! To read the source, go from the values up: [`task`], [`executor`], [`store`], [`engine`],
+//! then `demo`, [`TaskSystem`], `http`, `api` and [`Server`]. Imports point only that way.
+
+mod api;
+pub mod config;
+mod demo;
+pub mod engine;
+pub mod executor;
+mod http;
+mod jobs;
+mod server;
+pub mod store;
+mod system;
+pub mod task;
+
+use std::fmt::{self, Write};
+
+pub use config::{Config, ConfigError};
+pub use engine::{TaskCleanupService, TaskExecutionService};
+pub use executor::{
+    ExecutorRegistry, Outcome, Report, TaskContext, TaskError, TaskExecutor, TaskInput,
+};
+pub use server::Server;
+pub use store::{ListQuery, NewTask, Refused, Stats, TaskManager};
+pub use system::TaskSystem;
+pub use task::{EventKind, HistoryEvent, SessionKey, Task, TaskId, TaskStatus};
+
+/// Text from outside, for a log line: control characters are escaped, so that it cannot forge
+/// a line of its own.
+pub(crate) struct LogSafe<'a>(pub(crate) &'a str);
+
+impl fmt::Display for LogSafe<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            // The separators and direction marks are no control characters, but as deceptive.
+            let deceptive = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if c.is_control() || deceptive {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LogSafe;
+
+    #[test]
+    fn a_log_line_cannot_be_forged() {
+        let text = LogSafe("a\r\n2025 [INFO] b\u{85}\u{1b}[31m\u{2028}ü").to_string();
+        assert_eq!(text, r"a\r\n2025 [INFO] b\u{85}\u{1b}[31m\u{2028}ü");
+    }
+}

@@ -1,0 +1,93 @@
+//! The program: arguments, configuration, log, signals.
+
+use std::io::{LineWriter, stderr};
+use std::process::ExitCode;
+
+use async_task_system::{Config, ExecutorRegistry, Server, config};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
+
+const USAGE: &str = "\
+Background tasks with progress over HTTP.
+
+Usage: async-task-system [OPTION]
+
+  --check     check the configuration and exit
+  --help      print this and exit
+  --version   print the version and exit
+
+Variables, from the environment and from .env in the current directory, with their defaults:
+";
+
+/// What a wrong argument or configuration exits with.
+const MISUSE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let words: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
+    match words.iter().map(|word| &**word).collect::<Vec<_>>()[..] {
+        [] => serve(false),
+        ["--check"] => serve(true),
+        ["--help" | "-h"] => {
+            print!("{USAGE}\n{}", config::help());
+            ExitCode::SUCCESS
+        }
+        ["--version" | "-V"] => {
+            println!("async-task-system {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        _ => fail("unknown arguments; --help lists what there is", MISUSE),
+    }
+}
+
+fn serve(check: bool) -> ExitCode {
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string(), MISUSE),
+    };
+    if check {
+        println!("The configuration is valid.");
+        return ExitCode::SUCCESS;
+    }
+    start_log(config.log_level);
+    // Before any thread starts, so that no signal is missed.
+    let mut signals = match Signals::new([SIGINT, SIGTERM]) {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot listen to signals: {error}"), 1),
+    };
+    let server = match Server::start(config, ExecutorRegistry::new()) {
+        Ok(server) => server,
+        Err(error) => return fail(&format!("cannot start: {error}"), 1),
+    };
+    if signals.forever().next().is_some() {
+        log::info!("Stopping");
+    }
+    server.stop();
+    log::info!("Stopped");
+    ExitCode::SUCCESS
+}
+
+fn fail(message: &str, code: u8) -> ExitCode {
+    eprintln!("async-task-system: {message}");
+    ExitCode::from(code)
+}
+
+/// One line an event on standard error, each in one write.
+fn start_log(level: LevelFilter) {
+    let config = ConfigBuilder::new()
+        .set_time_format_custom(time::macros::format_description!(
+            "[year]-[month]-[day] [hour]:[minute]:[second]"
+        ))
+        .set_time_level(LevelFilter::Error)
+        .set_thread_level(LevelFilter::Off)
+        .set_target_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .build();
+    let _ = WriteLogger::init(level, config, LineWriter::new(stderr()));
+    // A panic is told where it is caught, in one line like everything else.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        log::debug!("A panic at {}", place.unwrap_or_default());
+    }));
+}

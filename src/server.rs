@@ -1,0 +1,93 @@
+//! The HTTP server: joins the route tables over a task system, and starts and stops it all.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::api::Api;
+use crate::config::Config;
+use crate::executor::ExecutorRegistry;
+use crate::http::Request;
+use crate::http::router::Router;
+use crate::http::transport::{Transport, TransportOptions};
+use crate::system::{STOP_WITHIN, TaskSystem};
+use crate::{api, jobs};
+
+/// How long requests in hand may take at the stop.
+const REQUESTS_IN_HAND: Duration = Duration::from_secs(2);
+
+/// The HTTP server over a [`TaskSystem`].
+///
+/// ```
+/// use async_task_system::{Config, ExecutorRegistry, Server};
+///
+/// let config = Config::from_pairs([("PORT", "0")])?;
+/// let server = Server::start(config, ExecutorRegistry::new())?;
+/// println!("curl http://{}/api/v1/health", server.local_addr());
+/// server.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Server {
+    system: TaskSystem,
+    transport: Transport,
+}
+
+impl Server {
+    /// Starts the system and listens.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskSystem::start`], and where the address cannot be listened on.
+    pub fn start(config: Config, registry: ExecutorRegistry) -> io::Result<Server> {
+        let system = TaskSystem::start(&config, registry)?;
+        let options = TransportOptions {
+            max_connections: config.max_connections,
+            max_connections_per_ip: config.max_connections_per_ip,
+            head_timeout: config.head_timeout,
+            request_timeout: config.request_timeout,
+            keep_alive_timeout: config.keep_alive_timeout,
+            max_body_bytes: config.max_body_bytes,
+        };
+        let (host, port) = (config.host.clone(), config.port);
+        let api = Arc::new(Api::new(system.clone(), config));
+        let mut routes = api::routes(&api);
+        routes.extend(jobs::routes());
+        let router = Router::new(routes);
+        let service = Box::new(move |request: &Request<'_>| api.serve(&router, request));
+        let transport = match Transport::start(&host, port, options, service) {
+            Ok(transport) => transport,
+            Err(error) => {
+                system.stop();
+                let text = format!("HOST={host} PORT={port}: {error}");
+                return Err(io::Error::new(error.kind(), text));
+            }
+        };
+        log::info!("Listening on http://{}", transport.local_addr());
+        Ok(Server { system, transport })
+    }
+
+    /// Where it listens; with `PORT=0`, the port it was given.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.transport.local_addr()
+    }
+
+    /// The system behind it, for business code.
+    pub fn system(&self) -> &TaskSystem {
+        &self.system
+    }
+
+    /// Stops accepting, lets the requests in hand finish, and stops the system; all within
+    /// five seconds. Harmless when repeated.
+    pub fn stop(&self) {
+        let begun = Instant::now();
+        self.transport.stop(begun + REQUESTS_IN_HAND);
+        self.system.stop_until(begun + STOP_WITHIN);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,153 @@
+//! Pages of a session's tasks, newest first.
+
+use crate::store::record::Record;
+use crate::store::session::Session;
+use crate::task::{Task, TaskId, TaskStatus};
+
+/// The most tasks looked at under one hold of the session's lock.
+const CHUNK: usize = 5_000;
+
+/// Which tasks to list.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// Only these statuses; all where empty.
+    pub statuses: Vec<TaskStatus>,
+    /// Only this type.
+    pub kind: Option<String>,
+    /// Only tasks at this step.
+    pub step: Option<String>,
+    /// Only tasks older than this one.
+    pub cursor: Option<TaskId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Default for ListQuery {
+    fn default() -> ListQuery {
+        ListQuery {
+            statuses: Vec::new(),
+            kind: None,
+            step: None,
+            cursor: None,
+            limit: 100,
+        }
+    }
+}
+
+impl ListQuery {
+    fn matches(&self, task: &Task) -> bool {
+        (self.statuses.is_empty() || self.statuses.contains(&task.status))
+            && self.kind.as_deref().is_none_or(|kind| *kind == *task.kind)
+            && (self.step.is_none() || self.step.as_deref() == task.step.as_deref())
+    }
+
+    /// Whether the counters alone can tell how many tasks match.
+    fn is_counted(&self) -> bool {
+        self.kind.is_none() && self.step.is_none()
+    }
+}
+
+/// One page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<R> {
+    /// The tasks, newest first.
+    pub items: Vec<R>,
+    /// How many match in all.
+    pub total: usize,
+    /// The cursor of the next page, where there is one.
+    pub next: Option<TaskId>,
+}
+
+impl<R> Page<R> {
+    pub(crate) fn empty() -> Page<R> {
+        Page {
+            items: Vec::new(),
+            total: 0,
+            next: None,
+        }
+    }
+}
+
+pub(crate) fn page<R>(
+    session: &Session,
+    query: &ListQuery,
+    mut read: impl FnMut(&Task) -> R,
+) -> Page<R> {
+    let mut page = Page::empty();
+    let mut last = None;
+    let mut more = false;
+    let wanted = |task: &Task| query.cursor.is_none_or(|cursor| task.id < cursor);
+    let mut take = |page: &mut Page<R>, task: &Task| {
+        if page.items.len() < query.limit {
+            page.items.push(read(task));
+            last = Some(task.id);
+        } else {
+            more = true;
+        }
+        more
+    };
+    if query.is_counted() {
+        let state = session.state.read();
+        page.total = match query.statuses.as_slice() {
+            [] => state.len(),
+            statuses => statuses.iter().map(|&status| state.count(status)).sum(),
+        };
+        for record in candidates(&state, query) {
+            if take(&mut page, &record.task) {
+                break;
+            }
+        }
+    } else {
+        // The total needs a look at every task: in chunks, so that nobody waits for long.
+        let mut place = None;
+        loop {
+            let state = session.state.read();
+            let mut seen = 0;
+            for record in state.newest(place).take(CHUNK) {
+                seen += 1;
+                place = Some(record.task.id);
+                if query.matches(&record.task) {
+                    page.total += 1;
+                    if wanted(&record.task) {
+                        take(&mut page, &record.task);
+                    }
+                }
+            }
+            if seen < CHUNK {
+                break;
+            }
+        }
+    }
+    page.next = last.filter(|_| more);
+    page
+}
+
+/// The records of the wanted statuses below the cursor, newest first: the statuses' own
+/// indexes, merged.
+fn candidates<'a>(
+    state: &'a crate::store::session::State,
+    query: &'a ListQuery,
+) -> Box<dyn Iterator<Item = &'a Record> + 'a> {
+    if query.statuses.is_empty() {
+        return Box::new(state.newest(query.cursor));
+    }
+    let top = query.cursor.unwrap_or(TaskId::max());
+    // Each status's newest id not yet listed, and the ids behind it.
+    let mut heads: Vec<_> = query
+        .statuses
+        .iter()
+        .filter_map(|&status| {
+            let mut ids = state.ids(status).range(..top).rev();
+            Some((*ids.next()?, ids))
+        })
+        .collect();
+    Box::new(std::iter::from_fn(move || {
+        let (at, _) = heads.iter().enumerate().max_by_key(|(_, (id, _))| *id)?;
+        let newest = heads[at].0;
+        match heads[at].1.next() {
+            Some(&next) => heads[at].0 = next,
+            None => drop(heads.swap_remove(at)),
+        }
+        state.get(newest)
+    }))
+}

@@ -1,0 +1,236 @@
+//! A task with its history and its account: every change of one keeps the other two right.
+//!
+//! What a record is charged is its [`weight`](Record::weight). An attempt that is queued or
+//! running sets a [`RESERVE`] aside, large enough for every transition and every percent it can
+//! still report, so that a full store refuses new work but never loses the trail of work it
+//! has accepted. Texts beyond the reserve are kept while there is room for them.
+
+use serde_json::value::RawValue;
+
+use crate::store::budget::Budget;
+use crate::store::history::{ENTRY, History};
+use crate::task::{Change, EventKind, Forbidden, Millis, Task, TaskStatus};
+
+/// Started, a hundred percents and an end, and one to spare.
+const ESSENTIAL_ENTRIES: usize = 103;
+
+/// So much of an error is kept whatever happens.
+const ERROR_KEPT: usize = 250;
+
+/// What an active attempt sets aside: its entries, and its error in task and history.
+const RESERVE: usize = ESSENTIAL_ENTRIES * ENTRY + 2 * ERROR_KEPT + 8;
+
+/// The record itself, its place in the session's indexes and the allocator's overhead.
+const FIXED: usize = size_of::<Record>() + 180;
+
+/// The longest step name kept, in bytes.
+const MAX_STEP: usize = 400;
+
+/// The longest description of a step, or error, kept, in bytes.
+const MAX_MESSAGE: usize = 2_000;
+
+/// A task, its trail and what it holds in reserve.
+pub(crate) struct Record {
+    pub(crate) task: Task,
+    pub(crate) history: History,
+    /// Charged and not yet used. Never less than the entry that ends the task will take.
+    reserve: usize,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Completed(Option<Box<RawValue>>),
+    Failed(String),
+}
+
+impl Record {
+    /// Charges and keeps a new task; `None` where the budget has no room for it.
+    pub(crate) fn create(task: Task, budget: &Budget) -> Option<Record> {
+        let mut record = Record {
+            history: History::with_capacity(if task.queued { 64 } else { 3 }),
+            task,
+            reserve: ENTRY,
+        };
+        record.log(EventKind::Created, "", "");
+        if record.task.queued {
+            record.reserve = RESERVE;
+            record.log(EventKind::Queued, "", "");
+        }
+        budget.charge(record.weight()).then_some(record)
+    }
+
+    /// The bytes this record is charged.
+    pub(crate) fn weight(&self) -> usize {
+        let task = &self.task;
+        let text = |text: &Option<Box<str>>| text.as_deref().map_or(0, str::len);
+        let json = |json: &Option<Box<RawValue>>| json.as_deref().map_or(0, |j| j.get().len());
+        FIXED
+            + task.name.len()
+            + task.kind.len()
+            + text(&task.description)
+            + text(&task.step)
+            + text(&task.step_description)
+            + text(&task.error)
+            + json(&task.metadata)
+            + json(&task.result)
+            + self.history.bytes()
+            + self.reserve
+    }
+
+    /// Queued or running.
+    pub(crate) fn is_active(&self) -> bool {
+        self.task.queued || self.task.status == TaskStatus::Running
+    }
+
+    /// Hands the task to the workers. `Ok(false)`: no room for its reserve, and no change.
+    pub(crate) fn queue(&mut self, now: Millis, budget: &Budget) -> Result<bool, Forbidden> {
+        self.task.check_queue()?;
+        Ok(self.spend(budget, RESERVE, |record| {
+            record.task.queue(now);
+            record.reserve = RESERVE;
+            record.log(EventKind::Queued, "", "");
+        }))
+    }
+
+    /// A worker begins `attempt`; false where another is awaited, or none.
+    pub(crate) fn begin(&mut self, now: Millis, attempt: u32) -> bool {
+        let begun = self.task.begin(now, attempt);
+        if begun {
+            self.log_from_reserve(EventKind::Started, "", "");
+        }
+        begun
+    }
+
+    /// Takes a report of the running attempt.
+    pub(crate) fn report(
+        &mut self,
+        now: Millis,
+        percent: u8,
+        step: &str,
+        description: &str,
+        budget: &Budget,
+    ) {
+        let (step, description) = (clip(step, MAX_STEP), clip(description, MAX_MESSAGE));
+        let texts = 2 * History::text_cost(step, description);
+        match self.task.compare(percent, step, description) {
+            Change::Nothing => {}
+            Change::Percent => {
+                self.task.progress = percent;
+                self.task.updated_at = now;
+                let with_texts = self.spend(budget, texts, |record| {
+                    record.task.set_step(step, description);
+                    record.log_from_reserve(EventKind::Progress, step, description);
+                });
+                if !with_texts {
+                    self.log_from_reserve(EventKind::Progress, "", "");
+                }
+            }
+            Change::Step => {
+                self.task.updated_at = now;
+                let logged = self.history.has_room();
+                self.spend(budget, texts + ENTRY, |record| {
+                    record.task.set_step(step, description);
+                    if logged {
+                        record.log(EventKind::Progress, step, description);
+                    }
+                });
+            }
+        }
+    }
+
+    /// The running attempt's end. A result that the store has no room for fails the task.
+    pub(crate) fn finish(&mut self, now: Millis, ending: Ending, budget: &Budget) {
+        match ending {
+            Ending::Failed(message) => self.end(now, TaskStatus::Failed, &message, budget),
+            Ending::Completed(result) => {
+                let size = result.as_deref().map_or(0, |json| json.get().len());
+                if self.spend(budget, size, |record| record.task.result = result) {
+                    self.end(now, TaskStatus::Completed, "", budget);
+                } else {
+                    let why = format!("the store is full: no room for a result of {size} bytes");
+                    self.end(now, TaskStatus::Failed, &why, budget);
+                }
+            }
+        }
+    }
+
+    /// Calls the task off, with a reason or none.
+    pub(crate) fn cancel(
+        &mut self,
+        now: Millis,
+        reason: &str,
+        budget: &Budget,
+    ) -> Result<(), Forbidden> {
+        self.task.check_cancel()?;
+        self.end(now, TaskStatus::Cancelled, reason, budget);
+        Ok(())
+    }
+
+    /// Queues a new attempt. `Ok(false)`: no room for its reserve, and no change.
+    pub(crate) fn retry(&mut self, now: Millis, budget: &Budget) -> Result<bool, Forbidden> {
+        self.task.check_retry()?;
+        Ok(self.spend(budget, RESERVE + 2 * ENTRY, |record| {
+            record.task.retry(now);
+            record.reserve = RESERVE;
+            record.log(EventKind::Retried, "", "");
+            record.log(EventKind::Queued, "", "");
+        }))
+    }
+
+    /// Ends the task, and gives back what its reserve did not need.
+    fn end(&mut self, now: Millis, status: TaskStatus, message: &str, budget: &Budget) {
+        let mut held = self.weight();
+        let mut message = clip(message, MAX_MESSAGE);
+        let texts = message.len() + History::text_cost("", message);
+        let spare = self.reserve.saturating_sub(ENTRY);
+        if texts > spare {
+            if budget.charge(texts) {
+                held += texts;
+            } else {
+                message = clip(message, spare.saturating_sub(4) / 2);
+            }
+        }
+        self.task.finish(now, status);
+        self.task.error = (!message.is_empty()).then(|| message.into());
+        self.reserve = 0;
+        let kind = match status {
+            TaskStatus::Completed => EventKind::Completed,
+            TaskStatus::Cancelled => EventKind::Cancelled,
+            _ => EventKind::Failed,
+        };
+        self.log(kind, "", message);
+        self.history.shrink();
+        budget.refund(held - self.weight());
+    }
+
+    /// Charges `most`, applies `change`, and gives back what it did not take. False, and
+    /// nothing changed, where there is no room.
+    fn spend(&mut self, budget: &Budget, most: usize, change: impl FnOnce(&mut Record)) -> bool {
+        let held = self.weight() + most;
+        let room = budget.charge(most);
+        if room {
+            change(self);
+            budget.refund(held - self.weight());
+        }
+        room
+    }
+
+    /// Appends an entry whose own bytes, texts apart, are paid from the reserve.
+    fn log_from_reserve(&mut self, kind: EventKind, step: &str, message: &str) {
+        let before = self.history.bytes();
+        self.log(kind, step, message);
+        let own = self.history.bytes() - before - History::text_cost(step, message);
+        self.reserve -= own;
+    }
+
+    fn log(&mut self, kind: EventKind, step: &str, message: &str) {
+        let (at, progress) = (self.task.updated_at, self.task.progress);
+        self.history.push(kind, at, progress, step, message);
+    }
+}
+
+/// The start of `text` that fits into `max` bytes, cut between characters.
+fn clip(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}

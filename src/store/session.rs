@@ -1,0 +1,155 @@
+//! One session: its tasks, the indexes over them, its counters and its idempotency receipts.
+//!
+//! Everything here is guarded by the session's one lock. Every change of a record goes through
+//! [`State::change`], which moves the indexes and counters with it and tells the observer, so
+//! that counters equal a recount, and the order of events is the order of history.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::RwLock;
+
+use crate::store::Shared;
+use crate::store::budget::Budget;
+use crate::store::receipts::Receipt;
+use crate::store::record::Record;
+use crate::task::{HistoryEvent, Millis, SessionKey, TaskId, TaskStatus};
+
+/// Told of each history event as it happens, under the session's lock: must not block.
+pub type Observer = dyn Fn(&SessionKey, TaskId, &HistoryEvent<'_>) + Send + Sync;
+
+/// What an empty session costs.
+pub(crate) const SESSION_WEIGHT: usize = 1_024;
+
+pub(crate) struct Session {
+    pub(crate) key: SessionKey,
+    pub(crate) state: RwLock<State>,
+    /// When somebody last asked for it, in milliseconds of the store's own clock.
+    pub(crate) last_used: AtomicU64,
+}
+
+impl Session {
+    pub(crate) fn new(key: SessionKey, now: u64) -> Session {
+        Session {
+            key,
+            state: RwLock::default(),
+            last_used: AtomicU64::new(now),
+        }
+    }
+
+    pub(crate) fn touch(&self, now: u64) {
+        self.last_used.store(now, Relaxed);
+    }
+
+    /// Milliseconds since it was last used.
+    pub(crate) fn idle_for(&self, now: u64) -> u64 {
+        now.saturating_sub(self.last_used.load(Relaxed))
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    records: BTreeMap<TaskId, Box<Record>>,
+    by_status: [BTreeSet<TaskId>; 5],
+    /// Tasks that are queued or running.
+    active: usize,
+    /// Set when the session leaves the store: whoever still holds it must look again.
+    pub(crate) dropped: bool,
+    pub(crate) receipts: HashMap<Box<str>, Receipt>,
+    pub(crate) cleaned: u64,
+    pub(crate) cleaned_at: Option<Millis>,
+}
+
+impl State {
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(crate) fn count(&self, status: TaskStatus) -> usize {
+        self.by_status[status as usize].len()
+    }
+
+    /// No queued or running task: it may be dropped.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.active == 0
+    }
+
+    pub(crate) fn get(&self, id: TaskId) -> Option<&Record> {
+        self.records.get(&id).map(|record| &**record)
+    }
+
+    pub(crate) fn ids(&self, status: TaskStatus) -> &BTreeSet<TaskId> {
+        &self.by_status[status as usize]
+    }
+
+    pub(crate) fn records(&self) -> impl DoubleEndedIterator<Item = &Record> {
+        self.records.values().map(|record| &**record)
+    }
+
+    /// The records below `before` (all where `None`), newest first.
+    pub(crate) fn newest(&self, before: Option<TaskId>) -> impl Iterator<Item = &Record> {
+        let range = match before {
+            Some(id) => self.records.range(..id),
+            None => self.records.range(..),
+        };
+        range.rev().map(|(_, record)| &**record)
+    }
+
+    pub(crate) fn insert(&mut self, shared: &Shared, key: &SessionKey, record: Record) {
+        let id = record.task.id;
+        self.active += usize::from(record.is_active());
+        self.by_status[record.task.status as usize].insert(id);
+        for event in record.history.iter() {
+            shared.observe(key, id, &event);
+        }
+        self.records.insert(id, Box::new(record));
+    }
+
+    /// Changes a record, its indexes and the counters together; `None` for an unknown id.
+    pub(crate) fn change<R>(
+        &mut self,
+        shared: &Shared,
+        key: &SessionKey,
+        id: TaskId,
+        change: impl FnOnce(&mut Record) -> R,
+    ) -> Option<R> {
+        let record = self.records.get_mut(&id)?;
+        let (status, active) = (record.task.status, record.is_active());
+        let mark = record.history.end();
+        let answer = change(record);
+        let now = record.task.status;
+        if now != status {
+            self.by_status[status as usize].remove(&id);
+            self.by_status[now as usize].insert(id);
+        }
+        self.active = self.active + usize::from(record.is_active()) - usize::from(active);
+        // The only send under a lock, and it never blocks: event order is history order.
+        for event in record.history.since(mark) {
+            shared.observe(key, id, &event);
+        }
+        Some(answer)
+    }
+
+    /// Takes a record out, where it (still) has `status`.
+    pub(crate) fn remove(&mut self, id: TaskId, status: TaskStatus) -> Option<Box<Record>> {
+        if !self.by_status[status as usize].remove(&id) {
+            return None;
+        }
+        self.records.remove(&id)
+    }
+
+    /// What the session and all in it are charged.
+    pub(crate) fn weight(&self) -> usize {
+        let records: usize = self.records().map(Record::weight).sum();
+        let receipts: usize = self.receipts.values().map(Receipt::weight).sum();
+        SESSION_WEIGHT + records + receipts
+    }
+
+    /// Marks the session as gone and takes out all it held, to be freed without the lock.
+    pub(crate) fn dismantle(&mut self, budget: &Budget) -> State {
+        budget.refund(self.weight());
+        let gone = std::mem::take(self);
+        self.dropped = true;
+        gone
+    }
+}

@@ -1,0 +1,94 @@
+//! The engine without HTTP, put together: store, workers, timer, cleanup, audit log.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::demo;
+use crate::engine::audit::Audit;
+use crate::engine::{EngineOptions, TaskCleanupService, TaskExecutionService};
+use crate::executor::ExecutorRegistry;
+use crate::store::{Limits, TaskManager};
+
+/// How long the stop may take.
+pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(4);
+
+/// The engine without HTTP: store, workers, timer, cleanup. A cheap handle; clones share it.
+#[derive(Clone)]
+pub struct TaskSystem {
+    execution: TaskExecutionService,
+    cleanup: TaskCleanupService,
+    audit: Option<Arc<Audit>>,
+}
+
+impl TaskSystem {
+    /// Starts the threads. The demo executors are registered too, where `registry` does not
+    /// have their types.
+    ///
+    /// # Errors
+    ///
+    /// The audit log cannot be opened, or a thread cannot be started.
+    pub fn start(config: &Config, mut registry: ExecutorRegistry) -> io::Result<TaskSystem> {
+        demo::register(&mut registry);
+        let audit = match &config.audit_log {
+            None => None,
+            Some(path) => Some(Arc::new(Audit::start(path).map_err(|error| {
+                let text = format!("AUDIT_LOG={}: {error}", path.display());
+                io::Error::new(error.kind(), text)
+            })?)),
+        };
+        let limits = Limits {
+            max_sessions: config.max_sessions,
+            session_timeout: config.session_timeout,
+            max_tasks_per_session: config.max_tasks_per_session,
+            max_store_bytes: config.max_store_bytes,
+            max_completed_tasks: config.max_completed_tasks,
+            max_failed_tasks: config.max_failed_tasks,
+            max_cancelled_tasks: config.max_cancelled_tasks,
+        };
+        let options = EngineOptions {
+            workers: config.worker_threads,
+            max_active_tasks: config.max_active_tasks,
+            max_result_bytes: config.max_result_bytes,
+        };
+        let tasks = TaskManager::new(limits, audit.as_deref().map(Audit::observer));
+        let execution = TaskExecutionService::start_threads(tasks.clone(), registry, options)?;
+        let cleanup = TaskCleanupService::start(tasks, config.task_cleanup_interval)?;
+        log::info!("Task system initialized successfully");
+        Ok(TaskSystem {
+            execution,
+            cleanup,
+            audit,
+        })
+    }
+
+    /// The store: create, read, list, count.
+    pub fn tasks(&self) -> &TaskManager {
+        self.execution.tasks()
+    }
+
+    /// The engine: submit, start, cancel, retry.
+    pub fn execution(&self) -> &TaskExecutionService {
+        &self.execution
+    }
+
+    /// The cleanup service.
+    pub fn cleanup(&self) -> &TaskCleanupService {
+        &self.cleanup
+    }
+
+    /// Cancels what is queued or running with `server stopped`, writes that to history and
+    /// audit log, and ends the threads, within four seconds. Harmless when repeated.
+    pub fn stop(&self) {
+        self.stop_until(Instant::now() + STOP_WITHIN);
+    }
+
+    pub(crate) fn stop_until(&self, deadline: Instant) {
+        self.execution.stop(deadline);
+        self.cleanup.stop(deadline);
+        if let Some(audit) = &self.audit {
+            audit.stop(deadline);
+        }
+    }
+}

@@ -1,0 +1,514 @@
+use std::io::{BufReader, Write};
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::support::{Reply, TestServer, id_of};
+
+const NO_TASK: &str = "0198a1b2-0000-7000-8000-000000000000";
+
+/// Every route in scope, with the methods it has; `ID` stands for a task's id.
+const ROUTES: [(&str, &str); 17] = [
+    ("/tasks", "GET, HEAD, POST, OPTIONS"),
+    ("/tasks/ID", "GET, HEAD, OPTIONS"),
+    ("/tasks/ID/start", "POST, OPTIONS"),
+    ("/tasks/ID/cancel", "POST, OPTIONS"),
+    ("/tasks/ID/retry", "POST, OPTIONS"),
+    ("/tasks/ID/status", "GET, HEAD, OPTIONS"),
+    ("/tasks/ID/history", "GET, HEAD, OPTIONS"),
+    ("/tasks/stats", "GET, HEAD, OPTIONS"),
+    ("/tasks/cleanup/status", "GET, HEAD, OPTIONS"),
+    ("/tasks/cleanup/run", "POST, OPTIONS"),
+    ("/health", "GET, HEAD, OPTIONS"),
+    ("/demo/tasks/sample", "POST, OPTIONS"),
+    ("/demo/tasks/file-processing", "POST, OPTIONS"),
+    ("/demo/tasks/api-call", "POST, OPTIONS"),
+    ("/demo/tasks/batch", "POST, OPTIONS"),
+    ("/demo/tasks/workflow", "POST, OPTIONS"),
+    ("/tasks/", "GET, HEAD, POST, OPTIONS"),
+];
+
+fn methods(list: &str) -> Vec<&str> {
+    let mut methods: Vec<_> = list.split(',').map(str::trim).collect();
+    methods.sort_unstable();
+    methods
+}
+
+fn create_raw(server: &TestServer, kind: Option<&str>, body: impl Into<Vec<u8>>) -> Reply {
+    let call = server.call("POST", "/tasks").body(body);
+    match kind {
+        Some(kind) => call.header("Content-Type", kind).send(),
+        None => call.send(),
+    }
+}
+
+#[test]
+fn a_method_that_a_route_lacks_is_refused_with_those_it_has() {
+    let server = TestServer::start(&[]);
+    let id = server.create(json!({ "name": "n" }));
+    for (route, allow) in ROUTES {
+        let path = route.replace("ID", &id);
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            if methods(allow).contains(&method) {
+                continue;
+            }
+            let reply = server.call(method, &path).send();
+            let reply = reply.expect_problem(405, "method_not_allowed");
+            let told = reply.header("Allow").expect("Allow");
+            assert_eq!(methods(told), methods(allow), "{method} {path}");
+        }
+    }
+    assert_eq!(server.task(&id)["status"], "pending");
+}
+
+#[test]
+fn a_task_is_immutable_to_clients() {
+    let server = TestServer::start(&[]);
+    let id = server.create(json!({ "name": "n" }));
+    let before = server.task(&id);
+    for method in ["PUT", "PATCH", "DELETE"] {
+        let call = server.call(method, &format!("/tasks/{id}"));
+        let call = call.json(&json!({ "progress": 99, "status": "completed" }));
+        let reply = call.send().expect_problem(405, "method_not_allowed");
+        assert!(
+            reply
+                .header("Allow")
+                .is_some_and(|allow| allow.contains("GET"))
+        );
+    }
+    assert_eq!(server.task(&id), before);
+}
+
+#[test]
+fn options_answers_with_allow() {
+    let server = TestServer::start(&[]);
+    let id = server.create(json!({ "name": "n" }));
+    for (route, allow) in ROUTES {
+        let reply = server.call("OPTIONS", &route.replace("ID", &id)).send();
+        assert!(matches!(reply.status, 200 | 204), "{route}: {reply}");
+        let told = reply.header("Allow").expect("Allow");
+        assert_eq!(methods(told), methods(allow), "{route}");
+    }
+    assert_eq!(server.total(), 1);
+}
+
+#[test]
+fn head_works_wherever_get_does_and_has_no_body() {
+    let server = TestServer::start(&[]);
+    let id = server.create(json!({ "name": "n" }));
+    for (route, allow) in ROUTES
+        .into_iter()
+        .filter(|(_, allow)| allow.contains("GET"))
+    {
+        let path = route.replace("ID", &id);
+        let get = server.get(&path).expect(200);
+        let target = format!("/api/v1{path}");
+        let mut stream = server.connect();
+        let request = format!("HEAD {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut bytes).expect("read to its end");
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.starts_with("HTTP/1.1 200"), "{path} {allow}: {text}");
+        assert!(text.ends_with("\r\n\r\n"), "{path} has a body: {text}");
+        let head = server.call("HEAD", &path).send().expect(200);
+        assert_eq!(
+            head.header("Content-Type"),
+            get.header("Content-Type"),
+            "{path}"
+        );
+    }
+    server
+        .call("HEAD", &format!("/tasks/{NO_TASK}"))
+        .send()
+        .expect(404);
+    let reply = server.call("HEAD", &format!("/tasks/{id}/start")).send();
+    assert_eq!(reply.status, 405);
+}
+
+#[test]
+fn unknown_routes_and_unknown_tasks_are_told_apart() {
+    let server = TestServer::start(&[]);
+    for path in [
+        "/api",
+        "/api/v1",
+        "/api/v2/tasks",
+        "/api/v1/task",
+        "/API/V1/tasks",
+    ] {
+        let reply = server.call_exact("GET", path).send();
+        reply.expect_problem(404, "not_found");
+    }
+    let id = server.create(json!({ "name": "n" }));
+    for path in [
+        format!("/tasks/{id}/nothing"),
+        format!("/tasks/{id}/status/x"),
+    ] {
+        server.get(&path).expect_problem(404, "not_found");
+    }
+    server
+        .post("/demo/tasks/none", json!({}))
+        .expect_problem(404, "not_found");
+    for id in [NO_TASK, "nothing", "%00", "..", "0198a1b2"] {
+        for path in ["", "/status", "/history"] {
+            let reply = server.call("GET", &format!("/tasks/{id}{path}")).send();
+            let reply = reply.expect_problem(404, "task_not_found");
+            assert_eq!(reply.message(), "Task not found");
+        }
+        for action in ["start", "cancel", "retry"] {
+            server
+                .act(&format!("/tasks/{id}/{action}"))
+                .expect_problem(404, "task_not_found");
+        }
+    }
+}
+
+#[test]
+fn a_body_that_is_not_json_is_refused_with_line_and_column() {
+    let server = TestServer::start(&[]);
+    let json = Some("application/json");
+    let body = "{\n  \"name\": oops\n}";
+    let reply = create_raw(&server, json, body).expect_problem(400, "invalid_json");
+    let message = reply.message();
+    assert!(message.contains("line 2"), "{message}");
+    assert!(message.contains("column 1"), "{message}");
+    let deep = "[".repeat(30_000);
+    for body in [
+        "{",
+        "{}{}",
+        "{\"name\":\"a\",}",
+        "nul",
+        "'a'",
+        "{name:1}",
+        &deep,
+    ] {
+        create_raw(&server, json, body).expect_problem(400, "invalid_json");
+    }
+    let invalid_utf8 = b"{\"name\":\"\xff\"}".to_vec();
+    create_raw(&server, json, invalid_utf8).expect_problem(400, "invalid_json");
+    let deep = format!("{{\"name\":\"n\",\"metadata\":{}", "{\"a\":".repeat(10_000));
+    create_raw(&server, json, deep).expect(400);
+    assert_eq!(server.total(), 0);
+}
+
+#[test]
+fn a_body_that_is_not_an_object_or_missing_is_refused() {
+    let server = TestServer::start(&[]);
+    for body in ["[]", "null", "\"name\"", "5", "true", ""] {
+        create_raw(&server, Some("application/json"), body).expect(400);
+    }
+    server.act("/tasks").expect(400);
+    assert_eq!(server.total(), 0);
+}
+
+#[test]
+fn every_bad_field_is_named_at_once() {
+    let server = TestServer::start(&[]);
+    let body = json!({
+        "name": "n".repeat(201), "description": "d".repeat(2_001), "metadata": [1],
+        "type": 5, "timeoutMs": -1, "start": "yes", "progress": 50, "status": "completed",
+    });
+    let reply = server
+        .post("/tasks", body)
+        .expect_problem(400, "invalid_request");
+    let expected = [
+        "description",
+        "metadata",
+        "name",
+        "progress",
+        "start",
+        "status",
+        "timeoutMs",
+        "type",
+    ];
+    assert_eq!(reply.bad_fields(), expected, "{reply}");
+    assert_eq!(server.total(), 0);
+}
+
+#[test]
+fn each_field_is_checked() {
+    let server = TestServer::start(&[]);
+    for (field, body) in [
+        ("name", json!({})),
+        ("name", json!({ "name": null })),
+        ("name", json!({ "name": "" })),
+        ("name", json!({ "name": 5 })),
+        ("name", json!({ "name": "ä".repeat(201) })),
+        (
+            "description",
+            json!({ "name": "n", "description": "ü".repeat(2_001) }),
+        ),
+        ("description", json!({ "name": "n", "description": {} })),
+        ("metadata", json!({ "name": "n", "metadata": "x" })),
+        ("metadata", json!({ "name": "n", "metadata": [] })),
+        ("type", json!({ "name": "n", "type": true })),
+        ("timeoutMs", json!({ "name": "n", "timeoutMs": "soon" })),
+        ("timeoutMs", json!({ "name": "n", "timeoutMs": 1.5 })),
+        ("timeoutMs", json!({ "name": "n", "timeoutMs": 0 })),
+        ("start", json!({ "name": "n", "start": 1 })),
+        ("Name", json!({ "name": "n", "Name": "n" })),
+        ("id", json!({ "name": "n", "id": NO_TASK })),
+    ] {
+        let reply = server.post("/tasks", body);
+        let reply = reply.expect_problem(400, "invalid_request");
+        assert_eq!(reply.bad_fields(), [field], "{reply}");
+        assert!(!reply.message().is_empty());
+    }
+    assert_eq!(server.total(), 0);
+}
+
+#[test]
+fn a_malformed_query_is_refused_by_name() {
+    let server = TestServer::start(&[]);
+    for (field, query) in [
+        ("status", "status=done"),
+        ("status", "status=completed,done"),
+        ("status", "status=Completed"),
+        ("limit", "limit=0"),
+        ("limit", "limit=1001"),
+        ("limit", "limit=-1"),
+        ("limit", "limit=ten"),
+        ("limit", "limit=1.5"),
+        ("limit", "limit="),
+        ("limit", "limit=99999999999999999999999"),
+        ("cursor", "cursor=garbage"),
+        ("cursor", "cursor="),
+    ] {
+        let reply = server.get(&format!("/tasks?{query}")).expect(400);
+        assert_eq!(reply.bad_fields(), [field], "{query}: {reply}");
+    }
+    let reply = server.get("/tasks?status=x&limit=x&cursor=x").expect(400);
+    assert_eq!(reply.bad_fields(), ["cursor", "limit", "status"], "{reply}");
+}
+
+#[test]
+fn only_json_is_taken_as_a_body() {
+    let server = TestServer::start(&[]);
+    let body = r#"{"name":"n"}"#;
+    let form = "application/x-www-form-urlencoded";
+    for kind in [
+        "text/plain",
+        form,
+        "application/jsonp",
+        "multipart/form-data",
+        "json",
+    ] {
+        create_raw(&server, Some(kind), body).expect_problem(415, "unsupported_media_type");
+    }
+    create_raw(&server, None, body).expect(415);
+    for kind in [
+        "application/json; charset=utf-8",
+        "Application/JSON",
+        "application/json",
+    ] {
+        create_raw(&server, Some(kind), body).expect(201);
+    }
+    assert_eq!(server.total(), 3);
+}
+
+#[test]
+fn a_huge_body_is_refused_before_it_is_sent() {
+    let server = TestServer::start(&[]);
+    let start = Instant::now();
+    for length in [65_537, 10_000_000_000, u64::MAX] {
+        let call = server.call("POST", "/tasks").announce(length);
+        let reply = call.header("Content-Type", "application/json").send();
+        reply.expect_problem(413, "body_too_large");
+    }
+    let expecting = server.call("POST", "/tasks").announce(1_000_000);
+    let expecting = expecting.header("Content-Type", "application/json");
+    expecting
+        .header("Expect", "100-continue")
+        .send()
+        .expect(413);
+    assert!(start.elapsed().as_secs() < 5, "it waited for the body");
+    assert_eq!(server.total(), 0);
+}
+
+#[test]
+fn a_body_of_just_the_limit_is_taken() {
+    let server = TestServer::start(&[("MAX_BODY_BYTES", "200")]);
+    let body = |length: usize| {
+        let name = r#"{"name":"n"}"#;
+        format!("{name}{}", " ".repeat(length - name.len()))
+    };
+    let json = Some("application/json");
+    create_raw(&server, json, body(200)).expect(201);
+    create_raw(&server, json, body(201)).expect(413);
+    let chunked = |text: String| {
+        let body = format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
+        let call = server.call("POST", "/tasks").body(body);
+        let call = call.header("Transfer-Encoding", "chunked");
+        call.header("Content-Type", "application/json").send()
+    };
+    chunked(body(200)).expect(201);
+    chunked(body(201)).expect(413);
+    assert_eq!(server.total(), 2);
+}
+
+#[test]
+fn a_sane_request_id_is_kept_and_another_is_replaced() {
+    let server = TestServer::start(&[]);
+    let ask = |id: &str| {
+        let reply = server
+            .call("GET", "/nothing")
+            .header("X-Request-Id", id)
+            .send();
+        reply.header("X-Request-Id").expect("an id").to_owned()
+    };
+    assert_eq!(ask("abc-123_X.9"), "abc-123_X.9");
+    let long = "x".repeat(5_000);
+    for bad in ["a\tb", "a b", "ä", "<script>", "a\"b", "", &long] {
+        let id = ask(bad);
+        assert_ne!(id, bad);
+        assert!(id.len() < 200, "{id}");
+    }
+    let fresh = || {
+        server
+            .get("/health")
+            .header("X-Request-Id")
+            .map(str::to_owned)
+    };
+    assert_ne!(fresh(), fresh());
+}
+
+#[test]
+fn a_full_session_refuses_more_tasks() {
+    let variables = [("MAX_TASKS_PER_SESSION", "2"), ("MAX_COMPLETED_TASKS", "0")];
+    let server = TestServer::start(&variables);
+    server.run_to("quick", "completed");
+    server.create(json!({ "name": "n" }));
+    for (path, body) in [
+        ("/tasks", json!({ "name": "n" })),
+        ("/tasks", json!({ "name": "n", "start": true })),
+        ("/demo/tasks/sample", json!({})),
+    ] {
+        let reply = server
+            .post(path, body)
+            .expect_problem(429, "session_task_limit");
+        assert!(reply.retry_after() >= 1);
+    }
+    assert_eq!(server.total(), 2);
+    server.session("other").create(json!({ "name": "n" }));
+    server.act("/tasks/cleanup/run").expect(200);
+    server.create(json!({ "name": "n" }));
+}
+
+#[test]
+fn a_full_queue_refuses_more_work_and_creates_nothing() {
+    let server = TestServer::start(&[("MAX_ACTIVE_TASKS", "1")]);
+    let waiting = server.create(json!({ "name": "n", "type": "quick" }));
+    let failed = server.run_to("fails", "failed");
+    let mut held = server.post(
+        "/tasks",
+        json!({ "name": "n", "type": "held", "start": true }),
+    );
+    // The place of a task that has just ended may be free a moment later.
+    crate::support::wait_until(|| {
+        if held.status == 503 {
+            held = server.post(
+                "/tasks",
+                json!({ "name": "n", "type": "held", "start": true }),
+            );
+        }
+        held.status == 201
+    });
+    let total = server.total();
+    for reply in [
+        server.post("/tasks", json!({ "name": "n", "start": true })),
+        server
+            .session("other")
+            .post("/demo/tasks/sample", json!({})),
+        server.act(&format!("/tasks/{waiting}/start")),
+        server.act(&format!("/tasks/{failed}/retry")),
+    ] {
+        assert!(reply.expect_problem(503, "queue_full").retry_after() >= 1);
+    }
+    assert_eq!(server.total(), total);
+    assert_eq!(server.session("other").total(), 0);
+    assert_eq!(server.task(&waiting)["status"], "pending");
+    assert_eq!(server.task(&failed)["attempt"], 1);
+    assert_eq!(server.history(&waiting).len(), 1);
+    server.gate.open();
+    server.wait_status(&id_of(&held), "completed");
+    crate::support::wait_until(|| server.act(&format!("/tasks/{waiting}/start")).status == 200);
+    server.wait_status(&waiting, "completed");
+}
+
+#[test]
+fn a_full_store_refuses_more_tasks_until_there_is_room() {
+    let variables = [("MAX_STORE_BYTES", "1048576"), ("MAX_CANCELLED_TASKS", "0")];
+    let server = TestServer::start(&variables);
+    let big = json!({ "name": "n", "metadata": { "fill": "x".repeat(60_000) } });
+    let mut made = Vec::new();
+    let refused = loop {
+        let reply = server.post("/tasks", big.clone());
+        if reply.status != 201 {
+            break reply;
+        }
+        made.push(id_of(&reply));
+        assert!(made.len() < 20, "20 × 60 kB do not fit in 1 MiB");
+    };
+    assert!(refused.expect_problem(503, "store_full").retry_after() >= 1);
+    assert!(made.len() > 10, "{} tasks fit", made.len());
+    assert_eq!(server.total(), made.len() as u64);
+    server
+        .act(&format!("/tasks/{}/cancel", made[0]))
+        .expect(200);
+    server.act("/tasks/cleanup/run").expect(200);
+    server.create(big);
+}
+
+#[test]
+fn the_job_api_is_off_and_says_how_to_switch_it_on() {
+    let server = TestServer::start(&[]);
+    for (method, path) in [
+        ("GET", "/jobs"),
+        ("POST", "/jobs"),
+        ("POST", "/jobs/bulk"),
+        ("GET", "/jobs/stats"),
+        ("POST", "/jobs/start-dummy-job"),
+        ("GET", "/jobs/1"),
+        ("POST", "/jobs/1/cancel"),
+        ("POST", "/jobs/1/retry"),
+        ("GET", "/jobs/1/history"),
+        ("GET", "/jobs/1/events"),
+    ] {
+        let reply = server.call(method, path).send();
+        let reply = reply.expect_problem(503, "jobs_disabled");
+        let message = reply.message();
+        assert!(
+            message.contains("STORAGE") && message.contains("ENABLE_QUEUE"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_connection_serves_one_request_after_the_other_also_after_a_refusal() {
+    let server = TestServer::start(&[]);
+    let mut stream = server.connect();
+    let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
+    for (path, status) in [("health", 200), ("nothing", 404), ("tasks", 200)] {
+        let request = format!("GET /api/v1/{path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let reply = Reply::read(&mut reader, "GET");
+        assert_eq!(reply.status, status, "{reply}");
+    }
+}
+
+#[test]
+fn what_is_not_http_does_no_harm() {
+    let server = TestServer::start(&[]);
+    for garbage in [
+        "\r\n\r\n",
+        "hello\r\n\r\n",
+        "GET\r\n\r\n",
+        "\u{0}\u{1}\u{2}\r\n\r\n",
+    ] {
+        let mut stream = server.connect();
+        stream.write_all(garbage.as_bytes()).expect("sent");
+        drop(stream);
+    }
+    server.get("/health").expect(200);
+}

@@ -1,0 +1,312 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskError, TaskInput};
+use serde_json::{Value, json};
+
+use crate::support::{Gate, TestServer, id_of, pluck, wait_until};
+
+fn panicking(registry: &mut ExecutorRegistry) {
+    registry.register("panics", |_: &TaskInput| {
+        Ok(|ctx: &mut TaskContext<'_>| -> Result<Outcome, TaskError> {
+            ctx.progress(20, "About to", "")?;
+            panic!("secret boom at /etc/shadow")
+        })
+    });
+    registry.register("panics-at-birth", |_: &TaskInput| {
+        let born: Option<fn(&mut TaskContext<'_>) -> Result<Outcome, TaskError>> = None;
+        Ok(born.expect("secret boom"))
+    });
+    registry.register("panics-in-drop", |_: &TaskInput| {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("secret boom");
+            }
+        }
+        let bomb = Bomb;
+        Ok(move |_: &mut TaskContext<'_>| {
+            let _ = &bomb;
+            Ok(Outcome::Done(None))
+        })
+    });
+    registry.register("refuses", |_: &TaskInput| {
+        let refusal: Result<fn(&mut TaskContext<'_>) -> Result<Outcome, TaskError>, TaskError> =
+            Err(TaskError::new("no such month"));
+        refusal
+    });
+}
+
+#[test]
+fn a_panic_fails_the_task_and_keeps_its_words_to_itself() {
+    let server = TestServer::start_with(&[("WORKER_THREADS", "1")], panicking);
+    for kind in ["panics", "panics-at-birth"] {
+        let id = server.run_to(kind, "failed");
+        let error = server.task(&id)["error"].clone();
+        let error = error.as_str().expect("an error");
+        assert!(!error.is_empty(), "{kind}");
+        for secret in ["boom", "secret", "/etc", "execution.rs"] {
+            assert!(!error.contains(secret), "{kind}: {error}");
+            let history = format!("{:?}", server.history(&id));
+            assert!(!history.contains(secret), "{kind}: {history}");
+        }
+    }
+    let task = server.run("panics-in-drop");
+    wait_until(|| server.task(&task)["completedAt"].is_u64());
+    server.run_to("quick", "completed");
+}
+
+#[test]
+fn an_executor_that_cannot_be_made_fails_the_attempt_with_its_reason() {
+    let server = TestServer::start_with(&[], panicking);
+    let id = server.run_to("refuses", "failed");
+    let task = server.task(&id);
+    assert_eq!(task["error"], "no such month");
+    assert!(task["startedAt"].is_u64());
+}
+
+#[test]
+fn a_run_past_its_time_limit_fails() {
+    let server = TestServer::start(&[]);
+    for kind in ["held", "blocked"] {
+        let body = json!({ "name": "n", "type": kind, "start": true, "timeoutMs": 150 });
+        let id = id_of(&server.post("/tasks", body).expect(201));
+        let task = server.wait_status(&id, "failed");
+        assert_eq!(task["error"], "timed out after 150 ms", "{kind}");
+        assert_eq!(task["progress"], 40, "keeps the progress it had reached");
+        let ran = task["completedAt"].as_u64().zip(task["startedAt"].as_u64());
+        let (end, start) = ran.expect("both times");
+        assert!(
+            (149..2_000).contains(&(end - start)),
+            "{kind}: {} ms",
+            end - start
+        );
+    }
+    server.gate.open();
+    let body = json!({ "name": "n", "type": "held", "start": true, "timeoutMs": 60_000 });
+    let id = id_of(&server.post("/tasks", body).expect(201));
+    server.wait_status(&id, "completed");
+}
+
+#[test]
+fn the_time_limit_holds_for_each_attempt_anew() {
+    let server = TestServer::start(&[]);
+    let body = json!({ "name": "n", "type": "held", "start": true, "timeoutMs": 150 });
+    let id = id_of(&server.post("/tasks", body).expect(201));
+    for attempt in 1..=2 {
+        wait_until(|| {
+            let task = server.task(&id);
+            task["attempt"] == attempt && task["status"] == "failed"
+        });
+        server.act(&format!("/tasks/{id}/retry")).expect(200);
+    }
+    server.wait_status(&id, "running");
+    server.gate.open();
+    assert_eq!(server.wait_status(&id, "completed")["attempt"], 3);
+}
+
+#[test]
+fn waiting_for_a_worker_is_not_part_of_the_time_limit() {
+    let server = TestServer::start(&[("WORKER_THREADS", "1")]);
+    let first = server.run("blocked");
+    server.wait_status(&first, "running");
+    let body = json!({ "name": "n", "type": "quick", "start": true, "timeoutMs": 100 });
+    let queued = id_of(&server.post("/tasks", body).expect(201));
+    std::thread::sleep(Duration::from_millis(250));
+    assert_eq!(server.task(&queued)["status"], "pending");
+    server.gate.open();
+    server.wait_status(&queued, "completed");
+}
+
+#[test]
+fn one_worker_carries_two_hundred_paced_tasks_side_by_side() {
+    let server = TestServer::start(&[("WORKER_THREADS", "1")]);
+    let start = Instant::now();
+    for _ in 0..200 {
+        server
+            .post("/demo/tasks/sample", json!({ "delayMs": 1_000 }))
+            .expect(201);
+    }
+    let completed = || server.get("/tasks/stats").json()["stats"]["completed"].clone();
+    wait_until(|| completed() == 200);
+    let took = start.elapsed();
+    assert!(
+        took < Duration::from_secs(8),
+        "{took:?}; one by one it is 200 s"
+    );
+    assert!(
+        took >= Duration::from_millis(950),
+        "{took:?} is too fast for 1 s each"
+    );
+}
+
+#[test]
+fn blocking_executors_never_take_the_last_worker() {
+    let server = TestServer::start(&[("WORKER_THREADS", "2")]);
+    let blocked: Vec<_> = (0..4).map(|_| server.run("blocked")).collect();
+    server.wait_status(&blocked[0], "running");
+    server.run_to("quick", "completed");
+    let sample = json!({ "delayMs": 50 });
+    let sample = id_of(&server.post("/demo/tasks/sample", sample).expect(201));
+    server.wait_status(&sample, "completed");
+    server.gate.open();
+    for id in &blocked {
+        server.wait_status(id, "completed");
+    }
+}
+
+#[test]
+fn a_result_larger_than_the_limit_fails_the_task() {
+    let variables = [("MAX_RESULT_BYTES", "100")];
+    let server = TestServer::start_with(&variables, |registry| {
+        registry.register("sized", |input: &TaskInput| {
+            let arguments: Value = input.arguments()?;
+            let length = arguments["length"].as_u64().unwrap_or_default() as usize;
+            // The quotes count too.
+            let text = "x".repeat(length.saturating_sub(2));
+            Ok(move |_: &mut TaskContext<'_>| Ok(Outcome::done(json!(text))))
+        });
+    });
+    let run = |length| {
+        server.create(json!({
+            "name": "n", "type": "sized", "start": true, "metadata": { "length": length },
+        }))
+    };
+    let just = server.wait_status(&run(100), "completed");
+    assert_eq!(just["result"].as_str().map(str::len), Some(98));
+    let over = server.wait_status(&run(101), "failed");
+    assert!(over.get("result").is_none(), "{over}");
+    let error = over["error"].as_str().unwrap_or_default();
+    assert!(error.contains("MAX_RESULT_BYTES"), "{error}");
+}
+
+#[test]
+fn an_executor_gets_its_tasks_metadata_and_attempt() {
+    let server = TestServer::start_with(&[], |registry| {
+        registry.register("echo", |input: &TaskInput| {
+            let told = json!({
+                "name": &*input.name, "kind": &*input.kind, "attempt": input.attempt,
+                "id": input.id.to_string(), "arguments": input.arguments::<Value>()?,
+            });
+            Ok(move |_: &mut TaskContext<'_>| Ok(Outcome::done(told.clone())))
+        });
+    });
+    let metadata = json!({ "a": [1, 2] });
+    let body = json!({ "name": "n", "type": "echo", "metadata": metadata, "start": true });
+    let id = server.create(body);
+    let expected = json!({
+        "name": "n", "kind": "echo", "attempt": 1, "id": id, "arguments": metadata,
+    });
+    assert_eq!(server.wait_status(&id, "completed")["result"], expected);
+    let bare = server.wait_status(&server.run("echo"), "completed");
+    assert_eq!(bare["result"]["arguments"], json!({}));
+}
+
+#[test]
+fn what_a_cancelled_run_still_reports_changes_nothing_even_after_a_retry() {
+    let (late, second) = (Gate::default(), Gate::default());
+    let refused = Arc::new(AtomicU8::new(0));
+    let gates = (late.clone(), second.clone(), refused.clone());
+    let server = TestServer::start_with(&[("WORKER_THREADS", "4")], move |registry| {
+        registry.register_blocking("stale", move |input: &TaskInput| {
+            let (late, second, refused) = gates.clone();
+            let attempt = input.attempt;
+            Ok(move |ctx: &mut TaskContext<'_>| {
+                if attempt == 1 {
+                    ctx.progress(5, "First", "")?;
+                    late.block();
+                    let stopped = ctx.progress(90, "Late", "").is_err_and(|e| e.is_stopped());
+                    let told = stopped && ctx.is_stopped();
+                    refused.store(1 + u8::from(told), Ordering::SeqCst);
+                    return Ok(Outcome::done(json!("late")));
+                }
+                ctx.progress(10, "Second", "")?;
+                second.block();
+                Ok(Outcome::done(json!("second")))
+            })
+        });
+    });
+    let id = server.run("stale");
+    server.wait_step(&id, "First");
+    server.act(&format!("/tasks/{id}/cancel")).expect(200);
+    server.act(&format!("/tasks/{id}/retry")).expect(200);
+    let running = server.wait_step(&id, "Second");
+    late.open();
+    wait_until(|| refused.load(Ordering::SeqCst) > 0);
+    assert_eq!(
+        refused.load(Ordering::SeqCst),
+        2,
+        "the late report is refused"
+    );
+    server.run_to("quick", "completed");
+    assert_eq!(server.task(&id), running);
+    second.open();
+    let task = server.wait_status(&id, "completed");
+    assert_eq!(
+        (&task["result"], &task["attempt"]),
+        (&json!("second"), &json!(2))
+    );
+    let history = server.history(&id);
+    assert!(
+        !pluck(&history, "step").contains(&"Late".to_owned()),
+        "{history:?}"
+    );
+    let ends = pluck(&history, "event");
+    assert_eq!(ends.iter().filter(|event| *event == "completed").count(), 1);
+}
+
+#[test]
+fn a_cancelled_wait_ends_at_once_and_drops_its_executor() {
+    struct Counted(Arc<AtomicUsize>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let count = dropped.clone();
+    let server = TestServer::start_with(&[], move |registry| {
+        registry.register("sleeper", move |_: &TaskInput| {
+            let counted = Counted(count.clone());
+            Ok(move |ctx: &mut TaskContext<'_>| {
+                let _ = &counted;
+                ctx.progress(10, "Asleep", "")?;
+                Ok(Outcome::Again(Duration::from_secs(3_600)))
+            })
+        });
+    });
+    let id = server.run("sleeper");
+    server.wait_step(&id, "Asleep");
+    server.act(&format!("/tasks/{id}/cancel")).expect(200);
+    wait_until(|| dropped.load(Ordering::SeqCst) == 1);
+    server.run("sleeper");
+    wait_until(|| server.get("/tasks/stats").json()["stats"]["running"] == 1);
+    server.stop();
+    assert_eq!(dropped.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn racing_starts_cancels_and_retries_leave_counters_that_add_up() {
+    let server = TestServer::start(&[("MAX_COMPLETED_TASKS", "1000")]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let body = json!({ "delayMs": 20, "speed": 10 });
+                    let id = id_of(&server.post("/demo/tasks/sample", body).expect(201));
+                    let cancel = server.act(&format!("/tasks/{id}/cancel"));
+                    assert!(matches!(cancel.status, 200 | 409), "{cancel}");
+                    let retry = server.act(&format!("/tasks/{id}/retry"));
+                    assert_eq!(retry.status, cancel.status, "{retry}");
+                }
+            });
+        }
+    });
+    let stats = || server.get("/tasks/stats").json()["stats"].clone();
+    wait_until(|| stats()["completed"] == 200);
+    let expected = json!({
+        "total": 200, "pending": 0, "running": 0, "completed": 200, "failed": 0, "cancelled": 0,
+    });
+    assert_eq!(stats(), expected);
+}

@@ -1,0 +1,465 @@
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, TempDir, id_of, json_lines, wait_until};
+
+fn binary(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_async-task-system"));
+    command.env_clear().current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary to its end.
+fn run(dir: &TempDir, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = binary(dir.path());
+    command.args(arguments).envs(variables.iter().copied());
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.expect("the binary starts");
+    let start = Instant::now();
+    while child.try_wait().expect("its state can be asked").is_none() {
+        if start.elapsed() > Duration::from_secs(10) {
+            let _ = child.kill();
+            panic!("{arguments:?} {variables:?} does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("its output")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A refused start: its one line.
+fn refused(dir: &TempDir, variables: &[(&str, &str)]) -> String {
+    let output = run(dir, &[], variables);
+    assert!(!output.status.success(), "{variables:?} starts");
+    let text = stderr(&output);
+    assert_eq!(text.trim_end().lines().count(), 1, "one line: {text}");
+    assert_eq!(stdout(&output), "");
+    text
+}
+
+/// The running binary; killed when dropped.
+struct Process {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
+    client: Client,
+}
+
+impl Process {
+    fn start(dir: &TempDir, variables: &[(&str, &str)]) -> Process {
+        let mut command = binary(dir.path());
+        command.envs(variables.iter().copied());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("the binary starts");
+        let mut stream = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let sink = lines.clone();
+        let reader = std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while stream.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+                let text = String::from_utf8_lossy(&line);
+                let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
+                sink.lock().expect("no poison").push(text);
+                line.clear();
+            }
+        });
+        let mut process = Process {
+            child,
+            lines,
+            reader: Some(reader),
+            client: Client::new(([127, 0, 0, 1], 0).into()),
+        };
+        let address = || {
+            let log = process.log();
+            let line = log
+                .iter()
+                .find_map(|l| l.split_once("Listening on http://"));
+            line.map(|(_, address)| address.trim().parse().expect("an address"))
+        };
+        wait_until(|| address().is_some());
+        process.client = Client::new(address().expect("it listens"));
+        wait_until(|| process.has("Task system initialized successfully"));
+        process
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.lines.lock().expect("no poison").clone()
+    }
+
+    fn has(&self, text: &str) -> bool {
+        self.log().iter().any(|line| line.contains(text))
+    }
+
+    /// The level of the line that ends with `text`.
+    #[track_caller]
+    fn level_of(&self, text: &str) -> String {
+        wait_until(|| self.log().iter().any(|line| line.ends_with(text)));
+        let log = self.log();
+        let line = log.iter().find(|line| line.ends_with(text));
+        let level = line.and_then(|line| line.split(['[', ']']).nth(1));
+        level.expect("a level").to_owned()
+    }
+
+    fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &command]).status();
+        assert!(status.expect("sh runs").success(), "{command}");
+    }
+
+    /// Waits for its end: the exit code and how long it took.
+    fn ended(&mut self) -> (Option<i32>, Duration) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("its state can be asked") {
+                break status;
+            }
+            assert!(
+                start.elapsed().as_secs() < 10,
+                "it does not end: {:?}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the log was read");
+        }
+        (status.code(), start.elapsed())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+const FREE_PORT: (&str, &str) = ("PORT", "0");
+
+/// `2025-08-12 05:56:10 [INFO] text`: the level, where the line has this form.
+fn level(line: &str) -> Option<&str> {
+    let (time, rest) = line.split_at_checked(19)?;
+    let shape: String = time
+        .chars()
+        .map(|c| if c.is_ascii_digit() { '0' } else { c })
+        .collect();
+    let (level, text) = rest.strip_prefix(" [")?.split_once("] ")?;
+    let known = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&level);
+    let is_plain = !text.is_empty() && !text.contains(char::is_control);
+    (shape == "0000-00-00 00:00:00" && known && is_plain).then_some(level)
+}
+
+#[test]
+fn help_names_every_variable_and_version_the_version() {
+    let dir = TempDir::new();
+    for flag in ["--help", "-h"] {
+        let output = run(&dir, &[flag], &[]);
+        assert!(output.status.success(), "{flag}");
+        let text = stdout(&output);
+        for name in [
+            "--check",
+            "--version",
+            "PORT",
+            "MAX_SESSIONS",
+            "AUDIT_LOG",
+            "TRUSTED_PROXIES",
+            "WORKER_THREADS",
+            "MAX_STORE_BYTES",
+            "ENABLE_SESSION_ISOLATION",
+            "STORAGE",
+        ] {
+            assert!(text.contains(name), "{name} is missing: {text}");
+        }
+    }
+    let output = run(&dir, &["--version"], &[]);
+    assert!(output.status.success());
+    assert!(stdout(&output).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn help_works_even_where_the_configuration_does_not() {
+    let dir = TempDir::new();
+    for flag in ["--help", "--version"] {
+        assert!(
+            run(&dir, &[flag], &[("PORT", "x")]).status.success(),
+            "{flag}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_argument_is_refused_by_name() {
+    let dir = TempDir::new();
+    let output = run(&dir, &["--chekc"], &[FREE_PORT]);
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("--chekc"), "{}", stderr(&output));
+}
+
+#[test]
+fn check_validates_the_configuration_and_exits() {
+    let dir = TempDir::new();
+    let good = run(&dir, &["--check"], &[("PORT", "8080")]);
+    assert!(good.status.success(), "{}", stderr(&good));
+    let bad = run(&dir, &["--check"], &[("MAX_SESSIONS", "none")]);
+    assert!(!bad.status.success());
+    assert!(stderr(&bad).contains("MAX_SESSIONS"), "{}", stderr(&bad));
+}
+
+#[test]
+fn a_bad_value_stops_the_start_with_one_line() {
+    let dir = TempDir::new();
+    for (name, value, allowed) in [
+        ("PORT", "65536", "65535"),
+        ("SESSION_TIMEOUT", "99", "100"),
+        ("METRICS", "maybe", "true"),
+        ("MAX_STORE_BYTES", "1000", "1048576"),
+    ] {
+        let text = refused(&dir, &[FREE_PORT, (name, value)]);
+        for part in [name, value, allowed] {
+            assert!(text.contains(part), "{part} is missing: {text}");
+        }
+    }
+    let forged = refused(
+        &dir,
+        &[("LOG_LEVEL", "x\n2025-08-12 05:56:10 [INFO] forged")],
+    );
+    assert!(forged.contains("LOG_LEVEL"), "{forged}");
+}
+
+#[test]
+fn a_misspelt_variable_stops_the_start_with_the_one_that_was_meant() {
+    let dir = TempDir::new();
+    let text = refused(&dir, &[FREE_PORT, ("MAX_COMPLETED_TASK", "5")]);
+    assert!(text.contains("MAX_COMPLETED_TASK ") || text.contains("MAX_COMPLETED_TASK\""));
+    assert!(text.contains("MAX_COMPLETED_TASKS"), "{text}");
+}
+
+#[test]
+fn a_port_in_use_stops_the_start() {
+    let dir = TempDir::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let output = run(&dir, &[], &[("PORT", &port)]);
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains(&port), "{}", stderr(&output));
+}
+
+#[test]
+fn the_env_file_is_read_and_the_environment_wins() {
+    let dir = TempDir::new();
+    let text = "PORT=0\n# comment\nMAX_COMPLETED_TASKS=7\nMAX_FAILED_TASKS=8\n";
+    std::fs::write(dir.file(".env"), text).expect("the file can be written");
+    let process = Process::start(&dir, &[("MAX_FAILED_TASKS", "9")]);
+    let reply = process
+        .client
+        .get("/tasks/cleanup/status")
+        .expect(200)
+        .json();
+    let options = &reply["status"]["options"];
+    assert_eq!(options["maxCompletedTasks"], 7);
+    assert_eq!(options["maxFailedTasks"], 9);
+}
+
+#[test]
+fn mistakes_in_the_env_file_stop_the_start_too() {
+    let dir = TempDir::new();
+    for (text, named) in [
+        ("MAX_SESSIONS=0\n", "MAX_SESSIONS"),
+        ("MAX_COMPLETED_TASK=5\n", "MAX_COMPLETED_TASKS"),
+        ("what is this\n", ".env"),
+    ] {
+        std::fs::write(dir.file(".env"), text).expect("the file can be written");
+        let line = refused(&dir, &[FREE_PORT]);
+        assert!(line.contains(named), "{line}");
+    }
+}
+
+#[test]
+fn the_example_file_starts_the_binary() {
+    let dir = TempDir::new();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example");
+    std::fs::copy(example, dir.file(".env")).expect("the file can be copied");
+    let process = Process::start(&dir, &[FREE_PORT]);
+    process.client.get("/health").expect(200);
+}
+
+#[test]
+fn a_signal_cancels_what_runs_and_ends_the_process_well() {
+    for signal in ["TERM", "INT"] {
+        let dir = TempDir::new();
+        let variables = [
+            FREE_PORT,
+            ("AUDIT_LOG", "audit.log"),
+            ("WORKER_THREADS", "2"),
+        ];
+        let mut process = Process::start(&dir, &variables);
+        let client = process.client.session("me");
+        let sample = || id_of(&client.post("/demo/tasks/sample", json!({})).expect(201));
+        let running: Vec<_> = (0..3).map(|_| sample()).collect();
+        for id in &running {
+            client.wait_status(id, "running");
+        }
+        let pending = client.create(json!({ "name": "n" }));
+        let done = json!({ "delayMs": 0 });
+        let done = id_of(&client.post("/demo/tasks/sample", done).expect(201));
+        client.wait_status(&done, "completed");
+        let idle = client.connect();
+        process.signal(signal);
+        let (code, took) = process.ended();
+        drop(idle);
+        assert_eq!(code, Some(0), "{signal}: {:?}", process.log());
+        assert!(took < Duration::from_secs(5), "{signal}: {took:?}");
+        let audit = json_lines(&dir.file("audit.log"));
+        let last = |id: &str| {
+            let mut lines = audit.iter().rev();
+            lines
+                .find(|line| line["taskId"] == id)
+                .expect("an entry")
+                .clone()
+        };
+        for id in &running {
+            let line = last(id);
+            assert_eq!(line["event"], "cancelled", "{line}");
+            assert_eq!(line["status"], "cancelled", "{line}");
+            assert_eq!(line["message"], "server stopped", "{line}");
+            assert_eq!(line["sessionKey"], "me", "{line}");
+        }
+        assert_eq!(last(&pending)["event"], "created");
+        assert_eq!(last(&done)["event"], "completed");
+        for id in running.iter().chain([&pending, &done]) {
+            let own = audit.iter().filter(|line| line["taskId"] == **id);
+            for (place, line) in own.enumerate() {
+                assert_eq!(line["seq"], place + 1, "no gap: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_log_tells_a_tasks_life_at_the_right_levels() {
+    let dir = TempDir::new();
+    let process = Process::start(&dir, &[FREE_PORT, ("LOG_LEVEL", "debug")]);
+    let client = process.client.session("me");
+    let good = json!({ "delayMs": 10 });
+    let good = id_of(&client.post("/demo/tasks/sample", good).expect(201));
+    client.wait_status(&good, "completed");
+    let bad = json!({ "delayMs": 10, "failAt": 50 });
+    let bad = id_of(&client.post("/demo/tasks/sample", bad).expect(201));
+    let reason = client.wait_status(&bad, "failed")["error"].clone();
+    let start = format!("Starting execution of task {good} for session me");
+    let end = format!("Completed execution of task {good} for session me");
+    assert_eq!(process.level_of(&start), "INFO");
+    assert_eq!(process.level_of(&end), "INFO");
+    assert_eq!(
+        process.level_of(&format!("Task {good} progress: 50%")),
+        "DEBUG"
+    );
+    assert_eq!(
+        process.level_of("Task system initialized successfully"),
+        "INFO"
+    );
+    assert_eq!(process.level_of(reason.as_str().expect("a reason")), "WARN");
+    let log = process.log();
+    let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("Task system initialized successfully"), 1);
+    assert_eq!((count(&start), count(&end)), (1, 1));
+    for line in &log {
+        assert!(level(line).is_some(), "not a log line: {line:?}");
+    }
+}
+
+#[test]
+fn progress_is_not_logged_where_debug_is_not_asked_for() {
+    let dir = TempDir::new();
+    let mut process = Process::start(&dir, &[FREE_PORT]);
+    let body = json!({ "delayMs": 10 });
+    let id = id_of(&process.client.post("/demo/tasks/sample", body).expect(201));
+    process.client.wait_status(&id, "completed");
+    process.signal("TERM");
+    process.ended();
+    assert!(process.has("Completed execution of task"));
+    assert!(!process.has("progress: "), "{:?}", process.log());
+}
+
+#[test]
+fn nothing_that_a_client_sends_can_forge_a_log_line() {
+    let dir = TempDir::new();
+    let mut process = Process::start(&dir, &[FREE_PORT, ("LOG_LEVEL", "trace")]);
+    let client = &process.client;
+    let forged = "2025-08-12 05:56:10 [INFO] forged";
+    let nasty = format!("x\n{forged}\r{forged}\u{1b}[2J\u{0}\u{7f}\u{85}\u{2028}{forged}");
+    let body = json!({
+        "name": nasty, "description": nasty, "type": nasty, "metadata": { "a": nasty },
+        "start": true,
+    });
+    client.post("/tasks", body);
+    let step = json!({ "name": nasty, "description": nasty, "durationMs": 1 });
+    let body = json!({ "name": nasty, "description": nasty, "steps": [step], "failAt": 0 });
+    client.post("/demo/tasks/workflow", body);
+    let body = json!({ "filePath": nasty, "processingType": nasty, "speed": 1000, "failAt": 50 });
+    client.post("/demo/tasks/file-processing", body);
+    let body = json!({ "endpoint": nasty, "method": "GET", "speed": 1000, "failAt": 50 });
+    client.post("/demo/tasks/api-call", body);
+    let field: Value =
+        serde_json::from_str(r#"{"\n2025-08-12 05:56:10 [INFO] forged":1}"#).expect("an object");
+    client.post("/tasks", field).expect(400);
+    let escaped = "%0A2025-08-12%2005:56:10%20%5BINFO%5D%20forged";
+    for target in [
+        format!("/{escaped}"),
+        format!("/api/v1/tasks/{escaped}"),
+        format!("/api/v1/tasks?session={escaped}"),
+        format!("/api/v1/tasks?status={escaped}&cursor={escaped}"),
+    ] {
+        client.call_exact("GET", &target).send();
+    }
+    let header = "x\t\u{1b}[31m2025-08-12 05:56:10 [INFO] forged";
+    for name in [
+        "X-Request-Id",
+        "X-App-Session",
+        "Idempotency-Key",
+        "X-Forwarded-For",
+        "Cookie",
+    ] {
+        let mut stream = client.connect();
+        let request = format!("GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\n{name}: {header}\r\n");
+        let request = format!("{request}Connection: close\r\n\r\n");
+        std::io::Write::write_all(&mut stream, request.as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            !answer.contains('\u{1b}'),
+            "{name} comes back raw: {answer}"
+        );
+    }
+    client.get("/health").expect(200);
+    wait_until(|| {
+        let stats = client.get("/tasks/stats").json()["stats"].clone();
+        stats["failed"].as_u64().unwrap_or_default() >= 2
+    });
+    process.signal("TERM");
+    process.ended();
+    for line in process.log() {
+        assert!(level(&line).is_some(), "not a log line: {line:?}");
+        assert!(!line.starts_with(forged), "forged: {line:?}");
+    }
+}

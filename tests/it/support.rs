@@ -1,0 +1,579 @@
+//! A server in this process, and a client that checks what every answer must have.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_task_system::{
+    Config, ExecutorRegistry, Outcome, Server, TaskContext, TaskError, TaskInput,
+};
+use serde_json::{Value, json};
+
+pub(crate) const API: &str = "/api/v1";
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Polls until `condition` holds; fails after ten seconds.
+#[track_caller]
+pub(crate) fn wait_until(condition: impl FnMut() -> bool) {
+    wait_until_every(Duration::from_millis(5), condition);
+}
+
+/// As [`wait_until`], with a longer pause between two looks.
+#[track_caller]
+pub(crate) fn wait_until_every(pause: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited 10 s in vain");
+        std::thread::sleep(pause);
+    }
+}
+
+/// Opens once, for executors and tests that wait for each other.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Blocks until the gate opens, or for so long that a test has failed by then.
+    pub(crate) fn block(&self) {
+        let start = Instant::now();
+        while !self.is_open() && start.elapsed() < 2 * PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Opens its gate when dropped, so that a failed test leaves no executor blocked.
+struct Opener(Gate);
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
+/// The executor types that every test server has besides the demos:
+///
+/// - `held` stays at 40 %, step `Holding`, until the server's gate opens;
+/// - `blocked` is the same, but holds its worker;
+/// - `quick` completes at once with `{"ok": true}`;
+/// - `fails` gives up at 30 %, step `Trying`, on every attempt.
+fn registry(gate: &Gate) -> ExecutorRegistry {
+    let mut registry = ExecutorRegistry::new();
+    let held = gate.clone();
+    registry.register("held", move |_: &TaskInput| {
+        let gate = held.clone();
+        Ok(move |ctx: &mut TaskContext<'_>| {
+            ctx.progress(40, "Holding", "until the gate opens")?;
+            Ok(match gate.is_open() {
+                true => Outcome::done(json!({ "held": true })),
+                false => Outcome::Again(Duration::from_millis(5)),
+            })
+        })
+    });
+    let blocked = gate.clone();
+    registry.register_blocking("blocked", move |_: &TaskInput| {
+        let gate = blocked.clone();
+        Ok(move |ctx: &mut TaskContext<'_>| {
+            ctx.progress(40, "Blocking", "")?;
+            gate.block();
+            Ok(Outcome::Done(None))
+        })
+    });
+    registry.register("quick", |_: &TaskInput| {
+        Ok(|_: &mut TaskContext<'_>| Ok(Outcome::done(json!({ "ok": true }))))
+    });
+    registry.register("fails", |_: &TaskInput| {
+        Ok(|ctx: &mut TaskContext<'_>| -> Result<Outcome, TaskError> {
+            ctx.progress(30, "Trying", "in vain")?;
+            Err(TaskError::new("the disk is full"))
+        })
+    });
+    registry
+}
+
+/// A server on a free port; a [`Client`] that names no session.
+pub(crate) struct TestServer {
+    client: Client,
+    pub(crate) gate: Gate,
+    // Before the server, so that blocked executors are free when it stops.
+    _opener: Opener,
+    server: Server,
+}
+
+impl TestServer {
+    pub(crate) fn start(variables: &[(&str, &str)]) -> TestServer {
+        TestServer::start_with(variables, |_| {})
+    }
+
+    /// Starts with further executors.
+    pub(crate) fn start_with(
+        variables: &[(&str, &str)],
+        register: impl FnOnce(&mut ExecutorRegistry),
+    ) -> TestServer {
+        let pairs = [("PORT", "0")].iter().chain(variables).copied();
+        let config = Config::from_pairs(pairs).expect("the test's configuration is valid");
+        let gate = Gate::default();
+        let mut registry = registry(&gate);
+        register(&mut registry);
+        let server = Server::start(config, registry).expect("the server starts");
+        TestServer {
+            client: Client::new(server.local_addr()),
+            _opener: Opener(gate.clone()),
+            gate,
+            server,
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.server.stop();
+    }
+}
+
+impl Deref for TestServer {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// Speaks to a server, as one session or as nobody in particular.
+#[derive(Clone)]
+pub(crate) struct Client {
+    addr: SocketAddr,
+    session: Option<String>,
+}
+
+impl Client {
+    pub(crate) fn new(addr: SocketAddr) -> Client {
+        Client {
+            addr,
+            session: None,
+        }
+    }
+
+    /// The same server, with `X-App-Session`.
+    pub(crate) fn session(&self, key: &str) -> Client {
+        Client {
+            addr: self.addr,
+            session: Some(key.to_owned()),
+        }
+    }
+
+    /// A request below `/api/v1`.
+    pub(crate) fn call(&self, method: &str, path: &str) -> Call {
+        self.call_exact(method, &format!("{API}{path}"))
+    }
+
+    /// A request to exactly this target.
+    pub(crate) fn call_exact(&self, method: &str, target: &str) -> Call {
+        let call = Call {
+            addr: self.addr,
+            method: method.to_owned(),
+            target: target.to_owned(),
+            headers: Vec::new(),
+            body: Vec::new(),
+            content_length: None,
+        };
+        match &self.session {
+            Some(key) => call.header("X-App-Session", key),
+            None => call,
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.call("GET", path).send()
+    }
+
+    pub(crate) fn post(&self, path: &str, body: Value) -> Reply {
+        self.call("POST", path).json(&body).send()
+    }
+
+    /// A `POST` without a body.
+    pub(crate) fn act(&self, path: &str) -> Reply {
+        self.call("POST", path).send()
+    }
+
+    /// The key that the server gives this client.
+    pub(crate) fn key(&self) -> String {
+        let reply = self.get("/health").expect(200);
+        reply.header("X-App-Session").expect("a session").to_owned()
+    }
+
+    /// Creates a task; its id.
+    #[track_caller]
+    pub(crate) fn create(&self, body: Value) -> String {
+        id_of(&self.post("/tasks", body).expect(201))
+    }
+
+    /// Creates and starts a task of a type; its id.
+    #[track_caller]
+    pub(crate) fn run(&self, kind: &str) -> String {
+        self.create(json!({ "name": kind, "type": kind, "start": true }))
+    }
+
+    /// Runs a task to its end; its id.
+    #[track_caller]
+    pub(crate) fn run_to(&self, kind: &str, status: &str) -> String {
+        let id = self.run(kind);
+        self.wait_status(&id, status);
+        id
+    }
+
+    pub(crate) fn task(&self, id: &str) -> Value {
+        self.get(&format!("/tasks/{id}")).expect(200).json()["task"].clone()
+    }
+
+    pub(crate) fn history(&self, id: &str) -> Vec<Value> {
+        let reply = self.get(&format!("/tasks/{id}/history")).expect(200).json();
+        reply["history"]
+            .as_array()
+            .expect("history is a list")
+            .clone()
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        let reply = self.get("/tasks").expect(200).json();
+        reply["total"].as_u64().expect("total is a number")
+    }
+
+    /// Waits until the task has that status; the task.
+    #[track_caller]
+    pub(crate) fn wait_status(&self, id: &str, status: &str) -> Value {
+        let start = Instant::now();
+        loop {
+            let task = self.task(id);
+            if task["status"] == status {
+                return task;
+            }
+            assert!(start.elapsed() < PATIENCE, "never {status}: {task}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until the task is at that step; the task.
+    #[track_caller]
+    pub(crate) fn wait_step(&self, id: &str, step: &str) -> Value {
+        wait_until(|| self.task(id)["currentStep"] == step);
+        self.task(id)
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addr).expect("the server accepts");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a timeout can be set");
+        stream
+    }
+}
+
+/// The id in an answer that carries a task.
+#[track_caller]
+pub(crate) fn id_of(reply: &Reply) -> String {
+    let body = reply.json();
+    let id = body["task"]["id"].as_str().expect("the task has an id");
+    id.to_owned()
+}
+
+/// A request being put together.
+pub(crate) struct Call {
+    addr: SocketAddr,
+    method: String,
+    target: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    content_length: Option<u64>,
+}
+
+impl Call {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Call {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn json(self, body: &Value) -> Call {
+        self.header("Content-Type", "application/json")
+            .body(body.to_string())
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Call {
+        self.body = body.into();
+        self
+    }
+
+    /// Announces a length other than the body's.
+    pub(crate) fn announce(mut self, length: u64) -> Call {
+        self.content_length = Some(length);
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn send(self) -> Reply {
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        head += &format!("Host: {}\r\nConnection: close\r\n", self.addr);
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        let is_chunked = self.headers.iter().any(|(n, _)| n == "Transfer-Encoding");
+        let length = self.content_length.unwrap_or(self.body.len() as u64);
+        if !is_chunked && (length > 0 || self.method == "POST") {
+            head += &format!("Content-Length: {length}\r\n");
+        }
+        head += "\r\n";
+        let mut stream = Client::new(self.addr).connect();
+        stream.write_all(head.as_bytes()).expect("the head is sent");
+        // The server may answer and close before it has read a body that it refuses.
+        let _ = stream.write_all(&self.body);
+        let reply = Reply::read(&mut BufReader::new(stream), &self.method);
+        reply.check(&self.method, &self.target);
+        reply
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    #[track_caller]
+    pub(crate) fn read(stream: &mut impl BufRead, method: &str) -> Reply {
+        let mut line = || {
+            let mut line = String::new();
+            stream.read_line(&mut line).expect("a line of the head");
+            line.trim_end().to_owned()
+        };
+        let first = line();
+        let status = first
+            .strip_prefix("HTTP/1.1 ")
+            .and_then(|rest| rest.get(..3))
+            .and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("not a status line: {first:?}"));
+        let mut headers = Vec::new();
+        loop {
+            let text = line();
+            let Some((name, value)) = text.split_once(':') else {
+                assert!(text.is_empty(), "not a header: {text:?}");
+                break;
+            };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let mut reply = Reply {
+            status,
+            headers,
+            body: Vec::new(),
+        };
+        if status == 100 {
+            return Reply::read(stream, method);
+        }
+        if method == "HEAD" || status == 204 || status == 304 {
+            return reply;
+        }
+        if reply.header("Transfer-Encoding") == Some("chunked") {
+            reply.body = read_chunks(stream);
+        } else {
+            let length = reply.header("Content-Length").expect("a Content-Length");
+            let length = length.parse().expect("Content-Length is a number");
+            reply.body = vec![0; length];
+            stream.read_exact(&mut reply.body).expect("the whole body");
+        }
+        reply
+    }
+
+    /// What every answer of this server must have.
+    #[track_caller]
+    fn check(&self, method: &str, target: &str) {
+        let context = format!("{method} {target} → {self}");
+        let request_id = self.header("X-Request-Id");
+        assert!(request_id.is_some_and(|id| !id.is_empty()), "{context}");
+        assert_eq!(self.header("Cache-Control"), Some("no-store"), "{context}");
+        let is_session_scoped = ["/tasks", "/demo", "/health"]
+            .iter()
+            .any(|route| target.starts_with(&format!("{API}{route}")));
+        if self.status < 400 && is_session_scoped && method != "OPTIONS" {
+            assert!(self.header("X-App-Session").is_some(), "{context}");
+        }
+        let kind = self.header("Content-Type").unwrap_or_default();
+        if self.status >= 400 {
+            assert_eq!(kind, "application/problem+json", "{context}");
+        } else if !self.body.is_empty() {
+            assert!(kind.starts_with("application/json"), "{context}");
+        }
+        if self.status < 400 || method == "HEAD" {
+            return;
+        }
+        let body = self.json();
+        assert_eq!(body["status"], self.status, "{context}");
+        assert_eq!(body["success"], false, "{context}");
+        assert_eq!(body["requestId"].as_str(), request_id, "{context}");
+        for member in ["title", "message", "code"] {
+            let text = body[member].as_str().unwrap_or_default();
+            assert!(!text.is_empty(), "{member} is missing: {context}");
+        }
+        let is_snake = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        assert!(self.code().bytes().all(is_snake), "{context}");
+        for secret in ["/src/", ".rs:", "panicked", "::", "serde"] {
+            assert!(!self.text().contains(secret), "shows {secret}: {context}");
+        }
+        if let Some(errors) = body.get("errors") {
+            let errors = errors.as_array().expect("errors is a list");
+            assert!(!errors.is_empty(), "{context}");
+            for error in errors {
+                assert!(error["field"].is_string(), "{context}");
+                assert!(error["message"].is_string(), "{context}");
+            }
+        }
+    }
+
+    /// This reply, where it has that status.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Reply {
+        assert_eq!(self.status, status, "{self}");
+        self
+    }
+
+    /// This reply, where it is a problem of that status and code.
+    #[track_caller]
+    pub(crate) fn expect_problem(self, status: u16, code: &str) -> Reply {
+        assert_eq!((self.status, &*self.code()), (status, code), "{self}");
+        self
+    }
+
+    /// The first header of that name, in any case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn message(&self) -> String {
+        let body = self.json();
+        body["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The fields that a validation names, sorted.
+    #[track_caller]
+    pub(crate) fn bad_fields(&self) -> Vec<String> {
+        let body = self.json();
+        let errors = body["errors"].as_array().cloned().unwrap_or_default();
+        let mut fields: Vec<String> = errors
+            .iter()
+            .filter_map(|error| error["field"].as_str().map(str::to_owned))
+            .collect();
+        fields.sort();
+        fields
+    }
+
+    /// The seconds of `Retry-After`.
+    #[track_caller]
+    pub(crate) fn retry_after(&self) -> u64 {
+        let value = self.header("Retry-After");
+        value
+            .and_then(|seconds| seconds.parse().ok())
+            .unwrap_or_else(|| panic!("no Retry-After in seconds: {self}"))
+    }
+}
+
+impl std::fmt::Display for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?} {}", self.status, self.headers, self.text())
+    }
+}
+
+fn read_chunks(stream: &mut impl BufRead) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).expect("a chunk's size");
+        let size = usize::from_str_radix(line.trim_end(), 16).expect("a size in hex");
+        let mut chunk = vec![0; size + 2];
+        stream.read_exact(&mut chunk).expect("a whole chunk");
+        if size == 0 {
+            return body;
+        }
+        body.extend_from_slice(&chunk[..size]);
+    }
+}
+
+/// A directory of one test's own, removed at its end.
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> TempDir {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("async-task-system-it-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).expect("a temporary directory");
+        TempDir(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The lines of a file of JSON lines; none where it is not there yet.
+pub(crate) fn json_lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}")))
+        .collect()
+}
+
+/// One member of each value, as text.
+pub(crate) fn pluck(values: &[Value], member: &str) -> Vec<String> {
+    values
+        .iter()
+        .map(|value| match &value[member] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        })
+        .collect()
+}
