@@ -37,7 +37,10 @@ fn main() -> ExitCode {
             println!("async-task-system {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        _ => fail("unknown arguments; --help lists what there is", MISUSE),
+        _ => {
+            let given = words.join(" ").escape_debug().to_string();
+            fail(&format!("{given} is not understood; see --help"), MISUSE)
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod session;
 mod tasks;
 mod view;
 
+use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ struct Call<'a> {
     api: &'a Api,
     request: &'a Request<'a>,
     session: SessionKey,
-    parameters: &'a [String],
+    parameters: &'a [Cow<'a, str>],
 }
 
 type Scoped = fn(&Call<'_>) -> Answer;
@@ -69,6 +70,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
 }
 
 const TASK_ROUTES: [&str; 2] = ["/api/v1/tasks", "/api/v1/demo"];
+const SESSION_HEADER: &str = "X-App-Session";
 const HEALTH: &str = "/api/v1/health";
 
 impl Api {
@@ -91,26 +93,35 @@ impl Api {
         };
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(request.id));
         let path = request.path();
-        if is_under(path, &TASK_ROUTES) || path == HEALTH {
-            if let Ok(session) = self.session_of(request) {
-                response = response.with("X-App-Session", session.as_str());
-            }
+        let scoped = is_under(path, &TASK_ROUTES) || path == HEALTH;
+        // What no handler answered (405, OPTIONS, off) tells the session too.
+        if scoped
+            && response.header(SESSION_HEADER).is_none()
+            && let Ok(session) = self.session_of(request)
+        {
+            response = response.with(SESSION_HEADER, session.as_str().to_owned());
         }
         origin::allow(&self.config, request, response)
     }
 
-    fn call(&self, handler: Scoped, request: &Request<'_>, parameters: &[String]) -> Answer {
+    fn call(&self, handler: Scoped, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
         if !self.config.enable_session_isolation && request.path() != HEALTH {
             let message = "The Task System is off: start the server with \
                            ENABLE_SESSION_ISOLATION=true";
             return Err(Problem::new(503, "task_system_disabled", message));
         }
-        handler(&Call {
+        let call = Call {
             api: self,
             request,
             session: self.session_of(request)?,
             parameters,
-        })
+        };
+        let answer = handler(&call);
+        let key = call.session.as_str().to_owned();
+        match answer {
+            Ok(response) => Ok(response.with(SESSION_HEADER, key)),
+            Err(problem) => Err(problem.with(SESSION_HEADER, key)),
+        }
     }
 }
 
@@ -150,7 +161,7 @@ impl Call<'_> {
             Once::Repeat(answer) => {
                 let mut response = Response::json_bytes(201, answer.body.clone());
                 if let Some(location) = &answer.location {
-                    response = response.with("Location", location);
+                    response = response.with("Location", location.clone());
                 }
                 Ok(response.with("Idempotency-Replayed", "true"))
             }
@@ -170,7 +181,8 @@ impl From<Refused> for Problem {
     fn from(refused: Refused) -> Problem {
         let message = refused.to_string();
         let plain = |status, code| Problem::new(status, code, message.clone());
-        let later = |status, code, seconds: &str| plain(status, code).with("Retry-After", seconds);
+        let later =
+            |status, code, seconds: &'static str| plain(status, code).with("Retry-After", seconds);
         match refused {
             Refused::TaskNotFound => plain(404, "task_not_found"),
             Refused::Forbidden(Forbidden::NotStartable(_)) => plain(409, "task_not_startable"),

@@ -38,10 +38,12 @@ pub(super) fn allow(config: &Config, request: &Request<'_>, response: Response) 
     let Some(origin) = request.header("Origin").filter(|o| is_listed(config, o)) else {
         return response;
     };
-    let response = response.with("Access-Control-Allow-Origin", origin).with(
-        "Access-Control-Expose-Headers",
-        "Location, Retry-After, ETag, X-App-Session, X-Request-Id, Idempotency-Replayed",
-    );
+    let response = response
+        .with("Access-Control-Allow-Origin", origin.to_owned())
+        .with(
+            "Access-Control-Expose-Headers",
+            "Location, Retry-After, ETag, X-App-Session, X-Request-Id, Idempotency-Replayed",
+        );
     if request.method != Method::Options {
         return response;
     }

@@ -215,7 +215,7 @@ pub(super) fn retry(call: &Call<'_>) -> Answer {
 
 /// The id in the path; one that is no UUID is nobody's.
 fn id(call: &Call<'_>) -> Result<TaskId, Refused> {
-    let text = call.parameters.first().map_or("", String::as_str);
+    let text = call.parameters.first().map_or("", |text| text);
     text.parse().map_err(|_| Refused::TaskNotFound)
 }
 

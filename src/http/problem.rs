@@ -1,5 +1,7 @@
 //! A refusal: RFC 9457 problem details, with a sentence for a person and a code for a program.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::http::response::{Response, reason_phrase};
@@ -18,7 +20,7 @@ pub(crate) struct Problem {
     code: &'static str,
     message: String,
     errors: Vec<FieldError>,
-    headers: Vec<(&'static str, String)>,
+    headers: Vec<(&'static str, Cow<'static, str>)>,
 }
 
 #[derive(Serialize)]
@@ -54,7 +56,11 @@ impl Problem {
         problem
     }
 
-    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Problem {
+    pub(crate) fn with(
+        mut self,
+        name: &'static str,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Problem {
         self.headers.push((name, value.into()));
         self
     }
@@ -70,7 +76,7 @@ impl Problem {
             errors: &self.errors,
         };
         let mut response = Response::json(self.status, &body);
-        response.headers = vec![("Content-Type", "application/problem+json".to_owned())];
+        response.headers = vec![("Content-Type", "application/problem+json".into())];
         response.headers.extend(self.headers);
         response
     }

@@ -1,12 +1,14 @@
 //! An answer, before it becomes bytes.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 /// Status, headers and body. The transport adds what every answer carries.
 #[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) headers: Vec<(&'static str, Cow<'static, str>)>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -30,19 +32,23 @@ impl Response {
     pub(crate) fn json_bytes(status: u16, body: Vec<u8>) -> Response {
         Response {
             status,
-            headers: vec![("Content-Type", "application/json".to_owned())],
+            headers: vec![("Content-Type", "application/json".into())],
             body,
         }
     }
 
-    pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Response {
+    pub(crate) fn with(
+        mut self,
+        name: &'static str,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Response {
         self.headers.push((name, value.into()));
         self
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
-        headers.find(|(n, _)| *n == name).map(|(_, v)| v.as_str())
+        headers.find(|(n, _)| *n == name).map(|(_, v)| &**v)
     }
 }
 

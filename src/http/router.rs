@@ -1,10 +1,12 @@
 //! The route table: patterns, and what answers them.
 
+use std::borrow::Cow;
+
 use crate::http::request::{Method, Request, percent_decode};
 use crate::http::{Problem, Response};
 
 /// Answers one route. The strings are the path's parameters, in order.
-pub(crate) type Handler = Box<dyn Fn(&Request<'_>, &[String]) -> Answer + Send + Sync>;
+pub(crate) type Handler = Box<dyn Fn(&Request<'_>, &[Cow<'_, str>]) -> Answer + Send + Sync>;
 
 pub(crate) type Answer = Result<Response, Problem>;
 
@@ -47,11 +49,11 @@ impl Route {
                 .all(|(want, have)| want.starts_with(':') || want == have)
     }
 
-    fn parameters(&self, path: &[&str]) -> Vec<String> {
+    fn parameters<'p>(&self, path: &[&'p str]) -> Vec<Cow<'p, str>> {
         let pairs = self.segments.iter().zip(path);
         pairs
             .filter(|(want, _)| want.starts_with(':'))
-            .map(|(_, have)| percent_decode(have).into_owned())
+            .map(|(_, have)| percent_decode(have))
             .collect()
     }
 

@@ -313,7 +313,7 @@ fn admit(
 
 /// Serves one connection to its end.
 fn serve(shared: &Shared, mut requests: Requests, connection: &Connection) {
-    while let Some(next) = requests.next() {
+    for next in requests.by_ref() {
         connection.deadline.store(NEVER, Ordering::SeqCst);
         let keep = match next {
             Ok(request) => exchange(shared, request, connection),
@@ -392,15 +392,22 @@ impl Framing {
 
 /// Answers one request; false where the connection ends with it.
 fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connection) -> bool {
-    let headers = TinyHeaders(raw.headers().clone());
+    let headers = TinyHeaders(raw.headers());
     let id = match headers.get("X-Request-Id").filter(|id| is_sane_id(id)) {
         Some(id) => id.to_owned(),
         None => shared.new_id(),
     };
-    let deadline = shared.in_time(shared.options.request_timeout);
-    connection.deadline.store(deadline, Ordering::SeqCst);
-    let body = read_body(&mut raw, &headers, shared.options.max_body_bytes);
-    connection.deadline.store(NEVER, Ordering::SeqCst);
+    let body = match body_length(&raw, &headers, shared.options.max_body_bytes) {
+        Ok(BodyLength::None) => Ok(Vec::new()),
+        Ok(length) => {
+            let deadline = shared.in_time(shared.options.request_timeout);
+            connection.deadline.store(deadline, Ordering::SeqCst);
+            let body = read_body(&mut raw, length, shared.options.max_body_bytes);
+            connection.deadline.store(NEVER, Ordering::SeqCst);
+            body
+        }
+        Err(problem) => Err(problem),
+    };
     let body = match body {
         Ok(body) => body,
         Err(problem) => {
@@ -413,6 +420,7 @@ fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connectio
             return false;
         }
     };
+    let headers = TinyHeaders(raw.headers());
     let method = Method::parse(raw.method().as_str());
     let (keep, word) = persistence(&raw, &headers);
     let stopping = shared.is_stopping();
@@ -441,7 +449,10 @@ fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connectio
 }
 
 /// Whether the connection stays open (as the crate sees it), and the word to say about it.
-fn persistence(raw: &tiny_http::Request, headers: &TinyHeaders) -> (bool, Option<&'static str>) {
+fn persistence(
+    raw: &tiny_http::Request,
+    headers: &TinyHeaders<'_>,
+) -> (bool, Option<&'static str>) {
     let asked = headers.get("Connection").map(str::to_ascii_lowercase);
     let has = |word| asked.as_deref().is_some_and(|asked| asked.contains(word));
     let old = *raw.http_version() <= (1, 0);
@@ -458,39 +469,63 @@ fn is_sane_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(allowed)
 }
 
+/// How a request's body is delimited.
+#[derive(Clone, Copy)]
+enum BodyLength {
+    None,
+    Bytes(usize),
+    Chunked,
+}
+
+fn malformed(message: &str) -> Problem {
+    Problem::new(400, "malformed_request", message)
+}
+
+fn too_large(max: usize) -> Problem {
+    let message = format!("The body is larger than {max} bytes (MAX_BODY_BYTES)");
+    Problem::new(413, "body_too_large", message)
+}
+
+/// What the head says of the body; the crate takes a length that it cannot read for none.
+fn body_length(
+    raw: &tiny_http::Request,
+    headers: &TinyHeaders<'_>,
+    max: usize,
+) -> Result<BodyLength, Problem> {
+    let Some(text) = headers.get("Content-Length") else {
+        return Ok(match headers.get("Transfer-Encoding") {
+            Some(_) => BodyLength::Chunked,
+            None => BodyLength::None,
+        });
+    };
+    if headers.all("Content-Length").len() > 1 {
+        return Err(malformed("Content-Length is given twice"));
+    }
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(malformed("Content-Length is not a number"));
+    }
+    // More digits than fit into a number are too large as well.
+    let length = raw.body_length().filter(|&length| length <= max);
+    length.map(BodyLength::Bytes).ok_or_else(|| too_large(max))
+}
+
 fn read_body(
     raw: &mut tiny_http::Request,
-    headers: &TinyHeaders,
+    length: BodyLength,
     max: usize,
 ) -> Result<Vec<u8>, Problem> {
-    let bad = |message| Problem::new(400, "malformed_request", message);
-    let too_large = || {
-        let message = format!("The body is larger than {max} bytes (MAX_BODY_BYTES)");
-        Problem::new(413, "body_too_large", message)
+    let (least, most) = match length {
+        BodyLength::None => (0, 0),
+        BodyLength::Bytes(length) => (length, length),
+        BodyLength::Chunked => (0, max + 1),
     };
-    let chunked = headers.get("Transfer-Encoding").is_some();
-    let length = match headers.get("Content-Length") {
-        None if !chunked => return Ok(Vec::new()),
-        None => None,
-        Some(text) if headers.is_single("Content-Length") => {
-            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            if !digits {
-                return Err(bad("Content-Length is not a number"));
-            }
-            // More digits than fit into a number are too large as well.
-            let length = raw.body_length().filter(|&length| length <= max);
-            Some(length.ok_or_else(too_large)?)
-        }
-        Some(_) => return Err(bad("Content-Length is given twice")),
-    };
-    let most = length.unwrap_or(max + 1);
-    let mut body = Vec::new();
+    let mut body = Vec::with_capacity(least);
     let read = raw.as_reader().take(most as u64).read_to_end(&mut body);
-    if read.is_err() || length.is_some_and(|length| body.len() < length) {
-        return Err(bad("The body did not arrive whole"));
+    if read.is_err() || body.len() < least {
+        return Err(malformed("The body did not arrive whole"));
     }
     if body.len() > max {
-        return Err(too_large());
+        return Err(too_large(max));
     }
     Ok(body)
 }
@@ -531,9 +566,9 @@ fn render(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framing) {
     }
 }
 
-struct TinyHeaders(tiny_http::Headers);
+struct TinyHeaders<'a>(&'a tiny_http::Headers);
 
-impl Headers for TinyHeaders {
+impl Headers for TinyHeaders<'_> {
     fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.as_str())
     }
@@ -550,11 +585,5 @@ impl Headers for TinyHeaders {
             }
         }
         values
-    }
-}
-
-impl TinyHeaders {
-    fn is_single(&self, name: &str) -> bool {
-        self.all(name).len() == 1
     }
 }
