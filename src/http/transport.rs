@@ -9,10 +9,12 @@
 //! idle connection ends, and reads a refused body to its end before the refusal goes out. What
 //! it has buffered to write meanwhile is discarded by shutting the socket down first.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -311,8 +313,40 @@ fn admit(
     }
 }
 
+/// Whether a new connection opens with a version that the crate cannot take: it would wait for
+/// ever for its own answer to one beyond HTTP/1.1. Returns once the first line is there.
+fn opens_beyond_http_1(shared: &Shared, connection: &Connection) -> bool {
+    let mut start = [0; 2048];
+    while let Ok(length @ 1..) = connection.socket.peek(&mut start) {
+        let line = start[..length].split(|&b| b == b'\r' || b == b'\n').next();
+        let line = line.unwrap_or_default();
+        let whole = line.len() < length || length == start.len();
+        let late = shared.clock() > connection.deadline.load(Ordering::Relaxed);
+        if whole || late || shared.is_stopping() {
+            return [&b"HTTP/2.0"[..], b"HTTP/3.0"]
+                .iter()
+                .any(|v| line.trim_ascii_end().ends_with(v));
+        }
+        // Part of a line: peeking again does not wait for the rest of it.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
+}
+
 /// Serves one connection to its end.
 fn serve(shared: &Shared, mut requests: Requests, connection: &Connection) {
+    if opens_beyond_http_1(shared, connection) {
+        connection.deadline.store(NEVER, Ordering::SeqCst);
+        let message = "Only HTTP/1.0 and HTTP/1.1 are understood";
+        let problem = Problem::new(505, "http_version_not_supported", message);
+        let id = shared.new_id();
+        let response = problem.into_response(&id);
+        write(&connection.socket, response, &id, Framing::CLOSE);
+        let _ = connection.socket.shutdown(Shutdown::Write);
+        linger(&connection.socket);
+        let _ = connection.socket.shutdown(Shutdown::Both);
+        return;
+    }
     for next in requests.by_ref() {
         connection.deadline.store(NEVER, Ordering::SeqCst);
         let keep = match next {
@@ -532,36 +566,66 @@ fn read_body(
 
 /// Writes an answer in one go; false where the client is gone.
 fn write(mut socket: &TcpStream, response: Response, id: &str, framing: Framing) -> bool {
-    let mut out = Vec::with_capacity(response.body.len() + 512);
-    render(&mut out, &response, id, framing);
-    socket.write_all(&out).is_ok()
+    thread_local! {
+        /// Each connection thread renders into one buffer, again and again.
+        static OUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    OUT.with_borrow_mut(|out| {
+        out.clear();
+        render(out, &response, id, framing);
+        let written = socket.write_all(out).is_ok();
+        out.shrink_to(KEPT_BUFFER);
+        written
+    })
+}
+
+/// The most that a connection thread keeps of its buffer after a large answer.
+const KEPT_BUFFER: usize = 16 * 1024;
+
+/// The time for the `Date` header, written anew once a second.
+fn http_date() -> Rc<str> {
+    thread_local! {
+        static LAST: RefCell<(u64, Rc<str>)> = RefCell::new((0, "".into()));
+    }
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != second {
+            *text = httpdate::fmt_http_date(now).into();
+            *last = second;
+        }
+        text.clone()
+    })
 }
 
 fn render(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framing) {
     let status = response.status;
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    let mut head = format!(
-        "HTTP/1.1 {status} {}\r\nDate: {date}\r\nX-Request-Id: {id}\r\n\
-         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n",
-        reason_phrase(status)
-    );
-    let mut line = |name: &str, value: &str| {
+    let bodiless = matches!(status, 204 | 304);
+    let mut put = |parts: &[&str]| {
+        for part in parts {
+            out.extend_from_slice(part.as_bytes());
+        }
+    };
+    let date = http_date();
+    let code = status.to_string();
+    put(&["HTTP/1.1 ", &code, " ", reason_phrase(status)]);
+    put(&["\r\nDate: ", &date, "\r\nX-Request-Id: ", id]);
+    put(&["\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff"]);
+    for (name, value) in &response.headers {
         // Nothing a handler hands on can end the line early.
         debug_assert!(!value.contains(['\r', '\n']));
-        head.extend([name, ": ", value, "\r\n"]);
-    };
-    for (name, value) in &response.headers {
-        line(name, value);
+        put(&["\r\n", name, ": ", value]);
     }
-    if !matches!(status, 204 | 304) {
-        line("Content-Length", &response.body.len().to_string());
+    if !bodiless {
+        put(&["\r\nContent-Length: ", &response.body.len().to_string()]);
     }
     if let Some(word) = framing.connection {
-        line("Connection", word);
+        put(&["\r\nConnection: ", word]);
     }
-    head.push_str("\r\n");
-    out.extend_from_slice(head.as_bytes());
-    if !framing.head_only && !matches!(status, 204 | 304) {
+    put(&["\r\n\r\n"]);
+    if !framing.head_only && !bodiless {
         out.extend_from_slice(&response.body);
     }
 }
