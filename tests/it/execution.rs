@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::support::{Gate, TestServer, id_of, pluck, wait_until};
 
+/// An executor that is a plain function.
+type Body = fn(&mut TaskContext<'_>) -> Result<Outcome, TaskError>;
+
 fn panicking(registry: &mut ExecutorRegistry) {
     registry.register("panics", |_: &TaskInput| {
         Ok(|ctx: &mut TaskContext<'_>| -> Result<Outcome, TaskError> {
@@ -15,8 +18,8 @@ fn panicking(registry: &mut ExecutorRegistry) {
         })
     });
     registry.register("panics-at-birth", |_: &TaskInput| {
-        let born: Option<fn(&mut TaskContext<'_>) -> Result<Outcome, TaskError>> = None;
-        Ok(born.expect("secret boom"))
+        let stillborn = || -> Result<Body, TaskError> { panic!("secret boom") };
+        stillborn()
     });
     registry.register("panics-in-drop", |_: &TaskInput| {
         struct Bomb;
@@ -32,9 +35,7 @@ fn panicking(registry: &mut ExecutorRegistry) {
         })
     });
     registry.register("refuses", |_: &TaskInput| {
-        let refusal: Result<fn(&mut TaskContext<'_>) -> Result<Outcome, TaskError>, TaskError> =
-            Err(TaskError::new("no such month"));
-        refusal
+        Err::<Body, _>(TaskError::new("no such month"))
     });
 }
 

@@ -131,7 +131,7 @@ fn the_type_is_the_field_then_the_metadatas_then_the_sample() {
         "metadata": { "delayMs": 0, "speed": 1000 },
     });
     let id = server.create(unknown);
-    let task = server.wait_step(&id, "Step 1");
+    let task = server.wait_step(&id, "Step 10");
     assert_eq!(task["type"], "nobody-knows");
     let none = server.create(json!({ "name": "n", "start": true }));
     server.wait_step(&none, "Step 1");
