@@ -15,6 +15,8 @@
 mod budget;
 mod history;
 mod list;
+#[cfg(test)]
+mod races;
 mod receipts;
 mod record;
 mod session;
