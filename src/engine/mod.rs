@@ -6,7 +6,7 @@
 //! that does not is simply dropped. So a cancel changes the store and needs no worker.
 //!
 //! The job channel has no bound of its own, because its length has one: every run holds a
-//! [`Permit`], of which there are `max_active_tasks`.
+//! `Permit`, of which there are `max_active_tasks`.
 
 pub(crate) mod audit;
 mod cleanup;
