@@ -228,17 +228,23 @@ fn an_idle_session_is_dropped_with_its_tasks() {
 
 #[test]
 fn a_session_in_use_or_with_work_in_flight_is_not_dropped() {
-    let server = TestServer::start(&[("SESSION_TIMEOUT", "500")]);
-    let (used, working) = (server.session("used"), server.session("working"));
+    let server = TestServer::start(&[("SESSION_TIMEOUT", "500"), ("WORKER_THREADS", "1")]);
+    let used = server.session("used");
+    let (working, queueing) = (server.session("working"), server.session("queueing"));
     let kept = used.create(json!({ "name": "n" }));
-    let held = working.run("held");
+    // Blocked, it reports nothing that would count as a use.
+    let running = working.run("blocked");
+    working.wait_step(&running, "Blocking");
+    let queued = queueing.run("blocked");
     for _ in 0..15 {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(used.task(&kept)["status"], "pending");
     }
-    assert_eq!(working.task(&held)["status"], "running");
+    assert_eq!(working.task(&running)["status"], "running");
+    assert_eq!(queueing.task(&queued)["status"], "pending");
     server.gate.open();
-    working.wait_status(&held, "completed");
+    working.wait_status(&running, "completed");
+    queueing.wait_status(&queued, "completed");
 }
 
 #[test]

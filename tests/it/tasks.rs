@@ -544,6 +544,10 @@ fn filters_choose_by_status_type_and_step_and_total_counts_them() {
         let cursor = page["nextCursor"].as_str().expect("a cursor");
         let rest = list(&server, &format!("{query}&cursor={cursor}"));
         assert_eq!(ids(&rest), [quick[0].clone()], "{query}");
+        assert_eq!(
+            rest["total"], 3,
+            "{query}: a cursor does not change the total"
+        );
         assert!(rest["nextCursor"].is_null(), "{query}");
     }
 }
