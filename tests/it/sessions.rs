@@ -181,6 +181,16 @@ fn behind_two_proxies_the_address_is_the_one_that_the_outer_saw() {
 }
 
 #[test]
+fn an_ipv4_client_of_an_ipv6_socket_is_its_ipv4_address() {
+    if std::net::TcpListener::bind("[::]:0").is_err() {
+        return; // This machine has no IPv6.
+    }
+    let server = TestServer::start(&[("HOST", "::"), ("TRUSTED_PROXIES", "1")]);
+    let mapped = Client::new(([127, 0, 0, 1], server.addr().port()).into());
+    assert_eq!(mapped.key(), forwarded(&mapped, &["127.0.0.1"]));
+}
+
+#[test]
 fn a_session_sees_counts_cleans_and_controls_only_its_own_tasks() {
     let variables = [("MAX_FAILED_TASKS", "0"), ("MAX_COMPLETED_TASKS", "0")];
     let server = TestServer::start(&variables);
