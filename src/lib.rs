@@ -23,16 +23,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! To read the source, go from the values up: [`task`], [`executor`], [`store`], [`engine`],
+//! To read the source, go from the values up: [`task`], [`executor`], [`events`], [`store`], [`engine`],
 //! then `demo`, [`TaskSystem`], `http`, `api` and [`Server`]. Imports point only that way.
 
 mod api;
 pub mod config;
 mod demo;
 pub mod engine;
+pub mod events;
 pub mod executor;
 mod http;
 mod jobs;
+mod permits;
 mod server;
 pub mod store;
 mod system;

@@ -245,6 +245,8 @@ pub struct Task {
     pub timeout_ms: Option<u64>,
     /// Whether it is `pending` and already in the workers' queue.
     pub queued: bool,
+    /// Rises with each change of what a poll tells; two equal versions tell the same.
+    pub version: u64,
 }
 
 /// A change that the task's present state forbids.
@@ -393,6 +395,7 @@ mod tests {
             attempt: 1,
             timeout_ms: None,
             queued,
+            version: 0,
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use crate::config::Config;
 use crate::http::router::{Answer, Handler, Route, Router};
+use crate::http::response::Body;
 use crate::http::{Problem, Request, Response};
 use crate::store::{self, Once, Refused};
 use crate::system::TaskSystem;
@@ -167,10 +168,12 @@ impl Call<'_> {
             }
             Once::First(first) => {
                 let response = create()?;
-                first.keep(store::Answer {
-                    location: response.header("Location").map(str::to_owned),
-                    body: response.body.clone(),
-                });
+                if let Body::Bytes(body) = &response.body {
+                    first.keep(store::Answer {
+                        location: response.header("Location").map(str::to_owned),
+                        body: body.clone(),
+                    });
+                }
                 Ok(response)
             }
         }

@@ -14,7 +14,6 @@ mod timer;
 mod worker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use parking_lot::{Mutex, RwLock};
 pub use cleanup::TaskCleanupService;
 
 use crate::executor::{ExecutorRegistry, TaskExecutor, TaskInput};
+use crate::permits::{Permit, Permits};
 use crate::store::{Attempt, Ending, NewTask, Refused, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
 use timer::Timer;
@@ -56,15 +56,6 @@ pub fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4))
 }
 
-/// One of a fixed number of places for queued and running tasks; dropped, it is free again.
-struct Permit(Arc<AtomicUsize>);
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// One attempt on its way through channel, worker and timer.
 struct Run {
     attempt: Attempt,
@@ -85,7 +76,7 @@ struct Engine {
     tasks: TaskManager,
     registry: ExecutorRegistry,
     options: EngineOptions,
-    active: Arc<AtomicUsize>,
+    active: Permits,
     /// `None` once stopped: the workers end when the channel closes.
     jobs: RwLock<Option<Sender<Box<Run>>>>,
     timer: Timer,
@@ -94,13 +85,8 @@ struct Engine {
 
 impl Engine {
     fn permit(&self) -> Result<Permit, Refused> {
-        let max = self.options.max_active_tasks;
-        self.active
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                (n < max).then_some(n + 1)
-            })
-            .map(|_| Permit(self.active.clone()))
-            .map_err(|_| Refused::QueueFull(max))
+        let full = Refused::QueueFull(self.active.max());
+        self.active.take().ok_or(full)
     }
 
     /// Hands a run to the workers. After the stop it is dropped: its task is cancelled by then.
@@ -165,7 +151,7 @@ impl TaskExecutionService {
             tasks,
             registry,
             options,
-            active: Arc::default(),
+            active: Permits::new(options.max_active_tasks),
             jobs: RwLock::new(Some(jobs)),
             timer: Timer::default(),
             lane: BlockingLane::new(options.workers),

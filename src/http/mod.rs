@@ -8,7 +8,8 @@ pub(crate) mod response;
 pub(crate) mod router;
 pub(crate) mod sys;
 pub(crate) mod transport;
+mod wire;
 
 pub(crate) use problem::Problem;
 pub(crate) use request::{Method, Request};
-pub(crate) use response::Response;
+pub(crate) use response::{Outlet, Response};

@@ -44,31 +44,53 @@ pub(crate) struct Request<'a> {
     pub(crate) body: &'a [u8],
     /// The client's own id where it is sane, else one of ours.
     pub(crate) id: &'a str,
+    /// Whether the client still waits, for handlers that let it.
+    pub(crate) is_open: &'a dyn Fn() -> bool,
     query: OnceCell<Vec<(String, String)>>,
+}
+
+/// Who asks.
+pub(crate) struct Client<'a> {
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) request_id: &'a str,
+    pub(crate) is_open: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Request<'a> {
     pub(crate) fn new(
         method: Method,
         target: &'a str,
-        peer: Option<IpAddr>,
         headers: &'a dyn Headers,
         body: &'a [u8],
-        id: &'a str,
+        client: Client<'a>,
     ) -> Request<'a> {
         Request {
             method,
             target: strip_authority(target),
-            peer,
+            peer: client.peer,
             headers,
             body,
-            id,
+            id: client.request_id,
+            is_open: client.is_open,
             query: OnceCell::new(),
         }
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
         self.headers.get(name)
+    }
+
+    /// Whether `Accept` asks for this media type by its name.
+    pub(crate) fn accepts(&self, media_type: &str) -> bool {
+        let accepted = self.headers.all("Accept");
+        let mut ranges = accepted.iter().flat_map(|value| value.split(','));
+        ranges.any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let named = parts.next().unwrap_or_default();
+            // `q=0` says: anything but this.
+            let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            named.eq_ignore_ascii_case(media_type) && !refused
+        })
     }
 
     /// The path, without a trailing slash.
@@ -174,7 +196,12 @@ mod tests {
             ("*", "*", vec![]),
             ("/a?%zz=%4", "/a", vec![("%zz", "%4")]),
         ] {
-            let request = Request::new(Method::Get, target, None, &None_, b"", "");
+            let client = Client {
+                peer: None,
+                request_id: "",
+                is_open: &|| true,
+            };
+            let request = Request::new(Method::Get, target, &None_, b"", client);
             assert_eq!(request.path(), path);
             let pairs: Vec<_> = request
                 .query()

@@ -1,24 +1,61 @@
 //! An answer, before it becomes bytes.
 
 use std::borrow::Cow;
+use std::io;
 
 use serde::Serialize;
 
 /// Status, headers and body. The transport adds what every answer carries.
-#[derive(Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, Cow<'static, str>)>,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Body,
+}
+
+pub(crate) enum Body {
+    Bytes(Vec<u8>),
+    /// Sent piece by piece, until the function returns or the client has gone.
+    Stream(Box<Stream>),
+}
+
+pub(crate) type Stream = dyn FnOnce(&mut dyn Outlet) -> io::Result<()> + Send;
+
+/// Where a stream goes.
+pub(crate) trait Outlet {
+    /// Sends `bytes` at once.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Whether the client is still there, as far as one can tell without sending.
+    fn is_open(&self) -> bool;
 }
 
 impl Response {
+    fn new(status: u16, content_type: &'static str, body: Body) -> Response {
+        Response {
+            status,
+            headers: vec![("Content-Type", content_type.into())],
+            body,
+        }
+    }
+
     pub(crate) fn empty(status: u16) -> Response {
         Response {
             status,
             headers: Vec::new(),
-            body: Vec::new(),
+            body: Body::Bytes(Vec::new()),
         }
+    }
+
+    pub(crate) fn bytes(content_type: &'static str, body: impl Into<Vec<u8>>) -> Response {
+        Response::new(200, content_type, Body::Bytes(body.into()))
+    }
+
+    pub(crate) fn stream(
+        content_type: &'static str,
+        stream: impl FnOnce(&mut dyn Outlet) -> io::Result<()> + Send + 'static,
+    ) -> Response {
+        Response::new(200, content_type, Body::Stream(Box::new(stream)))
+            // Proxies that buffer would hold back what is meant to be seen now.
+            .with("X-Accel-Buffering", "no")
     }
 
     pub(crate) fn json(status: u16, body: &impl Serialize) -> Response {
@@ -30,11 +67,7 @@ impl Response {
     }
 
     pub(crate) fn json_bytes(status: u16, body: Vec<u8>) -> Response {
-        Response {
-            status,
-            headers: vec![("Content-Type", "application/json".into())],
-            body,
-        }
+        Response::new(status, "application/json", Body::Bytes(body))
     }
 
     pub(crate) fn with(

@@ -9,16 +9,14 @@
 //! idle connection ends, and reads a refused body to its end before the refusal goes out. What
 //! it has buffered to write meanwhile is discarded by shutting the socket down first.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -27,8 +25,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use crate::executor::panic_text;
-use crate::http::request::Headers;
-use crate::http::response::reason_phrase;
+use crate::http::request::{Client, Headers};
+use crate::http::wire::{self, Framing, write};
 use crate::http::{Method, Problem, Request, Response, sys};
 
 /// How many connections, how long, how large.
@@ -409,21 +407,6 @@ fn refuse_unreadable(shared: &Shared, error: &str, connection: &Connection) {
     );
 }
 
-/// How an answer is framed.
-#[derive(Clone, Copy)]
-struct Framing {
-    head_only: bool,
-    /// `None` says nothing: HTTP/1.1's own default.
-    connection: Option<&'static str>,
-}
-
-impl Framing {
-    const CLOSE: Framing = Framing {
-        head_only: false,
-        connection: Some("close"),
-    };
-}
-
 /// Answers one request; false where the connection ends with it.
 fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connection) -> bool {
     let headers = TinyHeaders(raw.headers());
@@ -460,16 +443,15 @@ fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connectio
     let stopping = shared.is_stopping();
     let framing = Framing {
         head_only: method == Method::Head,
+        chunks: *raw.http_version() >= (1, 1),
         connection: if stopping { Some("close") } else { word },
     };
-    let request = Request::new(
-        method,
-        raw.url(),
-        Some(connection.peer.ip().to_canonical()),
-        &headers,
-        &body,
-        &id,
-    );
+    let client = Client {
+        peer: Some(connection.peer.ip().to_canonical()),
+        request_id: &id,
+        is_open: &|| wire::is_open(&connection.socket),
+    };
+    let request = Request::new(method, raw.url(), &headers, &body, client);
     let response = catch_unwind(AssertUnwindSafe(|| (shared.service)(&request)));
     let response = response.unwrap_or_else(|panic| {
         let text = panic_text(&*panic).to_owned();
@@ -562,72 +544,6 @@ fn read_body(
         return Err(too_large(max));
     }
     Ok(body)
-}
-
-/// Writes an answer in one go; false where the client is gone.
-fn write(mut socket: &TcpStream, response: Response, id: &str, framing: Framing) -> bool {
-    thread_local! {
-        /// Each connection thread renders into one buffer, again and again.
-        static OUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    OUT.with_borrow_mut(|out| {
-        out.clear();
-        render(out, &response, id, framing);
-        let written = socket.write_all(out).is_ok();
-        out.shrink_to(KEPT_BUFFER);
-        written
-    })
-}
-
-/// The most that a connection thread keeps of its buffer after a large answer.
-const KEPT_BUFFER: usize = 16 * 1024;
-
-/// The time for the `Date` header, written anew once a second.
-fn http_date() -> Rc<str> {
-    thread_local! {
-        static LAST: RefCell<(u64, Rc<str>)> = RefCell::new((0, "".into()));
-    }
-    let now = SystemTime::now();
-    let second = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    LAST.with_borrow_mut(|(last, text)| {
-        if *last != second {
-            *text = httpdate::fmt_http_date(now).into();
-            *last = second;
-        }
-        text.clone()
-    })
-}
-
-fn render(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framing) {
-    let status = response.status;
-    let bodiless = matches!(status, 204 | 304);
-    let mut put = |parts: &[&str]| {
-        for part in parts {
-            out.extend_from_slice(part.as_bytes());
-        }
-    };
-    let date = http_date();
-    let code = status.to_string();
-    put(&["HTTP/1.1 ", &code, " ", reason_phrase(status)]);
-    put(&["\r\nDate: ", &date, "\r\nX-Request-Id: ", id]);
-    put(&["\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff"]);
-    for (name, value) in &response.headers {
-        // Nothing a handler hands on can end the line early.
-        debug_assert!(!value.contains(['\r', '\n']));
-        put(&["\r\n", name, ": ", value]);
-    }
-    if !bodiless {
-        put(&["\r\nContent-Length: ", &response.body.len().to_string()]);
-    }
-    if let Some(word) = framing.connection {
-        put(&["\r\nConnection: ", word]);
-    }
-    put(&["\r\n\r\n"]);
-    if !framing.head_only && !bodiless {
-        out.extend_from_slice(&response.body);
-    }
 }
 
 struct TinyHeaders<'a>(&'a tiny_http::Headers);

@@ -35,6 +35,13 @@ pub(crate) struct Mark {
     at: Millis,
 }
 
+impl Mark {
+    /// The number of the entry ahead of this place; 0 at the start.
+    pub(crate) fn seq(self) -> u32 {
+        self.seq
+    }
+}
+
 impl History {
     /// An empty trail with room for a few entries; `bytes` is exact for a task never started.
     pub(crate) fn with_capacity(bytes: usize) -> History {
@@ -115,19 +122,25 @@ impl History {
         self.bytes.shrink_to_fit();
     }
 
-    /// The entries, oldest first.
-    pub(crate) fn iter(&self) -> Events<'_> {
-        self.since(Mark {
+    /// The place ahead of the first entry.
+    pub(crate) fn start(&self) -> Mark {
+        Mark {
             attempt: 1,
             at: self.first_at,
             ..Mark::default()
-        })
+        }
+    }
+
+    /// The entries, oldest first.
+    pub(crate) fn iter(&self) -> Events<'_> {
+        self.since(self.start())
     }
 
     /// The entries behind `mark`, oldest first.
     pub(crate) fn since(&self, mark: Mark) -> Events<'_> {
         Events {
             rest: self.bytes.get(mark.offset..).unwrap_or_default(),
+            end: self.bytes.len(),
             mark,
         }
     }
@@ -136,6 +149,7 @@ impl History {
 /// Reads a trail back.
 pub(crate) struct Events<'a> {
     rest: &'a [u8],
+    end: usize,
     mark: Mark,
 }
 
@@ -167,6 +181,14 @@ impl<'a> Iterator for Events<'a> {
 }
 
 impl<'a> Events<'a> {
+    /// The place behind the entry read last.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            offset: self.end - self.rest.len(),
+            ..self.mark
+        }
+    }
+
     fn take_text(&mut self) -> &'a str {
         let len = take_varint(&mut self.rest) as usize;
         let (text, rest) = self.rest.split_at(len);

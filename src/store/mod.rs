@@ -5,8 +5,9 @@
 //! 1. a *shard's* lock guards which sessions exist,
 //! 2. a *session's* lock guards all that the session holds.
 //!
-//! They are taken in this order, and a handler holds at most one of each. The observer is told
-//! of events under the session's lock and must not block; nothing else is called under a lock.
+//! They are taken in this order, and a handler holds at most one of each. The observer and the
+//! session's hub are told of events under the session's lock and must not block; nothing else is
+//! called under a lock.
 //! Counters that span sessions (bytes, sessions) are atomics that never pass their limits.
 //!
 //! A session that leaves is marked `dropped` under both locks. Whoever had found it before looks
@@ -20,6 +21,7 @@ mod races;
 mod receipts;
 mod record;
 mod session;
+mod watch;
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -38,6 +40,8 @@ pub use receipts::Answer;
 pub(crate) use receipts::{First, Once};
 pub(crate) use record::Ending;
 pub use session::Observer;
+pub(crate) use watch::Bell;
+pub use watch::{Heard, SessionHeard, SessionWatch, TaskWatch, Wait};
 
 use crate::executor::{TaskError, TaskInput};
 use crate::task::{Forbidden, HistoryEvent, Millis, SessionKey, Task, TaskId, TaskStatus, now_ms};
@@ -405,15 +409,7 @@ impl TaskManager {
         let Some(session) = self.find(key) else {
             return Stats::default();
         };
-        let state = session.state.read();
-        Stats {
-            total: state.len(),
-            pending: state.count(TaskStatus::Pending),
-            running: state.count(TaskStatus::Running),
-            completed: state.count(TaskStatus::Completed),
-            failed: state.count(TaskStatus::Failed),
-            cancelled: state.count(TaskStatus::Cancelled),
-        }
+        session.state.read().stats()
     }
 
     /// A page of the session's tasks, newest first, each turned into an `R` by `read`, which
@@ -606,6 +602,7 @@ impl TaskManager {
                     cancelled += usize::from(done.is_ok());
                 });
             }
+            state.hub.close();
         }
         cancelled
     }
@@ -654,6 +651,9 @@ impl TaskManager {
         let mut state = session.state.write();
         state.cleaned += removed as u64;
         state.cleaned_at = Some(now_ms());
+        if removed > 0 {
+            state.hub.unsettle();
+        }
         removed
     }
 
@@ -822,6 +822,7 @@ fn new_task(id: TaskId, key: &SessionKey, new: NewTask, queued: bool) -> Task {
         attempt: 1,
         timeout_ms: new.timeout_ms,
         queued,
+        version: 0,
     }
 }
 

@@ -131,6 +131,7 @@ impl Record {
                 let logged = self.history.has_room();
                 self.spend(budget, texts + ENTRY, |record| {
                     record.task.set_step(step, description);
+                    record.task.version += 1;
                     if logged {
                         record.log(EventKind::Progress, step, description);
                     }
@@ -225,6 +226,7 @@ impl Record {
     }
 
     fn log(&mut self, kind: EventKind, step: &str, message: &str) {
+        self.task.version += 1;
         let (at, progress) = (self.task.updated_at, self.task.progress);
         self.history.push(kind, at, progress, step, message);
     }

@@ -1,15 +1,16 @@
 //! One session: its tasks, the indexes over them, its counters and its idempotency receipts.
 //!
 //! Everything here is guarded by the session's one lock. Every change of a record goes through
-//! [`State::change`], which moves the indexes and counters with it and tells the observer, so
-//! that counters equal a recount, and the order of events is the order of history.
+//! [`State::change`], which moves the indexes and counters with it and tells observer and hub,
+//! so that counters equal a recount, and the order of events is the order of history.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
-use crate::store::Shared;
+use crate::events::Hub;
+use crate::store::{Shared, Stats};
 use crate::store::budget::Budget;
 use crate::store::receipts::Receipt;
 use crate::store::record::Record;
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) state: RwLock<State>,
     /// When somebody last asked for it, in milliseconds of the store's own clock.
     pub(crate) last_used: AtomicU64,
+    /// How many watches are open.
+    pub(crate) watching: AtomicUsize,
 }
 
 impl Session {
@@ -34,6 +37,7 @@ impl Session {
             key,
             state: RwLock::default(),
             last_used: AtomicU64::new(now),
+            watching: AtomicUsize::new(0),
         }
     }
 
@@ -41,8 +45,11 @@ impl Session {
         self.last_used.store(now, Relaxed);
     }
 
-    /// Milliseconds since it was last used.
+    /// Milliseconds since it was last used; being watched is being used.
     pub(crate) fn idle_for(&self, now: u64) -> u64 {
+        if self.watching.load(Relaxed) > 0 {
+            self.touch(now);
+        }
         now.saturating_sub(self.last_used.load(Relaxed))
     }
 }
@@ -58,6 +65,7 @@ pub(crate) struct State {
     pub(crate) receipts: HashMap<Box<str>, Receipt>,
     pub(crate) cleaned: u64,
     pub(crate) cleaned_at: Option<Millis>,
+    pub(crate) hub: Hub,
 }
 
 impl State {
@@ -67,6 +75,17 @@ impl State {
 
     pub(crate) fn count(&self, status: TaskStatus) -> usize {
         self.by_status[status as usize].len()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            total: self.len(),
+            pending: self.count(TaskStatus::Pending),
+            running: self.count(TaskStatus::Running),
+            completed: self.count(TaskStatus::Completed),
+            failed: self.count(TaskStatus::Failed),
+            cancelled: self.count(TaskStatus::Cancelled),
+        }
     }
 
     /// No queued or running task: it may be dropped.
@@ -102,6 +121,7 @@ impl State {
         for event in record.history.iter() {
             shared.observe(key, id, &event);
         }
+        self.hub.publish(&record.task, record.history.iter());
         self.records.insert(id, Box::new(record));
     }
 
@@ -115,7 +135,7 @@ impl State {
     ) -> Option<R> {
         let record = self.records.get_mut(&id)?;
         let (status, active) = (record.task.status, record.is_active());
-        let mark = record.history.end();
+        let (mark, version) = (record.history.end(), record.task.version);
         let answer = change(record);
         let now = record.task.status;
         if now != status {
@@ -123,9 +143,12 @@ impl State {
             self.by_status[now as usize].insert(id);
         }
         self.active = self.active + usize::from(record.is_active()) - usize::from(active);
-        // The only send under a lock, and it never blocks: event order is history order.
+        // The only sends under a lock, and they never block: event order is history order.
         for event in record.history.since(mark) {
             shared.observe(key, id, &event);
+        }
+        if record.task.version != version {
+            self.hub.publish(&record.task, record.history.since(mark));
         }
         Some(answer)
     }

@@ -1,0 +1,218 @@
+//! The hub: tells whoever watches a session, or one of its tasks, what happens there.
+//!
+//! A hub lives in its session and is called under the session's lock, so that the order of
+//! events is the order of history; that is why nothing here may block. Both kinds of watcher
+//! have a bounded channel:
+//!
+//! - A *task's* watcher has room for one bare signal. It reads the events themselves from the
+//!   history, so it can be as slow as it likes and misses nothing.
+//! - A *session's* watcher gets the events, made once for all. When its channel is full it gets
+//!   no more until it has emptied it, and is then told that it missed some.
+//!
+//! With nobody watching, publishing looks at two empty lists.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::task::{EventKind, HistoryEvent, Millis, Task, TaskId, TaskStatus};
+
+/// How many events wait for a session's watcher before it counts as slow.
+const SESSION_BACKLOG: usize = 256;
+
+/// A history event, with the task as it stood right after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskEvent {
+    /// The task.
+    pub task: TaskId,
+    /// The event's number in the task's history.
+    pub seq: u32,
+    /// When it happened.
+    pub at: Millis,
+    /// What happened.
+    pub kind: EventKind,
+    /// The attempt it belongs to.
+    pub attempt: u32,
+    /// How the task stood then.
+    pub standing: Standing,
+}
+
+/// What a poll tells of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Standing {
+    pub status: TaskStatus,
+    /// Percent.
+    pub progress: u8,
+    pub step: Option<Box<str>>,
+    pub step_description: Option<Box<str>>,
+    pub started_at: Option<Millis>,
+    pub completed_at: Option<Millis>,
+    pub error: Option<Box<str>>,
+}
+
+impl Standing {
+    /// How `task` stands.
+    pub fn of(task: &Task) -> Standing {
+        Standing {
+            status: task.status,
+            progress: task.progress,
+            step: task.step.clone(),
+            step_description: task.step_description.clone(),
+            started_at: task.started_at,
+            completed_at: task.completed_at,
+            error: task.error.clone(),
+        }
+    }
+
+    /// A task before its first event.
+    pub(crate) fn unborn() -> Standing {
+        Standing {
+            status: TaskStatus::Pending,
+            progress: 0,
+            step: None,
+            step_description: None,
+            started_at: None,
+            completed_at: None,
+            error: None,
+        }
+    }
+
+    /// Moves on by one event: what the task's own transitions did, told again from its history.
+    pub(crate) fn follow(&mut self, event: &HistoryEvent<'_>) {
+        let owned = |text: Option<&str>| text.map(Into::into);
+        match event.kind {
+            EventKind::Created | EventKind::Queued => {}
+            EventKind::Retried => *self = Standing::unborn(),
+            EventKind::Started => self.started_at = Some(event.at),
+            EventKind::Progress => {
+                self.step = owned(event.step);
+                self.step_description = owned(event.message);
+            }
+            EventKind::Completed | EventKind::Failed | EventKind::Cancelled => {
+                self.completed_at = Some(event.at);
+                self.error = owned(event.message);
+            }
+        }
+        self.status = event.status;
+        self.progress = event.progress;
+    }
+}
+
+impl TaskEvent {
+    pub(crate) fn new(task: TaskId, event: &HistoryEvent<'_>, standing: Standing) -> TaskEvent {
+        TaskEvent {
+            task,
+            seq: event.seq,
+            at: event.at,
+            kind: event.kind,
+            attempt: event.attempt,
+            standing,
+        }
+    }
+}
+
+/// Names one watcher within its hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WatcherId(u64);
+
+/// Everybody who watches one session.
+#[derive(Default)]
+pub(crate) struct Hub {
+    tasks: Vec<(WatcherId, TaskId, Sender<()>)>,
+    sessions: Vec<(WatcherId, Feed)>,
+    last: u64,
+}
+
+/// The way to a session's watcher.
+struct Feed {
+    /// `None` only wakes the watcher up.
+    events: Sender<Option<Arc<TaskEvent>>>,
+    missed: Arc<AtomicBool>,
+}
+
+/// A session's watcher's end of its [`Feed`].
+pub(crate) struct Backlog {
+    pub(crate) events: Receiver<Option<Arc<TaskEvent>>>,
+    /// Something was not told; set by the hub, cleared by the watcher under the session's lock.
+    pub(crate) missed: Arc<AtomicBool>,
+}
+
+impl Hub {
+    fn next_id(&mut self) -> WatcherId {
+        self.last += 1;
+        WatcherId(self.last)
+    }
+
+    /// A signal for each change of `task`; several changes may come as one signal.
+    pub(crate) fn watch_task(&mut self, task: TaskId) -> (WatcherId, Receiver<()>) {
+        let id = self.next_id();
+        let (bell, signals) = bounded(1);
+        self.tasks.push((id, task, bell));
+        (id, signals)
+    }
+
+    /// The events of every task.
+    pub(crate) fn watch_session(&mut self) -> (WatcherId, Backlog) {
+        let id = self.next_id();
+        let (sender, events) = bounded(SESSION_BACKLOG);
+        let missed = Arc::<AtomicBool>::default();
+        let feed = Feed {
+            events: sender,
+            missed: missed.clone(),
+        };
+        self.sessions.push((id, feed));
+        (id, Backlog { events, missed })
+    }
+
+    pub(crate) fn leave(&mut self, id: WatcherId) {
+        self.tasks.retain(|(other, ..)| *other != id);
+        self.sessions.retain(|(other, _)| *other != id);
+    }
+
+    /// Tells of a change of `task`, and of the events that it made.
+    pub(crate) fn publish<'e>(
+        &self,
+        task: &Task,
+        events: impl Iterator<Item = HistoryEvent<'e>>,
+    ) {
+        for (_, _, bell) in self.tasks.iter().filter(|(_, id, _)| *id == task.id) {
+            // Full: it has a signal waiting, and will see this change with that one.
+            let _ = bell.try_send(());
+        }
+        if self.sessions.is_empty() {
+            return;
+        }
+        for event in events {
+            // Events of one change are told with the standing that the change came to.
+            let event = Arc::new(TaskEvent::new(task.id, &event, Standing::of(task)));
+            for (_, feed) in &self.sessions {
+                feed.tell(&event);
+            }
+        }
+    }
+
+    /// Lets every session's watcher know that more has changed than single events can tell.
+    pub(crate) fn unsettle(&self) {
+        for (_, feed) in &self.sessions {
+            feed.missed.store(true, SeqCst);
+            let _ = feed.events.try_send(None);
+        }
+    }
+
+    /// Ends every watch.
+    pub(crate) fn close(&mut self) {
+        self.tasks.clear();
+        self.sessions.clear();
+    }
+}
+
+impl Feed {
+    fn tell(&self, event: &Arc<TaskEvent>) {
+        // Once an event is missed, those after it wait too: what is told has no gap inside.
+        if self.missed.load(SeqCst) || self.events.try_send(Some(event.clone())).is_err() {
+            self.missed.store(true, SeqCst);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Answers, as bytes on a socket.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use socket2::SockRef;
+
+use crate::executor::panic_text;
+use crate::http::response::{Body, Outlet, Response, Stream, reason_phrase};
+
+/// How an answer is framed.
+#[derive(Clone, Copy)]
+pub(super) struct Framing {
+    pub(super) head_only: bool,
+    /// Whether the client understands a body in chunks; else its end is the connection's.
+    pub(super) chunks: bool,
+    /// `None` says nothing: HTTP/1.1's own default.
+    pub(super) connection: Option<&'static str>,
+}
+
+impl Framing {
+    pub(super) const CLOSE: Framing = Framing {
+        head_only: false,
+        chunks: true,
+        connection: Some("close"),
+    };
+}
+
+/// The most that a connection thread keeps of its buffer after a large answer.
+const KEPT_BUFFER: usize = 16 * 1024;
+
+/// Writes an answer; false where the connection cannot take another.
+pub(super) fn write(socket: &TcpStream, response: Response, id: &str, framing: Framing) -> bool {
+    thread_local! {
+        /// Each connection thread renders into one buffer, again and again.
+        static OUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let bodiless = framing.head_only || matches!(response.status, 204 | 304);
+    let written = OUT.with_borrow_mut(|out| {
+        out.clear();
+        render_head(out, &response, id, framing);
+        if let (Body::Bytes(body), false) = (&response.body, bodiless) {
+            out.extend_from_slice(body);
+        }
+        let mut socket = socket;
+        let written = socket.write_all(out).is_ok();
+        out.shrink_to(KEPT_BUFFER);
+        written
+    });
+    match response.body {
+        Body::Stream(stream) if written && !bodiless => send_stream(socket, stream, framing.chunks),
+        _ => written,
+    }
+}
+
+fn render_head(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framing) {
+    let status = response.status;
+    let mut put = |parts: &[&str]| {
+        for part in parts {
+            out.extend_from_slice(part.as_bytes());
+        }
+    };
+    let date = http_date();
+    let code = status.to_string();
+    put(&["HTTP/1.1 ", &code, " ", reason_phrase(status)]);
+    put(&["\r\nDate: ", &date, "\r\nX-Request-Id: ", id]);
+    put(&["\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff"]);
+    for (name, value) in &response.headers {
+        // Nothing a handler hands on can end the line early.
+        debug_assert!(!value.contains(['\r', '\n']));
+        put(&["\r\n", name, ": ", value]);
+    }
+    let mut connection = framing.connection;
+    match &response.body {
+        _ if matches!(status, 204 | 304) => {}
+        Body::Bytes(body) => put(&["\r\nContent-Length: ", &body.len().to_string()]),
+        Body::Stream(_) if framing.chunks => put(&["\r\nTransfer-Encoding: chunked"]),
+        Body::Stream(_) => connection = Some("close"),
+    }
+    if let Some(word) = connection {
+        put(&["\r\nConnection: ", word]);
+    }
+    put(&["\r\n\r\n"]);
+}
+
+/// The time for the `Date` header, written anew once a second.
+fn http_date() -> Rc<str> {
+    thread_local! {
+        static LAST: RefCell<(u64, Rc<str>)> = RefCell::new((0, "".into()));
+    }
+    let now = SystemTime::now();
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != second {
+            *text = httpdate::fmt_http_date(now).into();
+            *last = second;
+        }
+        text.clone()
+    })
+}
+
+/// Runs a stream to its end; true where the connection is good for another request.
+fn send_stream(socket: &TcpStream, stream: Box<Stream>, chunks: bool) -> bool {
+    let mut body = StreamBody {
+        socket,
+        chunks,
+        buffer: Vec::new(),
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| stream(&mut body)));
+    match ended {
+        Ok(Ok(())) => chunks && body.put(b"0\r\n\r\n").is_ok(),
+        // The client is gone.
+        Ok(Err(_)) => false,
+        Err(panic) => {
+            let text = panic_text(&*panic);
+            log::error!("A stream panicked: {}", crate::LogSafe(text));
+            false
+        }
+    }
+}
+
+struct StreamBody<'a> {
+    socket: &'a TcpStream,
+    chunks: bool,
+    buffer: Vec<u8>,
+}
+
+impl StreamBody<'_> {
+    fn put(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut socket = self.socket;
+        socket.write_all(bytes)
+    }
+}
+
+impl Outlet for StreamBody<'_> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // A chunk of no bytes would end the body.
+        if bytes.is_empty() || !self.chunks {
+            return self.put(bytes);
+        }
+        self.buffer.clear();
+        write!(self.buffer, "{:x}\r\n", bytes.len())?;
+        self.buffer.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(b"\r\n");
+        self.put(&self.buffer)
+    }
+
+    fn is_open(&self) -> bool {
+        is_open(self.socket)
+    }
+}
+
+/// Whether the other side has not closed its end.
+pub(super) fn is_open(socket: &TcpStream) -> bool {
+    let mut next = [std::mem::MaybeUninit::uninit(); 1];
+    let peek = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    match SockRef::from(socket).recv_with_flags(&mut next, peek) {
+        Ok(length) => length > 0,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    }
+}

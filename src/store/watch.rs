@@ -1,0 +1,299 @@
+//! Watching a task or a session as it changes.
+//!
+//! A watch subscribes to the session's [hub](crate::events) and waits outside of every lock.
+//! While one is open its session does not count as idle.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::events::{Backlog, Standing, TaskEvent, WatcherId};
+use crate::store::history::Mark;
+use crate::store::record::Record;
+use crate::store::session::Session;
+use crate::store::{Refused, Stats, TaskManager};
+use crate::task::{SessionKey, TaskId};
+
+/// The most events read under one hold of the session's lock.
+const BATCH: usize = 256;
+
+/// What a wait came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Something has changed.
+    Changed,
+    /// Nothing has, in that time.
+    Quiet,
+    /// Nothing will any more: the session is gone, or the server stops.
+    Over,
+}
+
+/// A place among a session's watchers, given back on drop.
+struct Seat {
+    session: Arc<Session>,
+    id: WatcherId,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.session.state.write().hub.leave(self.id);
+        self.session.watching.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Rings whenever one task changes.
+pub(crate) struct Bell {
+    seat: Seat,
+    signals: Receiver<()>,
+}
+
+impl Bell {
+    /// Waits for a change since the last call, for at most `timeout`.
+    pub(crate) fn wait(&self, timeout: Duration) -> Wait {
+        match self.signals.recv_timeout(timeout) {
+            Ok(()) => Wait::Changed,
+            Err(RecvTimeoutError::Timeout) => Wait::Quiet,
+            Err(RecvTimeoutError::Disconnected) => Wait::Over,
+        }
+    }
+}
+
+/// Reads a task's events as they happen, from any place in its history, without loss or double.
+pub struct TaskWatch {
+    bell: Bell,
+    task: TaskId,
+    mark: Mark,
+    /// The task as the events told so far left it.
+    standing: Standing,
+    /// The state at the start, where that was asked for.
+    first: Option<TaskEvent>,
+    over: bool,
+}
+
+/// What a [`TaskWatch`] heard.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// These events, one or more, in order.
+    Events(Vec<TaskEvent>),
+    /// Nothing, in that time.
+    Nothing,
+    /// The task has ended and all was told, or it is gone.
+    Over,
+}
+
+impl TaskWatch {
+    fn new(bell: Bell, record: &Record, after: Option<u32>) -> TaskWatch {
+        let mut watch = TaskWatch {
+            bell,
+            task: record.task.id,
+            mark: record.history.start(),
+            standing: Standing::unborn(),
+            first: None,
+            over: false,
+        };
+        let newest = record.history.end().seq();
+        // A number that this task has not come to yet is some other task's.
+        let told = after.filter(|&seq| seq <= newest);
+        let mut last = None;
+        let mut events = record.history.iter();
+        while watch.mark.seq() < told.unwrap_or(newest)
+            && let Some(event) = events.next()
+        {
+            watch.standing.follow(&event);
+            watch.mark = events.mark();
+            last = Some(event);
+        }
+        if watch.mark.seq() == newest {
+            watch.standing = Standing::of(&record.task);
+            watch.over = record.task.status.is_final();
+        }
+        if told.is_none() {
+            let state = |event| TaskEvent::new(watch.task, event, watch.standing.clone());
+            watch.first = last.as_ref().map(state);
+        }
+        watch
+    }
+
+    /// Whether the task has ended and all of its events were told.
+    pub fn is_over(&self) -> bool {
+        self.over && self.first.is_none()
+    }
+
+    /// The events since the last call; waits for one for at most `timeout`.
+    pub fn next(&mut self, timeout: Duration) -> Heard {
+        if let Some(first) = self.first.take() {
+            return Heard::Events(vec![first]);
+        }
+        let deadline = Instant::now() + timeout;
+        loop {
+            if self.over {
+                return Heard::Over;
+            }
+            match self.read() {
+                Some(events) if !events.is_empty() => return Heard::Events(events),
+                Some(_) => {}
+                None => return Heard::Over,
+            }
+            match self.bell.wait(deadline - Instant::now().min(deadline)) {
+                Wait::Changed => {}
+                Wait::Quiet => return Heard::Nothing,
+                // One more look: the last event may have come right before the end.
+                Wait::Over => return self.read().filter(|e| !e.is_empty()).map_or(Heard::Over, Heard::Events),
+            }
+        }
+    }
+
+    /// What the history has beyond the mark; `None` where the task is gone.
+    fn read(&mut self) -> Option<Vec<TaskEvent>> {
+        let state = self.bell.seat.session.state.read();
+        let record = state.get(self.task)?;
+        let newest = record.history.end().seq();
+        let mut events = Vec::new();
+        let mut unread = record.history.since(self.mark);
+        while events.len() < BATCH
+            && let Some(event) = unread.next()
+        {
+            self.standing.follow(&event);
+            if event.seq == newest {
+                // The task itself may know more than its history: a step that was not added.
+                self.standing = Standing::of(&record.task);
+                self.over = event.status.is_final();
+            }
+            events.push(TaskEvent::new(self.task, &event, self.standing.clone()));
+        }
+        self.mark = unread.mark();
+        Some(events)
+    }
+}
+
+/// Reads the events of all of a session's tasks as they happen.
+pub struct SessionWatch {
+    seat: Seat,
+    backlog: Backlog,
+}
+
+/// What a [`SessionWatch`] heard.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SessionHeard {
+    /// The counters now. The first thing told; later, it says that the tasks have changed in a
+    /// way not told singly: events were missed by a slow reader, or a cleanup removed tasks.
+    State(Stats),
+    /// One event.
+    Event(Arc<TaskEvent>),
+    /// Nothing, in that time.
+    Nothing,
+    /// The session is gone, or the server stops.
+    Over,
+}
+
+impl SessionWatch {
+    /// What happens next; waits for it for at most `timeout`.
+    pub fn next(&mut self, timeout: Duration) -> SessionHeard {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let waited = match self.backlog.events.try_recv() {
+                Ok(message) => Ok(message),
+                Err(_) if self.backlog.missed.load(SeqCst) => match self.settle() {
+                    Some(stats) => return SessionHeard::State(stats),
+                    None => continue,
+                },
+                Err(_) => self.backlog.events.recv_deadline(deadline),
+            };
+            match waited {
+                Ok(Some(event)) => return SessionHeard::Event(event),
+                Ok(None) => {}
+                Err(RecvTimeoutError::Timeout) => return SessionHeard::Nothing,
+                Err(RecvTimeoutError::Disconnected) => return SessionHeard::Over,
+            }
+        }
+    }
+
+    /// The counters, from which on every event is told again; `None` where one has come
+    /// meanwhile that belongs before them.
+    fn settle(&self) -> Option<Stats> {
+        // Events are published under the write lock: none comes while this is held.
+        let state = self.seat.session.state.read();
+        self.backlog.events.is_empty().then(|| {
+            self.backlog.missed.store(false, SeqCst);
+            state.stats()
+        })
+    }
+}
+
+impl TaskManager {
+    /// Watches a task. Without `after`, the first event tells its state now; with it, events
+    /// follow from the one behind that number of the history.
+    ///
+    /// # Errors
+    ///
+    /// `TaskNotFound`, or `Stopping`.
+    pub fn watch(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        after: Option<u32>,
+    ) -> Result<TaskWatch, Refused> {
+        self.watch_task(key, id, |bell, record| TaskWatch::new(bell, record, after))
+    }
+
+    /// A bell that rings at each change of the task.
+    pub(crate) fn bell(&self, key: &SessionKey, id: TaskId) -> Result<Bell, Refused> {
+        self.watch_task(key, id, |bell, _| bell)
+    }
+
+    fn watch_task<R>(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        begin: impl FnOnce(Bell, &Record) -> R,
+    ) -> Result<R, Refused> {
+        let session = self.find(key).ok_or(Refused::TaskNotFound)?;
+        let mut state = session.state.write();
+        self.check_open()?;
+        let (watcher, signals) = state.hub.watch_task(id);
+        let Some(record) = state.get(id) else {
+            state.hub.leave(watcher);
+            return Err(Refused::TaskNotFound);
+        };
+        let bell = Bell {
+            seat: Seat::take(&session, watcher),
+            signals,
+        };
+        Ok(begin(bell, record))
+    }
+
+    /// Watches all of a session's tasks; the session is made where there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// `TooManySessions`, `StoreFull` or `Stopping`.
+    pub fn watch_session(&self, key: &SessionKey) -> Result<SessionWatch, Refused> {
+        loop {
+            let session = self.find_or_create(key)?;
+            let mut state = session.state.write();
+            if state.dropped {
+                continue;
+            }
+            self.check_open()?;
+            let (watcher, backlog) = state.hub.watch_session();
+            // The first thing to tell is the state now.
+            backlog.missed.store(true, SeqCst);
+            return Ok(SessionWatch {
+                seat: Seat::take(&session, watcher),
+                backlog,
+            });
+        }
+    }
+}
+
+impl Seat {
+    fn take(session: &Arc<Session>, id: WatcherId) -> Seat {
+        session.watching.fetch_add(1, SeqCst);
+        Seat {
+            session: session.clone(),
+            id,
+        }
+    }
+}
