@@ -172,11 +172,7 @@ impl Hub {
     }
 
     /// Tells of a change of `task`, and of the events that it made.
-    pub(crate) fn publish<'e>(
-        &self,
-        task: &Task,
-        events: impl Iterator<Item = HistoryEvent<'e>>,
-    ) {
+    pub(crate) fn publish<'e>(&self, task: &Task, events: impl Iterator<Item = HistoryEvent<'e>>) {
         for (_, _, bell) in self.tasks.iter().filter(|(_, id, _)| *id == task.id) {
             // Full: it has a signal waiting, and will see this change with that one.
             let _ = bell.try_send(());

@@ -81,6 +81,9 @@ impl Server {
     /// five seconds. Harmless when repeated.
     pub fn stop(&self) {
         let begun = Instant::now();
+        // The tasks' end is what streams and long polls wait for.
+        self.transport.stop_accepting();
+        self.system.execution().close();
         self.transport.stop(begun + REQUESTS_IN_HAND);
         self.system.stop_until(begun + STOP_WITHIN);
     }

@@ -167,6 +167,20 @@ impl EventKind {
         EventKind::Retried,
     ];
 
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::Created => "created",
+            EventKind::Queued => "queued",
+            EventKind::Started => "started",
+            EventKind::Progress => "progress",
+            EventKind::Completed => "completed",
+            EventKind::Failed => "failed",
+            EventKind::Cancelled => "cancelled",
+            EventKind::Retried => "retried",
+        }
+    }
+
     /// The status that a task has right after such an event.
     pub fn status(self) -> TaskStatus {
         match self {

@@ -3,9 +3,14 @@
 mod demo;
 mod fields;
 mod health;
+mod live;
 mod origin;
+mod page;
 mod session;
+mod share;
+mod status;
 mod tasks;
+mod terminal;
 mod view;
 
 use std::borrow::Cow;
@@ -15,9 +20,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::response::Body;
+use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::{Problem, Request, Response};
+use crate::permits::Permits;
 use crate::store::{self, Once, Refused};
 use crate::system::TaskSystem;
 use crate::task::{Forbidden, SessionKey};
@@ -30,6 +36,7 @@ pub(crate) struct Api {
     started: Instant,
     addresses: RandomState,
     fingerprints: RandomState,
+    streams: Permits,
 }
 
 /// One call of a session-scoped route.
@@ -41,6 +48,7 @@ struct Call<'a> {
 }
 
 type Scoped = fn(&Call<'_>) -> Answer;
+type Unscoped = fn(&Api, &Request<'_>, &[Cow<'_, str>]) -> Answer;
 
 /// Every route of the Task System.
 pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
@@ -50,15 +58,28 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
     };
     let get = |pattern, handler: Scoped| Route::get(pattern, on(handler));
     let post = |pattern, handler: Scoped| Route::post(pattern, on(handler));
+    let to_anyone = |pattern, handler: Unscoped| {
+        let api = api.clone();
+        Route::get(
+            pattern,
+            Box::new(move |request, parameters| handler(&api, request, parameters)),
+        )
+    };
     vec![
+        get("/", page::home),
+        to_anyone("/s/:token", share::show),
         get("/api/v1/health", health::health),
         get("/api/v1/tasks", tasks::list).and_post(on(tasks::create)),
         get("/api/v1/tasks/stats", tasks::stats),
+        get("/api/v1/tasks/events", live::session_events),
         get("/api/v1/tasks/cleanup/status", tasks::cleanup_status),
         post("/api/v1/tasks/cleanup/run", tasks::cleanup_run),
         get("/api/v1/tasks/:id", tasks::show),
-        get("/api/v1/tasks/:id/status", tasks::status),
+        get("/api/v1/tasks/:id/status", status::status),
         get("/api/v1/tasks/:id/history", tasks::history),
+        get("/api/v1/tasks/:id/events", live::task_events),
+        get("/api/v1/tasks/:id/watch", terminal::watch),
+        post("/api/v1/tasks/:id/share", share::share),
         post("/api/v1/tasks/:id/start", tasks::start),
         post("/api/v1/tasks/:id/cancel", tasks::cancel),
         post("/api/v1/tasks/:id/retry", tasks::retry),
@@ -73,10 +94,12 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
 const TASK_ROUTES: [&str; 2] = ["/api/v1/tasks", "/api/v1/demo"];
 const SESSION_HEADER: &str = "X-App-Session";
 const HEALTH: &str = "/api/v1/health";
+const HOME: &str = "/";
 
 impl Api {
     pub(crate) fn new(system: TaskSystem, config: Config) -> Api {
         Api {
+            streams: Permits::new(config.max_streams),
             system,
             config,
             started: Instant::now(),
@@ -94,7 +117,7 @@ impl Api {
         };
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(request.id));
         let path = request.path();
-        let scoped = is_under(path, &TASK_ROUTES) || path == HEALTH;
+        let scoped = is_under(path, &TASK_ROUTES) || path == HEALTH || path == HOME;
         // What no handler answered (405, OPTIONS, off) tells the session too.
         if scoped
             && response.header(SESSION_HEADER).is_none()
@@ -106,7 +129,7 @@ impl Api {
     }
 
     fn call(&self, handler: Scoped, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
-        if !self.config.enable_session_isolation && request.path() != HEALTH {
+        if !self.config.enable_session_isolation && is_under(request.path(), &TASK_ROUTES) {
             let message = "The Task System is off: start the server with \
                            ENABLE_SESSION_ISOLATION=true";
             return Err(Problem::new(503, "task_system_disabled", message));

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::Call;
 use super::fields::{Fields, Query};
-use super::view::{StatusView, TaskAnswer, TaskView, path};
+use super::view::{TaskAnswer, TaskView, path};
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
 use crate::store::{ListQuery, NewTask, Refused, Stats};
@@ -126,9 +126,9 @@ fn parse_statuses(text: &str) -> Option<Vec<TaskStatus>> {
 }
 
 #[derive(Serialize)]
-struct StatsAnswer {
-    success: bool,
-    stats: Stats,
+pub(super) struct StatsAnswer {
+    pub(super) success: bool,
+    pub(super) stats: Stats,
 }
 
 pub(super) fn stats(call: &Call<'_>) -> Answer {
@@ -141,10 +141,6 @@ pub(super) fn show(call: &Call<'_>) -> Answer {
     inspect(call, |task| {
         Response::json(200, &TaskAnswer::new(task, None))
     })
-}
-
-pub(super) fn status(call: &Call<'_>) -> Answer {
-    inspect(call, |task| Response::json(200, &StatusView::new(task)))
 }
 
 fn inspect(call: &Call<'_>, read: impl FnOnce(&Task) -> Response) -> Answer {
@@ -214,7 +210,7 @@ pub(super) fn retry(call: &Call<'_>) -> Answer {
 }
 
 /// The id in the path; one that is no UUID is nobody's.
-fn id(call: &Call<'_>) -> Result<TaskId, Refused> {
+pub(super) fn id(call: &Call<'_>) -> Result<TaskId, Refused> {
     let text = call.parameters.first().map_or("", |text| text);
     text.parse().map_err(|_| Refused::TaskNotFound)
 }

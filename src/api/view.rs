@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::events::TaskEvent;
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
 
 /// A task, as the contract has it.
@@ -99,6 +100,9 @@ impl<'a> TaskView<'a> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct StatusView<'a> {
     success: bool,
+    /// In a stream, where the address does not tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_id: Option<TaskId>,
     status: TaskStatus,
     progress: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +118,7 @@ impl<'a> StatusView<'a> {
     pub(super) fn new(task: &'a Task) -> StatusView<'a> {
         StatusView {
             success: true,
+            task_id: None,
             status: task.status,
             progress: task.progress,
             current_step: task.step.as_deref(),
@@ -121,6 +126,24 @@ impl<'a> StatusView<'a> {
             started_at: task.started_at,
             completed_at: task.completed_at,
             error: task.error.as_deref(),
+        }
+    }
+}
+
+impl<'a> StatusView<'a> {
+    /// As an event left the task.
+    pub(super) fn at(event: &'a TaskEvent) -> StatusView<'a> {
+        let now = &event.standing;
+        StatusView {
+            success: true,
+            task_id: Some(event.task),
+            status: now.status,
+            progress: now.progress,
+            current_step: now.step.as_deref(),
+            current_step_description: now.step_description.as_deref(),
+            started_at: now.started_at,
+            completed_at: now.completed_at,
+            error: now.error.as_deref(),
         }
     }
 }

@@ -234,14 +234,19 @@ impl TaskExecutionService {
         &self.engine.tasks
     }
 
-    /// Cancels what is queued or running, with `server stopped`, and ends the threads. Waits
-    /// for them until `deadline`; an executor that still blocks then is left behind. Harmless
-    /// when repeated.
-    pub fn stop(&self, deadline: Instant) {
+    /// Takes no more tasks, and cancels what is queued or running, with `server stopped`.
+    pub(crate) fn close(&self) {
         let cancelled = self.engine.tasks.close("server stopped");
         if cancelled > 0 {
             log::info!("Cancelled {cancelled} tasks: server stopped");
         }
+    }
+
+    /// Cancels what is queued or running, with `server stopped`, and ends the threads. Waits
+    /// for them until `deadline`; an executor that still blocks then is left behind. Harmless
+    /// when repeated.
+    pub fn stop(&self, deadline: Instant) {
+        self.close();
         self.engine.jobs.write().take();
         self.engine.lane.clear();
         self.engine.timer.stop();

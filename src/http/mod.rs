@@ -6,6 +6,7 @@ pub(crate) mod problem;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;
+pub(crate) mod sse;
 pub(crate) mod sys;
 pub(crate) mod transport;
 mod wire;

@@ -143,12 +143,17 @@ impl Transport {
         self.local
     }
 
-    /// Stops accepting, lets requests in hand finish until `deadline`, and closes the rest.
-    /// Harmless when repeated.
-    pub(crate) fn stop(&self, deadline: Instant) {
+    /// Takes no more connections, and answers no more than one request on those it has.
+    pub(crate) fn stop_accepting(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // Wakes the accept loop.
         let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+    }
+
+    /// Stops accepting, lets requests in hand finish until `deadline`, and closes the rest.
+    /// Harmless when repeated.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        self.stop_accepting();
         loop {
             let open: Vec<_> = self.shared.open.lock().values().cloned().collect();
             let late = Instant::now() >= deadline;

@@ -3,7 +3,8 @@
 //! # Locks
 //!
 //! 1. a *shard's* lock guards which sessions exist,
-//! 2. a *session's* lock guards all that the session holds.
+//! 2. a *session's* lock guards all that the session holds,
+//! 3. the share links' lock guards where each token leads.
 //!
 //! They are taken in this order, and a handler holds at most one of each. The observer and the
 //! session's hub are told of events under the session's lock and must not block; nothing else is
@@ -21,6 +22,7 @@ mod races;
 mod receipts;
 mod record;
 mod session;
+mod shares;
 mod watch;
 
 use std::collections::HashMap;
@@ -40,7 +42,7 @@ pub use receipts::Answer;
 pub(crate) use receipts::{First, Once};
 pub(crate) use record::Ending;
 pub use session::Observer;
-pub(crate) use watch::Bell;
+pub use shares::ShareToken;
 pub use watch::{Heard, SessionHeard, SessionWatch, TaskWatch, Wait};
 
 use crate::executor::{TaskError, TaskInput};
@@ -48,6 +50,7 @@ use crate::task::{Forbidden, HistoryEvent, Millis, SessionKey, Task, TaskId, Tas
 use budget::Budget;
 use record::Record;
 use session::{SESSION_WEIGHT, Session, State};
+use shares::Shares;
 
 const SHARDS: usize = 32;
 
@@ -266,6 +269,7 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     epoch: Instant,
     observer: Option<Box<Observer>>,
+    shares: Shares,
 }
 
 impl Shared {
@@ -308,6 +312,7 @@ impl TaskManager {
                 stopping: AtomicBool::new(false),
                 epoch: Instant::now(),
                 observer,
+                shares: Shares::default(),
             }),
         }
     }
@@ -668,6 +673,9 @@ impl TaskManager {
                 .filter_map(|&id| state.remove(id, status))
                 .collect();
             drop(state);
+            self.shared
+                .shares
+                .forget(gone.iter().map(|record| &**record));
             let bytes = gone.iter().map(|record| record.weight()).sum();
             self.shared.budget.refund(bytes);
             removed += gone.len();
@@ -763,6 +771,7 @@ impl TaskManager {
         self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
         drop(state);
         drop(shard);
+        self.shared.shares.forget(gone.records());
         // Freeing thousands of tasks takes a while, and needs no lock.
         drop(gone);
         true

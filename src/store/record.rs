@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::store::budget::Budget;
 use crate::store::history::{ENTRY, History};
+use crate::store::shares::ShareToken;
 use crate::task::{Change, EventKind, Forbidden, Millis, Task, TaskStatus};
 
 /// Started, a hundred percents and an end, and one to spare.
@@ -23,6 +24,9 @@ const RESERVE: usize = ESSENTIAL_ENTRIES * ENTRY + 2 * ERROR_KEPT + 8;
 /// The record itself, its place in the session's indexes and the allocator's overhead.
 const FIXED: usize = size_of::<Record>() + 180;
 
+/// A share link's place among all of them.
+const SHARE: usize = 200;
+
 /// The longest step name kept, in bytes.
 const MAX_STEP: usize = 400;
 
@@ -35,6 +39,7 @@ pub(crate) struct Record {
     pub(crate) history: History,
     /// Charged and not yet used. Never less than the entry that ends the task will take.
     reserve: usize,
+    pub(crate) share: Option<ShareToken>,
 }
 
 /// How an attempt ended.
@@ -51,6 +56,7 @@ impl Record {
             history: History::with_capacity(if task.queued { 64 } else { 3 }),
             task,
             reserve: ENTRY,
+            share: None,
         };
         record.log(EventKind::Created, "", "");
         if record.task.queued {
@@ -76,6 +82,7 @@ impl Record {
             + json(&task.result)
             + self.history.bytes()
             + self.reserve
+            + self.share.map_or(0, |_| SHARE)
     }
 
     /// Queued or running.
@@ -177,6 +184,18 @@ impl Record {
             record.log(EventKind::Retried, "", "");
             record.log(EventKind::Queued, "", "");
         }))
+    }
+
+    /// The token that leads here, drawn where there is none; `None` where the budget has no room.
+    pub(crate) fn share(
+        &mut self,
+        budget: &Budget,
+        draw: impl FnOnce() -> ShareToken,
+    ) -> Option<ShareToken> {
+        if self.share.is_none() {
+            self.spend(budget, SHARE, |record| record.share = Some(draw()));
+        }
+        self.share
     }
 
     /// Ends the task, and gives back what its reserve did not need.

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use parking_lot::RwLock;
 
 use crate::events::Hub;
-use crate::store::{Shared, Stats};
 use crate::store::budget::Budget;
 use crate::store::receipts::Receipt;
 use crate::store::record::Record;
+use crate::store::{Shared, Stats};
 use crate::task::{HistoryEvent, Millis, SessionKey, TaskId, TaskStatus};
 
 /// Told of each history event as it happens, under the session's lock: must not block.

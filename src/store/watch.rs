@@ -140,7 +140,12 @@ impl TaskWatch {
                 Wait::Changed => {}
                 Wait::Quiet => return Heard::Nothing,
                 // One more look: the last event may have come right before the end.
-                Wait::Over => return self.read().filter(|e| !e.is_empty()).map_or(Heard::Over, Heard::Events),
+                Wait::Over => {
+                    return self
+                        .read()
+                        .filter(|e| !e.is_empty())
+                        .map_or(Heard::Over, Heard::Events);
+                }
             }
         }
     }

@@ -1,0 +1,164 @@
+//! Share links: `POST /tasks/:id/share` makes one, `/s/:token` shows its task to anyone, live
+//! and read-only, in the form that the client asks for.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::live::{format, last_event_id, stream_task};
+use super::tasks::id;
+use super::terminal::{Screen, draw};
+use super::{Api, Call, page};
+use crate::http::router::Answer;
+use crate::http::sse::EventFormat;
+use crate::http::{Problem, Request, Response};
+use crate::store::ShareToken;
+use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
+
+#[derive(Serialize)]
+struct ShareAnswer<'a> {
+    success: bool,
+    url: &'a str,
+}
+
+pub(super) fn share(call: &Call<'_>) -> Answer {
+    call.once(|| {
+        call.no_fields()?;
+        let token = call.api.system.tasks().share(&call.session, id(call)?)?;
+        let url = &*format!("/s/{token}");
+        let success = true;
+        let answer = Response::json(201, &ShareAnswer { success, url });
+        Ok(answer.with("Location", url.to_owned()))
+    })
+}
+
+/// A task as a bystander sees it: neither its session nor what its owner gave it or got from it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SharedView<'a> {
+    id: TaskId,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    status: TaskStatus,
+    progress: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_step: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current_step_description: Option<&'a str>,
+    created_at: Millis,
+    updated_at: Millis,
+    started_at: Option<Millis>,
+    completed_at: Option<Millis>,
+    error: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    attempt: u32,
+}
+
+#[derive(Serialize)]
+struct SharedAnswer<'a> {
+    success: bool,
+    task: SharedView<'a>,
+}
+
+fn json(task: &Task) -> Response {
+    let view = SharedView {
+        id: task.id,
+        name: &task.name,
+        description: task.description.as_deref(),
+        status: task.status,
+        progress: task.progress,
+        current_step: task.step.as_deref(),
+        current_step_description: task.step_description.as_deref(),
+        created_at: task.created_at,
+        updated_at: task.updated_at,
+        started_at: task.started_at,
+        completed_at: task.completed_at,
+        error: task.error.as_deref(),
+        kind: &task.kind,
+        attempt: task.attempt,
+    };
+    let answer = SharedAnswer {
+        success: true,
+        task: view,
+    };
+    Response::json(200, &answer)
+}
+
+/// `GET /s/:token`, and `/s/:token.svg`.
+pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
+    let last = parameters.first().map_or("", |text| text);
+    let (token, badge) = match last.strip_suffix(".svg") {
+        Some(token) => (token, true),
+        None => (last, false),
+    };
+    let Some((key, id)) = target(api, token) else {
+        return match request.accepts("text/html") && !badge {
+            true => Ok(page::shared(404)),
+            false => Err(ended()),
+        };
+    };
+    let tasks = api.system.tasks();
+    if badge {
+        return tasks.inspect(&key, id, svg).map_err(|_| ended());
+    }
+    let answer =
+        if request.accepts(EventFormat::SSE_TYPE) || request.accepts(EventFormat::NDJSON_TYPE) {
+            let watch = tasks.watch(&key, id, last_event_id(request))?;
+            stream_task(&api.streams, watch, format(request))?
+        } else if request.accepts("text/html") {
+            page::shared(200)
+        } else if request.accepts("application/json") {
+            tasks.inspect(&key, id, json)?
+        } else {
+            let name = tasks.inspect(&key, id, |task| task.name.clone())?;
+            let screen = Screen::parse(request, &name)?;
+            draw(&api.streams, tasks.watch(&key, id, None)?, screen)?
+        };
+    Ok(answer.with("Vary", "Accept"))
+}
+
+fn target(api: &Api, token: &str) -> Option<(SessionKey, TaskId)> {
+    api.system.tasks().shared_task(ShareToken::parse(token)?)
+}
+
+fn ended() -> Problem {
+    let message = "This link leads nowhere, or its task has been cleaned up";
+    Problem::new(404, "share_not_found", message)
+}
+
+/// A badge of two fields: `task`, and how it stands.
+fn svg(task: &Task) -> Response {
+    let (text, color) = match task.status {
+        TaskStatus::Pending => ("pending".to_owned(), "#59636e"),
+        TaskStatus::Running => (format!("{} %", task.progress), "#0b66c3"),
+        TaskStatus::Completed => ("completed".to_owned(), "#1a7f37"),
+        TaskStatus::Failed => (format!("failed at {} %", task.progress), "#c4292f"),
+        TaskStatus::Cancelled => (format!("cancelled at {} %", task.progress), "#7d6608"),
+    };
+    const LABEL: usize = 40;
+    // About seven units a letter at this size.
+    let field = text.len() * 7 + 16;
+    let width = LABEL + field;
+    let middle = LABEL + field / 2;
+    let progress = field * usize::from(task.progress) / 100;
+    let svg = format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="task: {text}">
+<title>task: {text}</title>
+<clipPath id="c"><rect width="{width}" height="20" rx="4"/></clipPath>
+<g clip-path="url(#c)">
+<rect width="{LABEL}" height="20" fill="#333c46"/>
+<rect x="{LABEL}" width="{field}" height="20" fill="{color}"/>
+<rect x="{LABEL}" y="17" width="{progress}" height="3" fill="#fff" fill-opacity=".6"/>
+</g>
+<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle">
+<text x="{}" y="14">task</text>
+<text x="{middle}" y="14">{text}</text>
+</g>
+</svg>
+"##,
+        LABEL / 2
+    );
+    Response::bytes("image/svg+xml", svg)
+}

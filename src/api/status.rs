@@ -1,0 +1,83 @@
+//! `/tasks/:id/status`: polls, conditional and long.
+
+use std::time::{Duration, Instant};
+
+use super::Call;
+use super::fields::Query;
+use super::tasks::id;
+use super::view::StatusView;
+use crate::http::router::Answer;
+use crate::http::{Problem, Response};
+use crate::store::Wait;
+use crate::task::{Task, TaskId};
+
+/// The longest wait, in seconds.
+const MAX_WAIT: u64 = 60;
+
+/// How often a waiting poll looks whether its client is still there.
+const LOOK: Duration = Duration::from_millis(1_500);
+
+pub(super) fn status(call: &Call<'_>) -> Answer {
+    let id = id(call)?;
+    match wait(call)? {
+        Some(wait) => long_poll(call, id, wait),
+        None => poll(call, id).map(|(answer, _)| answer),
+    }
+}
+
+fn wait(call: &Call<'_>) -> Result<Option<Duration>, Problem> {
+    let mut query = Query::new(call.request, &["wait"]);
+    let wait = query.parse("wait", "a whole number of seconds from 0 to 60", |text| {
+        let seconds = text.parse().ok();
+        seconds.filter(|seconds| (0..=MAX_WAIT).contains(seconds))
+    });
+    query.finish()?;
+    Ok(wait.map(Duration::from_secs))
+}
+
+/// The answer now, and whether there is nothing to wait for.
+fn poll(call: &Call<'_>, id: TaskId) -> Result<(Response, bool), Problem> {
+    let known = call.request.header("If-None-Match");
+    let tasks = call.api.system.tasks();
+    let answer = tasks.inspect(&call.session, id, |task| {
+        let tag = format!("\"{}\"", task.version);
+        let same = known.is_some_and(|known| matches(known, &tag));
+        let ready = task.status.is_final() || known.is_some() && !same;
+        let response = match same {
+            true => Response::empty(304),
+            false => Response::json(200, &StatusView::new(task)),
+        };
+        (with_hints(response, task, tag), ready)
+    });
+    Ok(answer?)
+}
+
+fn with_hints(response: Response, task: &Task, tag: String) -> Response {
+    let response = response.with("ETag", tag);
+    match task.status.is_final() {
+        true => response,
+        false => response.with("Retry-After", "1"),
+    }
+}
+
+/// Whether `If-None-Match` names this tag. A weak one counts as well: nobody compares here.
+fn matches(known: &str, tag: &str) -> bool {
+    let mut tags = known.split(',').map(str::trim);
+    tags.any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+}
+
+fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
+    let deadline = Instant::now() + patience;
+    // First the bell, then the look: no change can fall between them.
+    let bell = call.api.system.tasks().bell(&call.session, id)?;
+    loop {
+        let (answer, ready) = poll(call, id)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if ready || left.is_zero() || !(call.request.is_open)() {
+            return Ok(answer);
+        }
+        if bell.wait(left.min(LOOK)) == Wait::Over {
+            return poll(call, id).map(|(answer, _)| answer);
+        }
+    }
+}

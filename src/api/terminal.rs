@@ -1,0 +1,284 @@
+//! `/tasks/:id/watch`: a task's progress drawn in a terminal.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use unicode_width::UnicodeWidthChar;
+
+use super::Call;
+use super::fields::Query;
+use super::live::{permit, pour};
+use super::tasks::id;
+use crate::LogSafe;
+use crate::events::TaskEvent;
+use crate::http::router::Answer;
+use crate::http::{Problem, Request, Response};
+use crate::permits::Permits;
+use crate::store::{Heard, TaskWatch};
+use crate::task::{EventKind, Millis, TaskStatus, now_ms};
+
+/// Twice a second, so that the seconds shown do not jump.
+const TICK: Duration = Duration::from_millis(500);
+
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+
+const DEFAULT_WIDTH: usize = 80;
+
+/// How a task is drawn.
+pub(super) struct Screen {
+    /// Columns.
+    width: usize,
+    color: bool,
+    /// A line a change, instead of one that is drawn over.
+    plain: bool,
+    name: String,
+}
+
+impl Screen {
+    /// As the query's `width`, `color` and `plain` ask for.
+    pub(super) fn parse(request: &Request<'_>, name: &str) -> Result<Screen, Problem> {
+        let mut query = Query::new(request, &["width", "color", "plain"]);
+        let width = query.parse("width", "a whole number from 20 to 500", |text| {
+            text.parse().ok().filter(|w| (20..=500).contains(w))
+        });
+        let mut flag = |name| query.parse(name, "0 or 1", parse_flag).unwrap_or(false);
+        let (color, plain) = (flag("color"), flag("plain"));
+        query.finish()?;
+        Ok(Screen {
+            width: width.unwrap_or(DEFAULT_WIDTH),
+            color,
+            plain,
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn parse_flag(text: &str) -> Option<bool> {
+    match text {
+        "1" | "true" | "" => Some(true),
+        "0" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+pub(super) fn watch(call: &Call<'_>) -> Answer {
+    let tasks = call.api.system.tasks();
+    let id = id(call)?;
+    let name = tasks.inspect(&call.session, id, |task| task.name.clone())?;
+    let screen = Screen::parse(call.request, &name)?;
+    let watch = tasks.watch(&call.session, id, None)?;
+    draw(&call.api.streams, watch, screen)
+}
+
+/// Draws a task until it has ended.
+pub(super) fn draw(streams: &Permits, mut watch: TaskWatch, screen: Screen) -> Answer {
+    let permit = permit(streams)?;
+    Ok(Response::stream(TEXT, move |out| {
+        let _permit = permit;
+        let mut picture = Picture::new(screen);
+        out.send(picture.title().as_bytes())?;
+        pour(out, TICK, b"", |buffer, patience| {
+            let heard = watch.next(patience);
+            let mut text = String::new();
+            let more = match heard {
+                Heard::Events(events) => {
+                    picture.change(&mut text, events);
+                    !watch.is_over()
+                }
+                Heard::Nothing => {
+                    picture.tick(&mut text, now_ms());
+                    true
+                }
+                Heard::Over => false,
+            };
+            if !more {
+                picture.end(&mut text);
+            }
+            buffer.extend_from_slice(text.as_bytes());
+            more
+        })
+    }))
+}
+
+/// What stands on the screen.
+struct Picture {
+    screen: Screen,
+    last: Option<TaskEvent>,
+    line: String,
+}
+
+impl Picture {
+    fn new(screen: Screen) -> Picture {
+        Picture {
+            screen,
+            last: None,
+            line: String::new(),
+        }
+    }
+
+    fn title(&self) -> String {
+        let name = fit(&self.screen.name, self.screen.width - 1);
+        format!("{}\n", self.paint("1", &name))
+    }
+
+    /// Takes in what happened.
+    fn change(&mut self, out: &mut String, events: Vec<TaskEvent>) {
+        if self.screen.plain {
+            for event in &events {
+                let _ = writeln!(out, "{}", self.plain_line(event));
+            }
+        }
+        self.last = events.into_iter().last().or(self.last.take());
+        self.tick(out, now_ms());
+    }
+
+    /// Draws the line again where it looks different by now.
+    fn tick(&mut self, out: &mut String, now: Millis) {
+        let Some(event) = self.last.as_ref().filter(|_| !self.screen.plain) else {
+            return;
+        };
+        let line = self.bar_line(event, now);
+        if line != self.line {
+            let _ = write!(out, "\r{line}");
+            self.line = line;
+        }
+    }
+
+    /// The last word.
+    fn end(&self, out: &mut String) {
+        if !self.line.is_empty() {
+            out.push('\n');
+        }
+        let Some(event) = &self.last else {
+            return;
+        };
+        let now = &event.standing;
+        let took = match (now.started_at, now.completed_at) {
+            (Some(from), Some(to)) => format!(" in {}", duration(to.saturating_sub(from))),
+            _ => String::new(),
+        };
+        let reason = now.error.as_deref().unwrap_or_default();
+        let reason = match reason {
+            "" => String::new(),
+            text => format!(": {}", LogSafe(text)),
+        };
+        let at = format!("at {} %", now.progress);
+        let (color, text) = match now.status {
+            TaskStatus::Completed => ("32", format!("✔ completed{took}")),
+            TaskStatus::Failed => ("31", format!("✘ failed {at}{took}{reason}")),
+            TaskStatus::Cancelled => ("33", format!("■ cancelled {at}{took}{reason}")),
+            TaskStatus::Pending | TaskStatus::Running => {
+                ("33", format!("… {} {at}; the watch ends here", now.status))
+            }
+        };
+        let _ = writeln!(out, "{}", self.paint(color, &text));
+    }
+
+    /// `2026-01-31T12:00:00Z  running     40 %  Step 4: what it does`
+    fn plain_line(&self, event: &TaskEvent) -> String {
+        let at = std::time::UNIX_EPOCH + Duration::from_millis(event.at);
+        let at = time::OffsetDateTime::from(at)
+            .format(time::macros::format_description!(
+                "[year]-[month]-[day]T[hour]:[minute]:[second]Z"
+            ))
+            .unwrap_or_default();
+        let (kind, percent) = (event.kind.as_str(), event.standing.progress);
+        let line = format!("{at}  {kind:<9} {percent:>3} %  {}", step(event));
+        line.trim_end().to_owned()
+    }
+
+    /// `████████░░░░░░░░  40 %  Step 4                 0:02`, exactly one column short of the
+    /// width, so that no terminal wraps it and each drawing covers the one before.
+    fn bar_line(&self, event: &TaskEvent, now: Millis) -> String {
+        let width = self.screen.width - 1;
+        let cells = (width * 2 / 5).clamp(5, 100);
+        let percent = usize::from(event.standing.progress);
+        let full = cells * percent / 100;
+        let clock = event.standing.started_at.map_or(String::new(), |from| {
+            clock(
+                event
+                    .standing
+                    .completed_at
+                    .unwrap_or(now)
+                    .saturating_sub(from),
+            )
+        });
+        let room = width.saturating_sub(cells + 7 + clock.len() + 2);
+        let step = fit(&step(event), room);
+        let gap = " ".repeat(room - columns(&step) + 1);
+        let color = match event.standing.status {
+            TaskStatus::Failed => "31",
+            TaskStatus::Cancelled => "33",
+            TaskStatus::Completed => "32",
+            TaskStatus::Pending | TaskStatus::Running => "36",
+        };
+        let done = self.paint(color, &"█".repeat(full));
+        let left = self.paint("2", &"░".repeat(cells - full));
+        format!("{done}{left} {percent:>3} % {step}{gap} {clock}")
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        match self.screen.color && !text.is_empty() {
+            true => format!("\x1b[{code}m{text}\x1b[0m"),
+            false => text.to_owned(),
+        }
+    }
+}
+
+/// The step in words, or what the task waits for.
+fn step(event: &TaskEvent) -> String {
+    let now = &event.standing;
+    let step = now.step.as_deref().unwrap_or_default();
+    let description = now.step_description.as_deref().unwrap_or_default();
+    let words = match (step, description, event.kind) {
+        ("", "", EventKind::Created) => "waiting to be started".to_owned(),
+        ("", "", EventKind::Queued | EventKind::Retried) => "queued".to_owned(),
+        ("", text, _) | (text, "", _) => text.to_owned(),
+        (step, description, _) => format!("{step}: {description}"),
+    };
+    LogSafe(&words).to_string()
+}
+
+/// `text` without what could steer the terminal, cut to `room` columns.
+fn fit(text: &str, room: usize) -> String {
+    let text = LogSafe(text).to_string();
+    if columns(&text) <= room {
+        return text;
+    }
+    let mut taken = 0;
+    let mut cut: String = text
+        .chars()
+        .take_while(|&c| {
+            taken += c.width().unwrap_or(0);
+            taken < room
+        })
+        .collect();
+    if room > 0 {
+        cut.push('…');
+    }
+    cut
+}
+
+fn columns(text: &str) -> usize {
+    text.chars().map(|c| c.width().unwrap_or(0)).sum()
+}
+
+/// `0:05`, `12:34`, `1:00:00`.
+fn clock(millis: u64) -> String {
+    let seconds = millis / 1_000;
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+/// `0.3 s`, `5.0 s`, `2 min 3 s`, `1 h 2 min`.
+fn duration(millis: u64) -> String {
+    let seconds = millis / 1_000;
+    match seconds {
+        0..60 => format!("{}.{} s", seconds, millis % 1_000 / 100),
+        60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+    }
+}

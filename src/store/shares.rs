@@ -1,0 +1,70 @@
+//! Share links: an unguessable token that leads to one task, for as long as the task lives.
+
+use std::collections::HashMap;
+
+use parking_lot::RwLock;
+use uuid::Uuid;
+
+use crate::store::record::Record;
+use crate::store::{Refused, TaskManager};
+use crate::task::{SessionKey, TaskId};
+
+/// 122 random bits; its text is 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ShareToken(Uuid);
+
+impl ShareToken {
+    /// The token of that text.
+    pub fn parse(text: &str) -> Option<ShareToken> {
+        // The other spellings of a UUID would be other addresses of the same page.
+        let plain = text.len() == 32 && !text.bytes().any(|b| b.is_ascii_uppercase());
+        let id = plain.then(|| Uuid::try_parse(text).ok())?;
+        id.map(ShareToken)
+    }
+}
+
+impl std::fmt::Display for ShareToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
+/// Where each token leads. Its lock is taken last, also under a session's, and nothing is
+/// called under it.
+#[derive(Default)]
+pub(crate) struct Shares(RwLock<HashMap<ShareToken, (SessionKey, TaskId)>>);
+
+impl Shares {
+    /// Forgets the tokens of records that have left the store.
+    pub(crate) fn forget<'r>(&self, gone: impl Iterator<Item = &'r Record>) {
+        for token in gone.filter_map(|record| record.share) {
+            self.0.write().remove(&token);
+        }
+    }
+}
+
+impl TaskManager {
+    /// A token that leads to this task; the same one each time.
+    ///
+    /// # Errors
+    ///
+    /// `TaskNotFound`, or `StoreFull`.
+    pub fn share(&self, key: &SessionKey, id: TaskId) -> Result<ShareToken, Refused> {
+        let shared = &*self.shared;
+        let share = |record: &mut Record| {
+            let token = record
+                .share(&shared.budget, || ShareToken(Uuid::new_v4()))
+                .ok_or(Refused::StoreFull(shared.limits.max_store_bytes))?;
+            // Under the session's lock: a record that leaves takes its token with it.
+            let mut links = shared.shares.0.write();
+            links.entry(token).or_insert_with(|| (key.clone(), id));
+            Ok(token)
+        };
+        self.change(key, id, share).map(|(_, token)| token)
+    }
+
+    /// The session and task that a token leads to.
+    pub fn shared_task(&self, token: ShareToken) -> Option<(SessionKey, TaskId)> {
+        self.shared.shares.0.read().get(&token).cloned()
+    }
+}
