@@ -191,19 +191,16 @@ impl Picture {
     /// width, so that no terminal wraps it and each drawing covers the one before.
     fn bar_line(&self, event: &TaskEvent, now: Millis) -> String {
         let width = self.screen.width - 1;
-        let cells = (width * 2 / 5).clamp(5, 100);
         let percent = usize::from(event.standing.progress);
-        let full = cells * percent / 100;
         let clock = event.standing.started_at.map_or(String::new(), |from| {
-            clock(
-                event
-                    .standing
-                    .completed_at
-                    .unwrap_or(now)
-                    .saturating_sub(from),
-            )
+            let to = event.standing.completed_at.unwrap_or(now);
+            clock(to.saturating_sub(from))
         });
-        let room = width.saturating_sub(cells + 7 + clock.len() + 2);
+        // Percent and spaces take nine columns.
+        let free = width - 9 - clock.len();
+        let cells = (width * 2 / 5).min(free).min(100);
+        let full = cells * percent / 100;
+        let room = free - cells;
         let step = fit(&step(event), room);
         let gap = " ".repeat(room - columns(&step) + 1);
         let color = match event.standing.status {
@@ -277,7 +274,7 @@ fn clock(millis: u64) -> String {
 fn duration(millis: u64) -> String {
     let seconds = millis / 1_000;
     match seconds {
-        0..60 => format!("{}.{} s", seconds, millis % 1_000 / 100),
+        0..60 => format!("{:.1} s", millis as f64 / 1_000.0),
         60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
     }

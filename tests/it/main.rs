@@ -10,13 +10,23 @@ mod demo;
 mod errors;
 /// How executors run: panics, time limits, slices, results, stale attempts.
 mod execution;
+/// `/`: the text for terminals, the page's own rules.
+mod home;
 /// `Idempotency-Key`.
 mod idempotency;
+/// Streams: events, resume, limits, readers that are slow or gone.
+mod live;
+/// ETags, conditional and long polls.
+mod polling;
 /// The binary: arguments, environment, log, signals.
 mod process;
 /// Which session a request belongs to, and how long a session lives.
 mod sessions;
+/// Share links.
+mod share;
 /// The server, client and waits that all of them use.
 mod support;
 /// The life of a task through its routes: create, list, start, cancel, retry, history.
 mod tasks;
+/// The progress bar for terminals.
+mod terminal;

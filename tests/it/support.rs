@@ -64,6 +64,32 @@ impl Drop for Opener {
     }
 }
 
+/// The percent that `driven` tasks are at; a test turns it.
+#[derive(Clone, Default)]
+pub(crate) struct Dial(Arc<AtomicUsize>);
+
+impl Dial {
+    pub(crate) fn turn_to(&self, percent: usize) {
+        self.0.store(percent, Ordering::SeqCst);
+    }
+
+    /// An executor that reports where the dial stands, and completes at 100.
+    pub(crate) fn register(&self, registry: &mut ExecutorRegistry) {
+        let dial = self.0.clone();
+        registry.register("driven", move |_: &TaskInput| {
+            let dial = dial.clone();
+            Ok(move |ctx: &mut TaskContext<'_>| {
+                let percent = dial.load(Ordering::SeqCst);
+                ctx.progress(percent as u8, &format!("At {percent}"), "")?;
+                Ok(match percent {
+                    100 => Outcome::Done(None),
+                    _ => Outcome::Again(Duration::from_millis(1)),
+                })
+            })
+        });
+    }
+}
+
 /// The executor types that every test server has besides the demos:
 ///
 /// - `held` stays at 40 %, step `Holding`, until the server's gate opens;
@@ -326,6 +352,39 @@ impl Call {
 
     #[track_caller]
     pub(crate) fn send(self) -> Reply {
+        let mut stream = BufReader::new(self.transmit());
+        let reply = Reply::read(&mut stream, &self.method);
+        reply.check(&self.method, &self.target);
+        reply
+    }
+
+    /// Sends it, and reads the answer as it comes.
+    #[track_caller]
+    pub(crate) fn open(self) -> Stream {
+        self.try_open().expect("the stream is not refused")
+    }
+
+    /// As [`open`](Self::open); `None` where there are too many streams.
+    #[track_caller]
+    pub(crate) fn try_open(self) -> Option<Stream> {
+        let mut reader = BufReader::new(self.transmit());
+        let head = Reply::read(&mut reader, "HEAD");
+        head.check("HEAD", &self.target);
+        if head.status == 503 {
+            return None;
+        }
+        let head = head.expect(200);
+        assert_eq!(head.header("Transfer-Encoding"), Some("chunked"), "{head}");
+        Some(Stream {
+            head,
+            reader,
+            unread: Vec::new(),
+        })
+    }
+
+    /// The connection, with the request sent.
+    #[track_caller]
+    fn transmit(&self) -> TcpStream {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         head += &format!("Host: {}\r\nConnection: close\r\n", self.addr);
         for (name, value) in &self.headers {
@@ -341,9 +400,89 @@ impl Call {
         stream.write_all(head.as_bytes()).expect("the head is sent");
         // The server may answer and close before it has read a body that it refuses.
         let _ = stream.write_all(&self.body);
-        let reply = Reply::read(&mut BufReader::new(stream), &self.method);
-        reply.check(&self.method, &self.target);
-        reply
+        stream
+    }
+}
+
+/// An answer that comes piece by piece.
+pub(crate) struct Stream {
+    pub(crate) head: Reply,
+    reader: BufReader<TcpStream>,
+    unread: Vec<u8>,
+}
+
+/// One server-sent event.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Event {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) data: Value,
+}
+
+impl Stream {
+    pub(crate) fn socket(&self) -> &TcpStream {
+        self.reader.get_ref()
+    }
+
+    pub(crate) fn set_patience(&self, patience: Duration) {
+        let socket = self.socket();
+        socket.set_read_timeout(Some(patience)).expect("a timeout");
+    }
+
+    /// The next piece of text that ends with `end`; `None` at the proper end of the stream.
+    #[track_caller]
+    pub(crate) fn until(&mut self, end: &str) -> Option<String> {
+        loop {
+            let found = self
+                .unread
+                .windows(end.len())
+                .position(|w| w == end.as_bytes());
+            if let Some(at) = found {
+                let piece = self.unread.drain(..at + end.len()).collect();
+                return Some(String::from_utf8(piece).expect("UTF-8"));
+            }
+            match read_chunk(&mut self.reader) {
+                Some(chunk) => self.unread.extend(chunk),
+                None => {
+                    assert!(self.unread.is_empty(), "the stream ends within a line");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// What is left, up to the proper end.
+    #[track_caller]
+    pub(crate) fn rest(&mut self) -> String {
+        while let Some(chunk) = read_chunk(&mut self.reader) {
+            self.unread.extend(chunk);
+        }
+        String::from_utf8(std::mem::take(&mut self.unread)).expect("UTF-8")
+    }
+
+    /// The next event, past comments and `retry`; `None` at the proper end.
+    #[track_caller]
+    pub(crate) fn event(&mut self) -> Option<Event> {
+        loop {
+            let block = self.until("\n\n")?;
+            let field = |name: &str| {
+                let mut lines = block.lines();
+                lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            };
+            if let Some(data) = field("data") {
+                return Some(Event {
+                    id: field("id").and_then(|id| id.parse().ok()).expect("an id"),
+                    name: field("event").expect("a name").to_owned(),
+                    data: serde_json::from_str(data).expect("JSON"),
+                });
+            }
+        }
+    }
+
+    /// Every event to the end.
+    #[track_caller]
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.event()).collect()
     }
 }
 
@@ -414,12 +553,12 @@ impl Reply {
             assert!(self.header("X-App-Session").is_some(), "{context}");
         }
         let kind = self.header("Content-Type").unwrap_or_default();
-        if self.status >= 400 {
+        if self.status >= 400 && !kind.starts_with("text/html") {
             assert_eq!(kind, "application/problem+json", "{context}");
-        } else if !self.body.is_empty() {
+        } else if !self.body.is_empty() && is_session_scoped {
             assert!(kind.starts_with("application/json"), "{context}");
         }
-        if self.status < 400 || method == "HEAD" {
+        if self.status < 400 || method == "HEAD" || kind.starts_with("text/html") {
             return;
         }
         let body = self.json();
@@ -517,18 +656,21 @@ impl std::fmt::Display for Reply {
 }
 
 fn read_chunks(stream: &mut impl BufRead) -> Vec<u8> {
-    let mut body = Vec::new();
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line).expect("a chunk's size");
-        let size = usize::from_str_radix(line.trim_end(), 16).expect("a size in hex");
-        let mut chunk = vec![0; size + 2];
-        stream.read_exact(&mut chunk).expect("a whole chunk");
-        if size == 0 {
-            return body;
-        }
-        body.extend_from_slice(&chunk[..size]);
-    }
+    std::iter::from_fn(|| read_chunk(stream))
+        .flatten()
+        .collect()
+}
+
+/// The next chunk; `None` for the last one, which is empty.
+#[track_caller]
+fn read_chunk(stream: &mut impl BufRead) -> Option<Vec<u8>> {
+    let mut line = String::new();
+    stream.read_line(&mut line).expect("a chunk's size");
+    let size = usize::from_str_radix(line.trim_end(), 16).expect("a size in hex");
+    let mut chunk = vec![0; size + 2];
+    stream.read_exact(&mut chunk).expect("a whole chunk");
+    chunk.truncate(size);
+    (size > 0).then_some(chunk)
 }
 
 /// A directory of one test's own, removed at its end.

@@ -1,0 +1,85 @@
+use crate::support::TestServer;
+
+#[test]
+fn a_terminal_gets_a_text_with_its_session_and_commands_that_work() {
+    let server = TestServer::start(&[]);
+    for accept in ["*/*", "text/plain", "application/json", "text/html;q=0"] {
+        let reply = server
+            .call_exact("GET", "/")
+            .header("Accept", accept)
+            .send()
+            .expect(200);
+        assert_eq!(
+            reply.header("Content-Type"),
+            Some("text/plain; charset=utf-8")
+        );
+        assert_eq!(reply.header("Vary"), Some("Accept"));
+        assert!(
+            reply
+                .text()
+                .contains(&format!("Your session: {}", server.key()))
+        );
+        assert_eq!(reply.header("X-App-Session"), Some(&*server.key()));
+        let host = server.addr().to_string();
+        assert!(reply.text().contains(&format!(
+            "curl -X POST http://{host}/api/v1/demo/tasks/sample"
+        )));
+        assert!(reply.text().lines().count() <= 30, "short");
+    }
+}
+
+#[test]
+fn a_host_that_could_run_in_a_shell_is_not_repeated() {
+    let server = TestServer::start(&[]);
+    let request = "GET / HTTP/1.1\r\nHost: x;$(reboot)\r\nConnection: close\r\n\r\n";
+    let mut socket = server.connect();
+    std::io::Write::write_all(&mut socket, request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut socket, &mut answer).expect("an answer");
+    assert!(!answer.contains("reboot"), "{answer}");
+}
+
+#[test]
+fn a_browser_gets_one_small_document_that_loads_nothing() {
+    let server = TestServer::start(&[]);
+    let visit = || {
+        let call = server.call_exact("GET", "/?session=guest");
+        call.header("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")
+            .send()
+            .expect(200)
+    };
+    let page = visit();
+    assert_eq!(
+        page.header("Content-Type"),
+        Some("text/html; charset=utf-8")
+    );
+    assert_eq!(page.header("X-App-Session"), Some("guest"));
+    assert_eq!(page.header("X-Frame-Options"), Some("DENY"));
+    assert_eq!(page.header("Referrer-Policy"), Some("no-referrer"));
+    assert!(page.body.len() <= 60 * 1024, "{} bytes", page.body.len());
+    let html = page.text();
+    assert!(
+        html.contains("guest") && !html.contains("{{"),
+        "all is filled in"
+    );
+    for outside in ["src=\"http", "href=\"http", "url(http", "@import"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    let policy = page.header("Content-Security-Policy").expect("a policy");
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    let nonce = policy
+        .split("'nonce-")
+        .nth(1)
+        .and_then(|rest| rest.split('\'').next());
+    let nonce = nonce.expect("a nonce");
+    assert!(
+        html.contains(&format!("nonce=\"{nonce}\"")),
+        "scripts carry it"
+    );
+    assert_ne!(
+        visit().header("Content-Security-Policy"),
+        Some(policy),
+        "a new one each time"
+    );
+}
