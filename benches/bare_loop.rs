@@ -1,4 +1,4 @@
-//! The yardstick of `http.py`: one thread per connection that reads whatever came and writes a fixed answer of 300
+//! The yardstick of `load.py`: one thread per connection that reads whatever came and writes a fixed answer of 300
 //! bytes. It parses nothing, so it marks what sockets and threads alone cost on a machine.
 //!
 //! `bare_loop [PORT]` listens on the loopback address (port 0 picks a free one) and prints the port.

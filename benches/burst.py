@@ -4,25 +4,21 @@
     cargo build --release && python3 benches/burst.py [--binary PATH]
 """
 
-import os
-import sys
-
-# The neighbour http.py must not hide the standard library's `http`.
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [p for p in sys.path if os.path.realpath(p or os.curdir) != HERE]
-
 import argparse
 import http.client
 import json
+import os
 import re
 import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 
+HERE = os.path.dirname(os.path.realpath(__file__))
 DELAY_MS = 5000
 CONNECTIONS = 8
 BODY = json.dumps({"delayMs": DELAY_MS})

@@ -238,7 +238,9 @@ fn step(event: &TaskEvent) -> String {
 
 /// `text` without what could steer the terminal, cut to `room` columns.
 fn fit(text: &str, room: usize) -> String {
-    let text = LogSafe(text).to_string();
+    // Terminals do not agree how wide joined emoji are: shown singly, they do.
+    let joins = ['\u{200d}', '\u{fe0f}'];
+    let text = LogSafe(text).to_string().replace(joins, "");
     if columns(&text) <= room {
         return text;
     }

@@ -1,31 +1,27 @@
 #!/usr/bin/env python3
 """Requests per second of the release binary, beside a bare socket loop on the same machine.
 
-    cargo build --release && python3 benches/http.py [--binary PATH] [--prefill N]
+    cargo build --release && python3 benches/load.py [--binary PATH] [--prefill N]
 
 Needs wrk and rustc on PATH. Compare the ratios, not the rates: the rates are the machine's as much as the server's.
 """
 
-import os
-import sys
-
-# This file is called http.py, which must not hide the standard library's `http`.
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path[:] = [p for p in sys.path if os.path.realpath(p or os.curdir) != HERE]
-
 import argparse
 import http.client
 import json
+import os
 import re
 import shutil
 import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 
+HERE = os.path.dirname(os.path.realpath(__file__))
 SESSION = "bench"
 HEADERS = {"X-App-Session": SESSION, "Content-Type": "application/json"}
 BODY = '{"name":"bench"}'
