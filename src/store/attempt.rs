@@ -1,0 +1,167 @@
+//! One attempt's life, as the engine drives it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::executor::{TaskError, TaskInput};
+use crate::store::budget::Budget;
+use crate::store::record::{Ending, Record};
+use crate::store::session::Session;
+use crate::store::{Refused, TaskManager};
+use crate::task::{Forbidden, Millis, SessionKey, Task, TaskId, TaskStatus, now_ms};
+
+/// One attempt of one task, for whoever runs it: reports carry it, and a stale one counts for
+/// nothing. Holding it keeps no lock.
+#[derive(Clone)]
+pub(crate) struct Attempt {
+    pub(super) session: Arc<Session>,
+    pub(crate) task: TaskId,
+    pub(crate) number: u32,
+}
+
+impl Attempt {
+    pub(crate) fn session(&self) -> &SessionKey {
+        &self.session.key
+    }
+}
+
+impl TaskManager {
+    // For the engine: one attempt's life.
+
+    pub(crate) fn queue(&self, key: &SessionKey, id: TaskId) -> Result<Attempt, Refused> {
+        self.requeue(key, id, Record::queue).map(|(_, run)| run)
+    }
+
+    pub(crate) fn retry(&self, key: &SessionKey, id: TaskId) -> Result<(Task, Attempt), Refused> {
+        self.requeue(key, id, Record::retry)
+    }
+
+    fn requeue(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        transition: fn(&mut Record, Millis, &Budget) -> Result<bool, Forbidden>,
+    ) -> Result<(Task, Attempt), Refused> {
+        let (session, task) = self.change(key, id, |record| {
+            self.check_open()?;
+            if transition(record, now_ms(), &self.shared.budget)? {
+                Ok(record.task.clone())
+            } else {
+                Err(Refused::StoreFull(self.shared.limits.max_store_bytes))
+            }
+        })?;
+        let attempt = Attempt {
+            session,
+            task: id,
+            number: task.attempt,
+        };
+        Ok((task, attempt))
+    }
+
+    pub(crate) fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, Refused> {
+        let cancel = |record: &mut Record| {
+            record.cancel(now_ms(), "", &self.shared.budget)?;
+            Ok(record.task.clone())
+        };
+        self.change(key, id, cancel).map(|(_, task)| task)
+    }
+
+    /// The type of an attempt's task.
+    pub(crate) fn kind_of(&self, attempt: &Attempt) -> Option<Arc<str>> {
+        let state = attempt.session.state.read();
+        state
+            .get(attempt.task)
+            .map(|record| record.task.kind.clone())
+    }
+
+    /// Queued → running, where `attempt` is still awaited. What to run, and its time limit.
+    pub(crate) fn begin(&self, attempt: &Attempt) -> Option<(TaskInput, Option<Duration>)> {
+        self.on_attempt(attempt, |record| {
+            if !record.begin(now_ms(), attempt.number) {
+                return None;
+            }
+            let task = &record.task;
+            let input = TaskInput::new(
+                task.id,
+                task.kind.clone(),
+                task.name.clone(),
+                task.attempt,
+                task.metadata.clone(),
+            );
+            Some((input, task.timeout_ms.map(Duration::from_millis)))
+        })
+        .flatten()
+    }
+
+    /// Takes a report of the running attempt.
+    pub(crate) fn report(
+        &self,
+        attempt: &Attempt,
+        percent: u8,
+        step: &str,
+        description: &str,
+    ) -> Result<(), TaskError> {
+        let taken = self.on_attempt(attempt, |record| {
+            let counts = record.task.is_running(attempt.number);
+            if counts {
+                record.report(now_ms(), percent, step, description, &self.shared.budget);
+            }
+            counts
+        });
+        match taken {
+            Some(true) => Ok(()),
+            _ => Err(TaskError::stopped()),
+        }
+    }
+
+    /// Whether `attempt` still runs, so that its reports count.
+    pub(crate) fn is_running(&self, attempt: &Attempt) -> bool {
+        let state = attempt.session.state.read();
+        state
+            .get(attempt.task)
+            .is_some_and(|record| record.task.is_running(attempt.number))
+    }
+
+    /// The running attempt's end; the status it came to, `None` where it was over already.
+    pub(crate) fn finish(&self, attempt: &Attempt, ending: Ending) -> Option<Task> {
+        self.on_attempt(attempt, |record| {
+            record.task.is_running(attempt.number).then(|| {
+                record.finish(now_ms(), ending, &self.shared.budget);
+                record.task.clone()
+            })
+        })
+        .flatten()
+    }
+
+    fn on_attempt<R>(&self, attempt: &Attempt, change: impl FnOnce(&mut Record) -> R) -> Option<R> {
+        let session = &attempt.session;
+        let now = self.shared.clock();
+        let mut state = session.state.write();
+        session.touch(now);
+        state.change(&self.shared, &session.key, attempt.task, change)
+    }
+
+    /// Refuses new work from now on, and cancels what is queued or running, with `reason`.
+    pub(crate) fn close(&self, reason: &str) -> usize {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let mut cancelled = 0;
+        for session in self.sessions() {
+            let mut state = session.state.write();
+            let active: Vec<TaskId> = [TaskStatus::Pending, TaskStatus::Running]
+                .into_iter()
+                .flat_map(|status| state.ids(status))
+                .copied()
+                .filter(|&id| state.get(id).is_some_and(Record::is_active))
+                .collect();
+            for id in active {
+                state.change(&self.shared, &session.key, id, |record| {
+                    let done = record.cancel(now_ms(), reason, &self.shared.budget);
+                    cancelled += usize::from(done.is_ok());
+                });
+            }
+            state.hub.close();
+        }
+        cancelled
+    }
+}

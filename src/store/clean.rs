@@ -1,0 +1,123 @@
+//! What leaves the store by itself: surplus finished tasks, idle sessions, old idempotency keys.
+
+use crate::store::TaskManager;
+use crate::store::session::{Session, State};
+use crate::task::{Millis, SessionKey, TaskId, TaskStatus, now_ms};
+
+/// The most tasks taken out under one hold of a session's lock.
+const CLEAN_BATCH: usize = 1_000;
+
+/// What a session's cleanups have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Tasks removed so far.
+    pub total: u64,
+    /// When a cleanup last went through the session.
+    pub last_at: Option<Millis>,
+}
+
+impl TaskManager {
+    /// Removes the session's oldest finished tasks beyond the numbers to keep.
+    pub fn clean(&self, key: &SessionKey) -> usize {
+        self.find(key)
+            .map_or(0, |session| self.clean_session(&session))
+    }
+
+    /// What cleanups have done in the session.
+    pub fn cleaned(&self, key: &SessionKey) -> Cleaned {
+        let Some(session) = self.find(key) else {
+            return Cleaned::default();
+        };
+        let state = session.state.read();
+        Cleaned {
+            total: state.cleaned,
+            last_at: state.cleaned_at,
+        }
+    }
+
+    // For the cleanup service.
+
+    /// Cleans every session; the number of tasks removed.
+    pub(crate) fn clean_all(&self) -> usize {
+        self.sessions()
+            .iter()
+            .map(|session| self.clean_session(session))
+            .sum()
+    }
+
+    /// Drops the sessions whose time is over, and forgets old idempotency keys.
+    pub(crate) fn expire(&self) -> usize {
+        let mut expired = 0;
+        for session in self.sessions() {
+            if self.is_expired(&session) {
+                expired += usize::from(self.drop_session(&session, |s| self.is_expired(s)));
+            } else {
+                let mut state = session.state.write();
+                let budget = &self.shared.budget;
+                state.receipts.retain(|_, receipt| {
+                    let keep = !receipt.is_over();
+                    if !keep {
+                        budget.refund(receipt.weight());
+                    }
+                    keep
+                });
+            }
+        }
+        expired
+    }
+
+    pub(super) fn clean_session(&self, session: &Session) -> usize {
+        let limits = &self.shared.limits;
+        let removed = [
+            (TaskStatus::Completed, limits.max_completed_tasks),
+            (TaskStatus::Failed, limits.max_failed_tasks),
+            (TaskStatus::Cancelled, limits.max_cancelled_tasks),
+        ]
+        .into_iter()
+        .map(|(status, keep)| self.clean_status(session, status, keep))
+        .sum();
+        let mut state = session.state.write();
+        state.cleaned += removed as u64;
+        state.cleaned_at = Some(now_ms());
+        if removed > 0 {
+            state.hub.unsettle();
+        }
+        removed
+    }
+
+    fn clean_status(&self, session: &Session, status: TaskStatus, keep: usize) -> usize {
+        let doomed = oldest_beyond(&session.state.read(), status, keep);
+        let mut removed = 0;
+        for batch in doomed.chunks(CLEAN_BATCH) {
+            let mut state = session.state.write();
+            // One that was retried meanwhile has another status now, and stays.
+            let gone: Vec<_> = batch
+                .iter()
+                .filter_map(|&id| state.remove(id, status))
+                .collect();
+            drop(state);
+            self.shared
+                .shares
+                .forget(gone.iter().map(|record| &**record));
+            let bytes = gone.iter().map(|record| record.weight()).sum();
+            self.shared.budget.refund(bytes);
+            removed += gone.len();
+        }
+        removed
+    }
+}
+
+/// The tasks of a final `status` that ended before the newest `keep`.
+fn oldest_beyond(state: &State, status: TaskStatus, keep: usize) -> Vec<TaskId> {
+    let ids = state.ids(status);
+    let surplus = ids.len().saturating_sub(keep);
+    if surplus == 0 {
+        return Vec::new();
+    }
+    let mut ended: Vec<(Option<Millis>, TaskId)> = ids
+        .iter()
+        .filter_map(|&id| Some((state.get(id)?.task.completed_at, id)))
+        .collect();
+    ended.sort_unstable();
+    ended.into_iter().take(surplus).map(|(_, id)| id).collect()
+}

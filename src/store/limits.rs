@@ -1,0 +1,112 @@
+//! How much the store may hold, and how it refuses.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::task::{Forbidden, TaskStatus};
+
+/// How much the store may hold, and for how long.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Sessions at once.
+    pub max_sessions: usize,
+    /// A session without work in flight is dropped after this long without a request.
+    pub session_timeout: Duration,
+    /// Tasks in one session.
+    pub max_tasks_per_session: usize,
+    /// Bytes of all tasks, with their history.
+    pub max_store_bytes: usize,
+    /// Completed tasks that a cleanup keeps in each session.
+    pub max_completed_tasks: usize,
+    /// Failed tasks that a cleanup keeps in each session.
+    pub max_failed_tasks: usize,
+    /// Cancelled tasks that a cleanup keeps in each session.
+    pub max_cancelled_tasks: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_sessions: 1_000,
+            session_timeout: Duration::from_secs(30 * 60),
+            max_tasks_per_session: 10_000,
+            max_store_bytes: 256 << 20,
+            max_completed_tasks: 50,
+            max_failed_tasks: 20,
+            max_cancelled_tasks: 20,
+        }
+    }
+}
+
+/// Why the store did not do what was asked. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refused {
+    /// No such task in this session.
+    TaskNotFound,
+    /// The task's state forbids it.
+    Forbidden(Forbidden),
+    /// The session has as many tasks as it may have.
+    SessionTaskLimit(usize),
+    /// The store holds as many bytes as it may.
+    StoreFull(usize),
+    /// As many tasks are queued or running as may be.
+    QueueFull(usize),
+    /// As many sessions as may be have work in flight.
+    TooManySessions(usize),
+    /// This idempotency key came with another request before.
+    IdempotencyKeyReused,
+    /// The first request with this idempotency key is still being answered.
+    IdempotencyKeyInUse,
+    /// The server is stopping.
+    Stopping,
+}
+
+impl From<Forbidden> for Refused {
+    fn from(forbidden: Forbidden) -> Refused {
+        Refused::Forbidden(forbidden)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::TaskNotFound => f.write_str("Task not found"),
+            Refused::Forbidden(Forbidden::NotStartable(status)) => match status {
+                TaskStatus::Pending | TaskStatus::Running => f.write_str("Task is already running"),
+                ended => write!(f, "Task is already {ended}"),
+            },
+            Refused::Forbidden(Forbidden::AlreadyFinished(status)) => {
+                write!(f, "Task has already finished: it is {status}")
+            }
+            Refused::Forbidden(Forbidden::NotRetryable(status)) => write!(
+                f,
+                "Only failed or cancelled tasks can be retried; this one is {status}"
+            ),
+            Refused::SessionTaskLimit(max) => write!(
+                f,
+                "This session already has {max} tasks; clean up with POST \
+                 /api/v1/tasks/cleanup/run or use another session"
+            ),
+            Refused::StoreFull(max) => {
+                write!(f, "The task store is full ({max} bytes); try again later")
+            }
+            Refused::QueueFull(max) => {
+                write!(f, "{max} tasks are queued or running; try again later")
+            }
+            Refused::TooManySessions(max) => {
+                write!(f, "All {max} sessions have work in flight; try again later")
+            }
+            Refused::IdempotencyKeyReused => {
+                f.write_str("This Idempotency-Key was used with another request; use a new key")
+            }
+            Refused::IdempotencyKeyInUse => f.write_str(
+                "The first request with this Idempotency-Key is still being answered; try again",
+            ),
+            Refused::Stopping => f.write_str("The server is stopping; try again later"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}

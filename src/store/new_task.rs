@@ -1,0 +1,96 @@
+//! Tasks to be created.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+use crate::task::{SessionKey, Task, TaskId, TaskStatus, now_ms};
+
+/// A task to be created.
+///
+/// ```
+/// use async_task_system::NewTask;
+/// use std::time::Duration;
+///
+/// let task = NewTask::new("Monthly report")
+///     .kind("report")
+///     .metadata(&serde_json::json!({ "month": "2026-10" }))
+///     .timeout(Duration::from_secs(60));
+/// ```
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    pub(crate) name: Box<str>,
+    pub(crate) description: Option<Box<str>>,
+    pub(crate) kind: Arc<str>,
+    pub(crate) metadata: Option<Box<RawValue>>,
+    pub(crate) timeout_ms: Option<u64>,
+}
+
+/// The type of a task that names none.
+pub const DEFAULT_KIND: &str = "sample";
+
+impl NewTask {
+    /// A task of this name, of type `sample`.
+    pub fn new(name: &str) -> NewTask {
+        NewTask {
+            name: name.into(),
+            description: None,
+            kind: DEFAULT_KIND.into(),
+            metadata: None,
+            timeout_ms: None,
+        }
+    }
+
+    /// Sets the type, which names the executor.
+    pub fn kind(mut self, kind: &str) -> NewTask {
+        self.kind = kind.into();
+        self
+    }
+
+    /// Sets the description.
+    pub fn description(mut self, description: &str) -> NewTask {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// Sets the metadata, which the executor reads as its arguments.
+    pub fn metadata(mut self, metadata: &serde_json::Value) -> NewTask {
+        // A Value always serialises; were it otherwise, the task simply has no metadata.
+        self.metadata = serde_json::value::to_raw_value(metadata).ok();
+        self
+    }
+
+    /// Sets how long an attempt may run.
+    pub fn timeout(mut self, timeout: Duration) -> NewTask {
+        self.timeout_ms = Some(timeout.as_millis() as u64);
+        self
+    }
+}
+
+/// The task as it is born.
+pub(super) fn new_task(id: TaskId, key: &SessionKey, new: NewTask, queued: bool) -> Task {
+    let now = now_ms();
+    Task {
+        id,
+        session: key.clone(),
+        name: new.name,
+        description: new.description,
+        status: TaskStatus::Pending,
+        progress: 0,
+        step: None,
+        step_description: None,
+        created_at: now,
+        updated_at: now,
+        started_at: None,
+        completed_at: None,
+        error: None,
+        result: None,
+        metadata: new.metadata,
+        kind: new.kind,
+        attempt: 1,
+        timeout_ms: new.timeout_ms,
+        queued,
+        version: 0,
+    }
+}

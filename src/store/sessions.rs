@@ -1,0 +1,136 @@
+//! Which sessions exist: found, made, pushed out, dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::store::receipts::{First, Once};
+use crate::store::session::{SESSION_WEIGHT, Session};
+use crate::store::{Refused, TaskManager};
+use crate::task::SessionKey;
+
+impl TaskManager {
+    // Sessions.
+
+    pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        let session = self.shared.shard(key).read().get(key).cloned()?;
+        if self.is_expired(&session) && self.drop_session(&session, |s| self.is_expired(s)) {
+            return None;
+        }
+        session.touch(self.shared.clock());
+        Some(session)
+    }
+
+    pub(crate) fn find_or_create(&self, key: &SessionKey) -> Result<Arc<Session>, Refused> {
+        if let Some(session) = self.find(key) {
+            return Ok(session);
+        }
+        self.reserve_session()?;
+        let mut shard = self.shared.shard(key).write();
+        if let Some(session) = shard.get(key) {
+            self.release_session();
+            return Ok(session.clone());
+        }
+        let session = Arc::new(Session::new(key.clone(), self.shared.clock()));
+        shard.insert(key.clone(), session.clone());
+        Ok(session)
+    }
+
+    /// Takes a place and the bytes for one more session; the longest idle one makes room.
+    pub(super) fn reserve_session(&self) -> Result<(), Refused> {
+        let limits = &self.shared.limits;
+        self.check_open()?;
+        loop {
+            let taken =
+                self.shared
+                    .sessions
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                        (n < limits.max_sessions).then_some(n + 1)
+                    });
+            if taken.is_ok() {
+                break;
+            }
+            if !self.evict_longest_idle() {
+                return Err(Refused::TooManySessions(limits.max_sessions));
+            }
+        }
+        if !self.shared.budget.charge(SESSION_WEIGHT) {
+            self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refused::StoreFull(limits.max_store_bytes));
+        }
+        Ok(())
+    }
+
+    fn release_session(&self) {
+        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.shared.budget.refund(SESSION_WEIGHT);
+    }
+
+    /// True where it may be worth asking for a place again.
+    fn evict_longest_idle(&self) -> bool {
+        let now = self.shared.clock();
+        let idlest = self
+            .sessions()
+            .into_iter()
+            .filter(|session| session.state.read().is_quiet())
+            .max_by_key(|session| session.idle_for(now));
+        let Some(session) = idlest else {
+            return false;
+        };
+        self.drop_session(&session, |_| true);
+        true
+    }
+
+    pub(super) fn is_expired(&self, session: &Session) -> bool {
+        let timeout = self.shared.limits.session_timeout.as_millis() as u64;
+        session.idle_for(self.shared.clock()) >= timeout
+    }
+
+    /// Takes the session out of the store, where it has no work in flight and `still` holds.
+    pub(super) fn drop_session(&self, session: &Session, still: impl Fn(&Session) -> bool) -> bool {
+        let mut shard = self.shared.shard(&session.key).write();
+        let mut state = session.state.write();
+        if state.dropped || !state.is_quiet() || !still(session) {
+            return state.dropped;
+        }
+        let gone = state.dismantle(&self.shared.budget);
+        shard.remove(&session.key);
+        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        drop(state);
+        drop(shard);
+        self.shared.shares.forget(gone.records());
+        // Freeing thousands of tasks takes a while, and needs no lock.
+        drop(gone);
+        true
+    }
+
+    pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
+        let shards = self.shared.shards.iter();
+        shards
+            .flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+
+    pub(super) fn check_open(&self) -> Result<(), Refused> {
+        match self.shared.stopping.load(Ordering::SeqCst) {
+            true => Err(Refused::Stopping),
+            false => Ok(()),
+        }
+    }
+
+    /// Claims an idempotency key; see [`First`].
+    pub(crate) fn once(
+        &self,
+        key: &SessionKey,
+        idempotency_key: &str,
+        fingerprint: u64,
+        size: usize,
+    ) -> Result<Once, Refused> {
+        loop {
+            let session = self.find_or_create(key)?;
+            let once = First::claim(&self.shared, &session, idempotency_key, fingerprint, size);
+            if !session.state.read().dropped {
+                return once;
+            }
+        }
+    }
+}
