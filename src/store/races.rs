@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::task::EventKind;
+use crate::task::TaskStatus;
 
 const ROUNDS: usize = 1_000;
 
