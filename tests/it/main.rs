@@ -1,5 +1,7 @@
 //! The one integration binary: a real server on a free port, seen only from outside.
 
+/// A real Chromium, for `page`.
+mod browser;
 /// Removal of finished tasks, by the clock and when asked.
 mod cleanup;
 /// What configurations are accepted, and `.env.example`.
@@ -16,6 +18,8 @@ mod home;
 mod idempotency;
 /// Streams: events, resume, limits, readers that are slow or gone.
 mod live;
+/// The page and the page of a share link, in a browser.
+mod page;
 /// ETags, conditional and long polls.
 mod polling;
 /// The binary: arguments, environment, log, signals.
