@@ -8,7 +8,7 @@ use super::tasks::id;
 use super::view::StatusView;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
-use crate::store::Wait;
+use crate::store::{Refused, Wait};
 use crate::task::{Task, TaskId};
 
 /// The longest wait, in seconds.
@@ -69,7 +69,11 @@ fn matches(known: &str, tag: &str) -> bool {
 fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
     let deadline = Instant::now() + patience;
     // First the bell, then the look: no change can fall between them.
-    let bell = call.api.system.tasks().bell(&call.session, id)?;
+    let bell = match call.api.system.tasks().bell(&call.session, id) {
+        // Nothing will change any more.
+        Err(Refused::Stopping) => return poll(call, id).map(|(answer, _)| answer),
+        bell => bell?,
+    };
     loop {
         let (answer, ready) = poll(call, id)?;
         let left = deadline.saturating_duration_since(Instant::now());
