@@ -177,15 +177,14 @@ impl Hub {
             // Full: it has a signal waiting, and will see this change with that one.
             let _ = bell.try_send(());
         }
-        if self.sessions.is_empty() {
+        let feeds = || self.sessions.iter().map(|(_, feed)| feed);
+        if !feeds().any(Feed::is_told) {
             return;
         }
         for event in events {
             // Events of one change are told with the standing that the change came to.
             let event = Arc::new(TaskEvent::new(task.id, &event, Standing::of(task)));
-            for (_, feed) in &self.sessions {
-                feed.tell(&event);
-            }
+            feeds().for_each(|feed| feed.tell(&event));
         }
     }
 
@@ -205,9 +204,13 @@ impl Hub {
 }
 
 impl Feed {
+    /// Once an event is missed, those after it wait too: what is told has no gap inside.
+    fn is_told(&self) -> bool {
+        !self.missed.load(SeqCst)
+    }
+
     fn tell(&self, event: &Arc<TaskEvent>) {
-        // Once an event is missed, those after it wait too: what is told has no gap inside.
-        if self.missed.load(SeqCst) || self.events.try_send(Some(event.clone())).is_err() {
+        if self.is_told() && self.events.try_send(Some(event.clone())).is_err() {
             self.missed.store(true, SeqCst);
         }
     }

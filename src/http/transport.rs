@@ -359,7 +359,8 @@ fn serve(shared: &Shared, mut requests: Requests, connection: &Connection) {
                 false
             }
         };
-        if !keep || shared.is_stopping() {
+        // Also at the stop: who was not told that the connection closes may have asked already.
+        if !keep {
             break;
         }
         let deadline = shared.in_time(shared.options.keep_alive_timeout);

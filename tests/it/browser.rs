@@ -98,7 +98,15 @@ impl Browser {
         }
     }
 
-    fn command(&self, session: Option<&str>, method: &str, parameters: Value) -> Value {
+    /// # Errors
+    ///
+    /// The browser's own word for why not: a page that is just being left has no context.
+    fn try_command(
+        &self,
+        session: Option<&str>,
+        method: &str,
+        parameters: Value,
+    ) -> Result<Value, String> {
         let id = self.next.fetch_add(1, Ordering::SeqCst);
         let (sender, answer) = channel();
         lock(&self.mailbox.answers).insert(id, sender);
@@ -112,8 +120,15 @@ impl Browser {
             .expect("Chromium listens");
         let answer = answer.recv_timeout(PATIENCE);
         let answer = answer.unwrap_or_else(|_| panic!("Chromium does not answer to {method}"));
-        assert!(answer.get("error").is_none(), "{method}: {answer}");
-        answer["result"].clone()
+        match answer.get("error") {
+            Some(error) => Err(format!("{method}: {error}")),
+            None => Ok(answer["result"].clone()),
+        }
+    }
+
+    fn command(&self, session: Option<&str>, method: &str, parameters: Value) -> Value {
+        let answer = self.try_command(session, method, parameters);
+        answer.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Opens a page in a context of its own, and waits until it has loaded.
@@ -220,20 +235,32 @@ impl Page {
     /// The value of an expression, awaited where it is a promise.
     #[track_caller]
     pub(crate) fn eval(&self, expression: &str) -> Value {
-        let parameters = json!({
-            "expression": expression, "awaitPromise": true, "returnByValue": true,
-        });
-        let answer = self.command("Runtime.evaluate", parameters);
+        let answer = self.try_eval(expression);
+        let answer = answer.unwrap_or_else(|error| panic!("{error}"));
         let thrown = answer.get("exceptionDetails");
         assert!(thrown.is_none(), "{expression}: {answer}");
         answer["result"]["value"].clone()
     }
 
-    /// Waits until the expression is true.
+    fn try_eval(&self, expression: &str) -> Result<Value, String> {
+        let parameters = json!({
+            "expression": expression, "awaitPromise": true, "returnByValue": true,
+        });
+        let session = Some(self.session.as_str());
+        let browser = &self.browser;
+        browser.try_command(session, "Runtime.evaluate", parameters)
+    }
+
+    /// Waits until the expression is true, also on the page that comes after this one.
     #[track_caller]
     pub(crate) fn wait_for(&self, expression: &str) {
         let start = Instant::now();
-        while self.eval(&format!("Boolean({expression})")) != true {
+        let condition = format!("Boolean({expression})");
+        let holds = || {
+            let answer = self.try_eval(&condition);
+            answer.is_ok_and(|answer| answer["result"]["value"] == true)
+        };
+        while !holds() {
             assert!(
                 start.elapsed() < PATIENCE,
                 "never {expression}: {}",

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 pub(crate) const API: &str = "/api/v1";
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Polls until `condition` holds; fails after ten seconds.
+/// Polls until `condition` holds; fails after half a minute.
 #[track_caller]
 pub(crate) fn wait_until(condition: impl FnMut() -> bool) {
     wait_until_every(Duration::from_millis(5), condition);
@@ -28,7 +28,7 @@ pub(crate) fn wait_until(condition: impl FnMut() -> bool) {
 pub(crate) fn wait_until_every(pause: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited 10 s in vain");
+        assert!(start.elapsed() < PATIENCE, "waited in vain");
         std::thread::sleep(pause);
     }
 }
