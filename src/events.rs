@@ -166,6 +166,11 @@ impl Hub {
         (id, Backlog { events, missed })
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.sessions.is_empty()
+    }
+
     pub(crate) fn leave(&mut self, id: WatcherId) {
         self.tasks.retain(|(other, ..)| *other != id);
         self.sessions.retain(|(other, _)| *other != id);

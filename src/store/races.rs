@@ -46,7 +46,7 @@ fn at_once<A: Send, B: Send>(
 
 /// Counters, bytes and trails, counted again.
 fn check(tasks: &TaskManager) {
-    let mut bytes = 0;
+    let (mut bytes, mut shared) = (0, 0);
     for session in tasks.sessions() {
         let state = session.state.read();
         bytes += state.weight();
@@ -56,6 +56,7 @@ fn check(tasks: &TaskManager) {
         }
         let active = state.records().filter(|r| r.is_active()).count();
         assert_eq!(state.is_quiet(), active == 0);
+        shared += state.records().filter(|r| r.share.is_some()).count();
         for record in state.records() {
             let trail: Vec<_> = record.history.iter().collect();
             assert!(trail.iter().zip(1..).all(|(event, seq)| event.seq == seq));
@@ -65,6 +66,7 @@ fn check(tasks: &TaskManager) {
         }
     }
     assert_eq!(tasks.bytes(), bytes);
+    assert_eq!(tasks.shared.shares.len(), shared);
     assert!(bytes <= tasks.limits().max_store_bytes);
 }
 
@@ -202,7 +204,7 @@ fn the_account_is_right_after_every_step_and_the_limit_holds() {
     for step in 0..6_000 {
         let text = "x".repeat(random.below(900));
         let one = (!attempts.is_empty()).then(|| random.below(attempts.len() as u64));
-        match (random.below(9), one) {
+        match (random.below(10), one) {
             (0 | 1, _) => {
                 let new = NewTask::new("n").description(&text);
                 match tasks.insert(&key(), new, random.below(2) == 0) {
@@ -221,6 +223,7 @@ fn the_account_is_right_after_every_step_and_the_limit_holds() {
             }
             (6, Some(i)) => drop(tasks.finish(&attempts[i], Ending::Failed(text))),
             (7, Some(i)) => drop(tasks.cancel(&key(), attempts[i].task)),
+            (9, Some(i)) => drop(tasks.share(&key(), attempts[i].task)),
             (8, Some(i)) => match random.below(3) {
                 0 => drop(tasks.queue(&key(), attempts[i].task)),
                 _ => {
@@ -266,4 +269,170 @@ fn the_observer_is_told_the_history_in_order() {
     });
     assert_eq!(Ok(&told), kept.as_ref());
     assert_eq!(told.last(), Some(&(7, EventKind::Queued)));
+}
+
+/// What a task's watcher hears up to the end.
+fn hear_all(mut watch: TaskWatch) -> Vec<u32> {
+    let mut told = Vec::new();
+    loop {
+        match watch.next(Duration::from_secs(30)) {
+            Heard::Events(events) => told.extend(events.iter().map(|event| event.seq)),
+            Heard::Nothing => panic!("the watcher was not woken"),
+            Heard::Over => return told,
+        }
+    }
+}
+
+#[test]
+fn a_watcher_that_comes_while_things_happen_misses_and_doubles_nothing() {
+    let tasks = store(Limits::default());
+    for round in 0..ROUNDS as u32 {
+        let attempt = running(&tasks);
+        let after = (round % 4 > 0).then_some(round % 4);
+        let (told, _) = at_once(
+            || {
+                hear_all(
+                    tasks
+                        .watch(&key(), attempt.task, after)
+                        .expect("it is there"),
+                )
+            },
+            || {
+                for percent in 1..=5 {
+                    let _ = tasks.report(&attempt, percent, "Step", "");
+                }
+                tasks.finish(&attempt, Ending::Completed(None));
+            },
+        );
+        // Created, queued, started, five percents, completed.
+        let first = after.map_or(told[0], |after| after + 1);
+        assert_eq!(told, (first..=9).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_sessions_watcher_hears_everything_between_its_state_and_the_end() {
+    let tasks = store(Limits::default());
+    for _ in 0..ROUNDS {
+        let attempt = running(&tasks);
+        let (told, _) = at_once(
+            || {
+                let mut watch = tasks.watch_session(&key()).expect("there is room");
+                let mut told = Vec::new();
+                let SessionHeard::State(stats) = watch.next(Duration::ZERO) else {
+                    panic!("the state comes first");
+                };
+                while stats.running > 0 && told.last() != Some(&6) {
+                    match watch.next(Duration::from_secs(30)) {
+                        SessionHeard::Event(event) => told.push(event.seq),
+                        other => panic!("{other:?}"),
+                    }
+                }
+                told
+            },
+            || {
+                let _ = tasks.report(&attempt, 1, "", "");
+                let _ = tasks.report(&attempt, 2, "", "");
+                tasks.finish(&attempt, Ending::Completed(None));
+            },
+        );
+        let first = told.first().copied().unwrap_or(7);
+        assert_eq!(told, (first..=6).collect::<Vec<_>>());
+        tasks.clean(&key());
+    }
+}
+
+#[test]
+fn a_share_against_the_cleanup_leaves_no_token_behind() {
+    let limits = Limits {
+        max_completed_tasks: 0,
+        ..Limits::default()
+    };
+    let tasks = store(limits);
+    for _ in 0..ROUNDS {
+        let attempt = running(&tasks);
+        tasks.finish(&attempt, Ending::Completed(None));
+        let (token, _) = at_once(|| tasks.share(&key(), attempt.task), || tasks.clean(&key()));
+        assert!(token.is_err() || tasks.shared_task(token.expect("a token")).is_none());
+    }
+    check(&tasks);
+}
+
+#[test]
+fn a_watched_session_is_not_idle_and_gives_its_seat_back() {
+    let limits = Limits {
+        session_timeout: Duration::from_millis(20),
+        ..Limits::default()
+    };
+    let tasks = store(limits);
+    let task = tasks
+        .create(&key(), NewTask::new("n"))
+        .expect("there is room");
+    let watches = (
+        tasks.watch(&key(), task.id, None).expect("it is there"),
+        tasks.watch_session(&key()).expect("there is room"),
+    );
+    std::thread::sleep(Duration::from_millis(40));
+    assert_eq!(tasks.expire(), 0);
+    drop(watches);
+    let session = tasks.find(&key()).expect("it was watched until now");
+    assert!(session.state.read().hub.is_empty());
+    std::thread::sleep(Duration::from_millis(40));
+    assert_eq!(tasks.expire(), 1);
+}
+
+#[test]
+fn watches_of_a_session_that_leaves_are_over() {
+    let limits = Limits {
+        max_sessions: 1,
+        ..Limits::default()
+    };
+    let tasks = store(limits);
+    let task = tasks
+        .create(&key(), NewTask::new("n"))
+        .expect("there is room");
+    let mut watch = tasks.watch(&key(), task.id, None).expect("it is there");
+    let mut all = tasks.watch_session(&key()).expect("there is room");
+    assert!(matches!(watch.next(Duration::ZERO), Heard::Events(_)));
+    assert!(matches!(all.next(Duration::ZERO), SessionHeard::State(_)));
+    let other = SessionKey::parse("other").expect("a valid key");
+    tasks
+        .create(&other, NewTask::new("n"))
+        .expect("the idle one makes room");
+    assert_eq!(watch.next(Duration::from_secs(30)), Heard::Over);
+    assert_eq!(all.next(Duration::from_secs(30)), SessionHeard::Over);
+}
+
+#[test]
+fn older_events_are_told_with_the_standing_of_their_time() {
+    let tasks = store(Limits::default());
+    let attempt = running(&tasks);
+    let live = tasks
+        .watch(&key(), attempt.task, Some(0))
+        .expect("it is there");
+    let mut live = live;
+    let mut told = Vec::new();
+    let mut listen = || match live.next(Duration::ZERO) {
+        Heard::Events(events) => told.extend(events),
+        other => panic!("{other:?}"),
+    };
+    listen();
+    for (percent, step) in [(10, "One"), (20, ""), (20, "Two"), (30, "Three")] {
+        tasks
+            .report(&attempt, percent, step, "why")
+            .expect("it runs");
+        listen();
+    }
+    tasks.finish(&attempt, Ending::Failed("broken".to_owned()));
+    tasks.retry(&key(), attempt.task).expect("it failed");
+    listen();
+    tasks.cancel(&key(), attempt.task).expect("it is queued");
+    listen();
+    let mut later = tasks
+        .watch(&key(), attempt.task, Some(0))
+        .expect("it is there");
+    let Heard::Events(replayed) = later.next(Duration::ZERO) else {
+        panic!("the whole history");
+    };
+    assert_eq!(replayed, told);
 }

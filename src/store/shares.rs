@@ -35,6 +35,11 @@ impl std::fmt::Display for ShareToken {
 pub(crate) struct Shares(RwLock<HashMap<ShareToken, (SessionKey, TaskId)>>);
 
 impl Shares {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.read().len()
+    }
+
     /// Forgets the tokens of records that have left the store.
     pub(crate) fn forget<'r>(&self, gone: impl Iterator<Item = &'r Record>) {
         for token in gone.filter_map(|record| record.share) {
