@@ -1,8 +1,10 @@
 //! The little that neither the standard library nor `tiny_http` offers, and all `unsafe` there
-//! is: finding the socket of a connection that was just accepted, and raising the limit of
-//! open descriptors.
+//! is: finding the socket of a connection that was just accepted, looking into its queue, and
+//! raising the limit of open descriptors.
 #![allow(unsafe_code)]
 
+use std::io;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -41,6 +43,49 @@ pub(crate) fn accepted_socket(
 /// The descriptor that the next accepted connection will probably get.
 pub(crate) fn next_descriptor(listener: &TcpListener) -> RawFd {
     listener.try_clone().map_or(-1, |probe| probe.as_raw_fd())
+}
+
+/// Fills `buffer` with the first bytes of the socket's queue, and leaves them there. Waits until
+/// there are as many; fewer mean that no more will come.
+pub(crate) fn peek_all(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_WAITALL;
+    // SAFETY: the kernel writes at most the buffer's length into it.
+    let length = unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            flags,
+        )
+    };
+    usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// How many bytes have been taken out of the socket's queue since it was opened.
+pub(crate) fn bytes_taken(socket: &TcpStream) -> io::Result<u64> {
+    let descriptor = socket.as_raw_fd();
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let mut queued: libc::c_int = 0;
+    // First what has come, then what waits: bytes that come in between make the difference
+    // too small, never too large.
+    // SAFETY: both calls write at most what the pointers lead to, and a `tcp_info` of zeros is
+    // a valid one.
+    let info = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        let place = info.as_mut_ptr().cast();
+        if libc::getsockopt(descriptor, level, name, place, &raw mut size) != 0
+            || libc::ioctl(descriptor, libc::FIONREAD, &raw mut queued) != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+        info.assume_init()
+    };
+    // The end of a stream counts as a byte.
+    const CLOSE_WAIT: u8 = 8;
+    let end = u64::from(info.tcpi_state == CLOSE_WAIT);
+    let waiting = u64::try_from(queued).unwrap_or(0);
+    Ok(info.tcpi_bytes_received.saturating_sub(end + waiting))
 }
 
 /// Raises this process's limit of open descriptors as far as it may. A connection takes three.

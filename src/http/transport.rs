@@ -25,7 +25,10 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use crate::executor::panic_text;
+use crate::http::connection::{Connection, Intake, Next, Phase};
+use crate::http::head::{BodyLength, body_too_large, malformed};
 use crate::http::request::{Client, Headers};
+use crate::http::response::Body;
 use crate::http::wire::{self, Framing, write};
 use crate::http::{Method, Problem, Request, Response, sys};
 
@@ -51,18 +54,7 @@ const GUARD_TICK: Duration = Duration::from_millis(100);
 
 const CONNECTION_STACK: usize = 256 * 1024;
 
-/// A deadline that never comes: the request is being handled.
-const NEVER: u64 = u64::MAX;
-
 type Requests = Box<dyn Iterator<Item = Result<tiny_http::Request, String>> + Send>;
-
-/// One open connection, as the guard and the stop see it.
-struct Connection {
-    socket: TcpStream,
-    peer: SocketAddr,
-    /// Milliseconds of the transport's clock, or [`NEVER`].
-    deadline: AtomicU64,
-}
 
 struct Shared {
     options: TransportOptions,
@@ -160,8 +152,8 @@ impl Transport {
             for connection in &open {
                 if late {
                     let _ = connection.socket.shutdown(Shutdown::Both);
-                } else if connection.deadline.load(Ordering::SeqCst) != NEVER {
-                    // Idle: a request that has just come in whole can still be answered.
+                } else if connection.is(Phase::Idle) {
+                    // A request that has just come in whole can still be answered.
                     let _ = connection.socket.shutdown(Shutdown::Read);
                 }
             }
@@ -205,10 +197,7 @@ fn guard(shared: &Shared) {
         std::thread::sleep(GUARD_TICK);
         let now = shared.clock();
         for connection in shared.open.lock().values() {
-            if connection.deadline.load(Ordering::Relaxed) < now {
-                // Its thread reads the end of the stream and lets go.
-                let _ = connection.socket.shutdown(Shutdown::Both);
-            }
+            connection.guard(now);
         }
     }
 }
@@ -284,11 +273,8 @@ fn admit(
         let _ = socket.shutdown(Shutdown::Both);
         return;
     }
-    let connection = Arc::new(Connection {
-        socket,
-        peer,
-        deadline: AtomicU64::new(shared.in_time(options.head_timeout)),
-    });
+    let deadline = shared.in_time(options.head_timeout);
+    let connection = Arc::new(Connection::new(socket, peer, deadline));
     shared.open.lock().insert(peer, connection.clone());
     let Err(refused) = hand_over.try_send((requests, connection)) else {
         return;
@@ -316,61 +302,97 @@ fn admit(
     }
 }
 
-/// Whether a new connection opens with a version that the crate cannot take: it would wait for
-/// ever for its own answer to one beyond HTTP/1.1. Returns once the first line is there.
-fn opens_beyond_http_1(shared: &Shared, connection: &Connection) -> bool {
-    let mut start = [0; 2048];
-    while let Ok(length @ 1..) = connection.socket.peek(&mut start) {
-        let line = start[..length].split(|&b| b == b'\r' || b == b'\n').next();
-        let line = line.unwrap_or_default();
-        let whole = line.len() < length || length == start.len();
-        let late = shared.clock() > connection.deadline.load(Ordering::Relaxed);
-        if whole || late || shared.is_stopping() {
-            return [&b"HTTP/2.0"[..], b"HTTP/3.0"]
-                .iter()
-                .any(|v| line.trim_ascii_end().ends_with(v));
-        }
-        // Part of a line: peeking again does not wait for the rest of it.
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    false
-}
-
 /// Serves one connection to its end.
 fn serve(shared: &Shared, mut requests: Requests, connection: &Connection) {
-    if opens_beyond_http_1(shared, connection) {
-        connection.deadline.store(NEVER, Ordering::SeqCst);
-        let message = "Only HTTP/1.0 and HTTP/1.1 are understood";
-        let problem = Problem::new(505, "http_version_not_supported", message);
-        let id = shared.new_id();
-        let response = problem.into_response(&id);
-        write(&connection.socket, response, &id, Framing::CLOSE);
-        let _ = connection.socket.shutdown(Shutdown::Write);
-        linger(&connection.socket);
-        let _ = connection.socket.shutdown(Shutdown::Both);
-        return;
-    }
-    for next in requests.by_ref() {
-        connection.deadline.store(NEVER, Ordering::SeqCst);
-        let keep = match next {
-            Ok(request) => exchange(shared, request, connection),
-            Err(error) => {
-                refuse_unreadable(shared, &error, connection);
-                false
-            }
-        };
-        // Also at the stop: who was not told that the connection closes may have asked already.
-        if !keep {
-            break;
-        }
+    let mut intake = Intake::new(connection);
+    let opened = shared.clock();
+    let mut first = Some(opened);
+    while serve_next(shared, &mut requests, connection, &mut intake, first.take()) {
         let deadline = shared.in_time(shared.options.keep_alive_timeout);
-        connection.deadline.store(deadline, Ordering::SeqCst);
+        connection.enter(Phase::Idle, deadline);
     }
     // First the socket, then the crate's writer: what it still holds was not asked for.
     let _ = connection.socket.shutdown(Shutdown::Write);
     linger(&connection.socket);
     let _ = connection.socket.shutdown(Shutdown::Both);
     drop(requests);
+}
+
+/// Answers the next request; false where the connection ends with it. A connection's first
+/// request began when it was `opened`, a later one with its first byte.
+fn serve_next(
+    shared: &Shared,
+    requests: &mut Requests,
+    connection: &Connection,
+    intake: &mut Intake<'_>,
+    opened: Option<u64>,
+) -> bool {
+    let options = &shared.options;
+    let after = |begun: u64, span: Duration| begun + span.as_millis() as u64;
+    let mut begun = 0;
+    let next = intake.next_head(options.max_body_bytes, || {
+        begun = opened.unwrap_or_else(|| shared.clock());
+        connection.enter(Phase::Reading, after(begun, options.head_timeout));
+    });
+    let head = match next {
+        Next::Head(head) => head,
+        Next::Refused(problem) => {
+            refuse(shared, connection, problem);
+            return false;
+        }
+        Next::Gone => {
+            if intake.has_begun() && connection.is_late(shared.clock()) {
+                refuse(shared, connection, too_slow());
+            }
+            return false;
+        }
+    };
+    connection.enter(Phase::Reading, after(begun, options.request_timeout));
+    if head.body == BodyLength::Chunked {
+        // A chunk of one byte takes six.
+        let framed = 8 * options.max_body_bytes as u64 + 64 * 1024;
+        connection.allow(intake.through(&head) + framed);
+    }
+    let raw = match requests.next() {
+        Some(Ok(raw)) => raw,
+        Some(Err(error)) => {
+            log::debug!("A request could not be read: {}", crate::LogSafe(&error));
+            refuse(shared, connection, not_whole(shared, connection));
+            return false;
+        }
+        None => return false,
+    };
+    let length = match head.body {
+        BodyLength::Bytes(length) => Some(head.length + length),
+        BodyLength::None => Some(head.length),
+        // Where it ends is known to its reader alone.
+        BodyLength::Chunked => None,
+    };
+    exchange(shared, raw, connection, head.body)
+        && length.is_some_and(|length| intake.finish(length))
+}
+
+/// Says no to what is not a request, or not yet.
+fn refuse(shared: &Shared, connection: &Connection, problem: Problem) {
+    connection.enter(
+        Phase::Writing,
+        shared.in_time(shared.options.request_timeout),
+    );
+    let id = shared.new_id();
+    let response = problem.into_response(&id);
+    write(&connection.socket, response, &id, Framing::CLOSE);
+}
+
+fn too_slow() -> Problem {
+    let message = "The request took too long to arrive";
+    Problem::new(408, "request_timeout", message)
+}
+
+fn not_whole(shared: &Shared, connection: &Connection) -> Problem {
+    match connection.is_late(shared.clock()) {
+        true => too_slow(),
+        false => malformed("The body did not arrive whole"),
+    }
 }
 
 /// Reads away what the client still sends, for a moment: closing over unread bytes would
@@ -385,64 +407,32 @@ fn linger(mut socket: &TcpStream) {
     }
 }
 
-/// What the crate could not read as a request.
-fn refuse_unreadable(shared: &Shared, error: &str, connection: &Connection) {
-    // The connection has ended, or missed a deadline: nobody waits for an answer.
-    if error.starts_with("[ReadIoError]") {
-        return;
-    }
-    let problem = if error.starts_with("[ExpectationFailed]") {
-        Problem::new(
-            417,
-            "expectation_failed",
-            "Only Expect: 100-continue is understood",
-        )
-    } else {
-        Problem::new(
-            400,
-            "malformed_request",
-            "This is not a valid HTTP/1.1 request",
-        )
-    };
-    let id = shared.new_id();
-    write(
-        &connection.socket,
-        problem.into_response(&id),
-        &id,
-        Framing::CLOSE,
-    );
-}
-
 /// Answers one request; false where the connection ends with it.
-fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connection) -> bool {
-    let headers = TinyHeaders(raw.headers());
-    let id = match headers.get("X-Request-Id").filter(|id| is_sane_id(id)) {
-        Some(id) => id.to_owned(),
-        None => shared.new_id(),
+fn exchange(
+    shared: &Shared,
+    mut raw: tiny_http::Request,
+    connection: &Connection,
+    length: BodyLength,
+) -> bool {
+    let id = match TinyHeaders(raw.headers()).get("X-Request-Id") {
+        Some(id) if is_sane_id(id) => id.to_owned(),
+        _ => shared.new_id(),
     };
-    let body = match body_length(&raw, &headers, shared.options.max_body_bytes) {
-        Ok(BodyLength::None) => Ok(Vec::new()),
-        Ok(length) => {
-            let deadline = shared.in_time(shared.options.request_timeout);
-            connection.deadline.store(deadline, Ordering::SeqCst);
-            let body = read_body(&mut raw, length, shared.options.max_body_bytes);
-            connection.deadline.store(NEVER, Ordering::SeqCst);
-            body
-        }
-        Err(problem) => Err(problem),
-    };
-    let body = match body {
-        Ok(body) => body,
-        Err(problem) => {
+    let body = match read_body(&mut raw, length, shared.options.max_body_bytes) {
+        Ok(Some(body)) => body,
+        refused => {
+            let problem = refused
+                .err()
+                .unwrap_or_else(|| not_whole(shared, connection));
             // Out with it before the rest of the body comes in; `raw` must not wait for that.
-            let response = problem.into_response(&id);
-            write(&connection.socket, response, &id, Framing::CLOSE);
+            refuse(shared, connection, problem);
             let _ = connection.socket.shutdown(Shutdown::Write);
             linger(&connection.socket);
             let _ = connection.socket.shutdown(Shutdown::Both);
             return false;
         }
     };
+    connection.work();
     let headers = TinyHeaders(raw.headers());
     let method = Method::parse(raw.method().as_str());
     let (keep, word) = persistence(&raw, &headers);
@@ -450,7 +440,11 @@ fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connectio
     let framing = Framing {
         head_only: method == Method::Head,
         chunks: *raw.http_version() >= (1, 1),
-        connection: if stopping { Some("close") } else { word },
+        connection: if stopping || length == BodyLength::Chunked {
+            Some("close")
+        } else {
+            word
+        },
     };
     let client = Client {
         peer: Some(connection.peer.ip().to_canonical()),
@@ -467,6 +461,10 @@ fn exchange(shared: &Shared, mut raw: tiny_http::Request, connection: &Connectio
     });
     // Takes the crate's writer away, which would answer 500 where nobody used it.
     drop(raw.into_writer());
+    if matches!(response.body, Body::Bytes(_)) {
+        let deadline = shared.in_time(shared.options.request_timeout);
+        connection.enter(Phase::Writing, deadline);
+    }
     write(&connection.socket, response, &id, framing) && keep && !stopping
 }
 
@@ -491,65 +489,26 @@ fn is_sane_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(allowed)
 }
 
-/// How a request's body is delimited.
-#[derive(Clone, Copy)]
-enum BodyLength {
-    None,
-    Bytes(usize),
-    Chunked,
-}
-
-fn malformed(message: &str) -> Problem {
-    Problem::new(400, "malformed_request", message)
-}
-
-fn too_large(max: usize) -> Problem {
-    let message = format!("The body is larger than {max} bytes (MAX_BODY_BYTES)");
-    Problem::new(413, "body_too_large", message)
-}
-
-/// What the head says of the body; the crate takes a length that it cannot read for none.
-fn body_length(
-    raw: &tiny_http::Request,
-    headers: &TinyHeaders<'_>,
-    max: usize,
-) -> Result<BodyLength, Problem> {
-    let Some(text) = headers.get("Content-Length") else {
-        return Ok(match headers.get("Transfer-Encoding") {
-            Some(_) => BodyLength::Chunked,
-            None => BodyLength::None,
-        });
-    };
-    if headers.all("Content-Length").len() > 1 {
-        return Err(malformed("Content-Length is given twice"));
-    }
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(malformed("Content-Length is not a number"));
-    }
-    // More digits than fit into a number are too large as well.
-    let length = raw.body_length().filter(|&length| length <= max);
-    length.map(BodyLength::Bytes).ok_or_else(|| too_large(max))
-}
-
+/// The body; `None` where it has not arrived whole.
 fn read_body(
     raw: &mut tiny_http::Request,
     length: BodyLength,
     max: usize,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<Option<Vec<u8>>, Problem> {
     let (least, most) = match length {
-        BodyLength::None => (0, 0),
+        BodyLength::None => return Ok(Some(Vec::new())),
         BodyLength::Bytes(length) => (length, length),
         BodyLength::Chunked => (0, max + 1),
     };
     let mut body = Vec::with_capacity(least);
     let read = raw.as_reader().take(most as u64).read_to_end(&mut body);
     if read.is_err() || body.len() < least {
-        return Err(malformed("The body did not arrive whole"));
+        return Ok(None);
     }
     if body.len() > max {
-        return Err(too_large(max));
+        return Err(body_too_large(max));
     }
-    Ok(body)
+    Ok(Some(body))
 }
 
 struct TinyHeaders<'a>(&'a tiny_http::Headers);

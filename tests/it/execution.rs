@@ -1,6 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskError, TaskInput};
 use serde_json::{Value, json};

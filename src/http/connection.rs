@@ -1,0 +1,220 @@
+//! One connection: what it is doing, by when that must be done, and where its requests begin.
+
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+
+use crate::http::head::{self, Head};
+use crate::http::{Problem, sys};
+
+/// A deadline that never comes.
+const NEVER: u64 = u64::MAX;
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Between two requests.
+    Idle,
+    /// A request has begun to come in.
+    Reading,
+    /// A handler has it; nothing is waited for.
+    Working,
+    /// An answer goes out.
+    Writing,
+}
+
+/// One open connection, as its thread, the guard and the stop see it. Everything here is atomic:
+/// the guard looks while the thread moves on.
+pub(super) struct Connection {
+    pub(super) socket: TcpStream,
+    pub(super) peer: SocketAddr,
+    phase: AtomicU8,
+    /// Milliseconds of the transport's clock, or [`NEVER`].
+    deadline: AtomicU64,
+    /// Bytes that a parser should have taken from the socket by now; 0: nothing to check.
+    expected: AtomicU64,
+    /// Bytes that it may have taken at most, whatever the body looks like.
+    allowed: AtomicU64,
+}
+
+impl Connection {
+    /// A connection whose first request must have come by `deadline`.
+    pub(super) fn new(socket: TcpStream, peer: SocketAddr, deadline: u64) -> Connection {
+        Connection {
+            socket,
+            peer,
+            phase: AtomicU8::new(Phase::Idle as u8),
+            deadline: AtomicU64::new(deadline),
+            expected: AtomicU64::new(0),
+            allowed: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Enters `phase`, which must be over by `deadline`.
+    pub(super) fn enter(&self, phase: Phase, deadline: u64) {
+        self.phase.store(phase as u8, SeqCst);
+        self.deadline.store(deadline, SeqCst);
+    }
+
+    /// A handler has the request: it takes what it takes.
+    pub(super) fn work(&self) {
+        self.enter(Phase::Working, NEVER);
+        self.allowed.store(u64::MAX, SeqCst);
+    }
+
+    pub(super) fn is(&self, phase: Phase) -> bool {
+        self.phase.load(SeqCst) == phase as u8
+    }
+
+    pub(super) fn is_late(&self, now: u64) -> bool {
+        self.deadline.load(SeqCst) < now
+    }
+
+    /// Bounds what a body of unknown length may take, its framing included.
+    pub(super) fn allow(&self, bytes: u64) {
+        self.allowed.store(bytes, SeqCst);
+    }
+
+    /// Closes what is late, takes too much, or cannot be understood any more. Its thread reads
+    /// the end of the stream, says what is to be said, and lets go.
+    pub(super) fn guard(&self, now: u64) {
+        if self.is_late(now) {
+            let how = match self.is(Phase::Writing) {
+                true => Shutdown::Both,
+                false => Shutdown::Read,
+            };
+            let _ = self.socket.shutdown(how);
+        }
+        let allowed = self.allowed.load(SeqCst);
+        if allowed != u64::MAX && sys::bytes_taken(&self.socket).is_ok_and(|taken| taken > allowed)
+        {
+            let _ = self.socket.shutdown(Shutdown::Read);
+        }
+        self.check_alignment();
+    }
+
+    /// A parser that reads ahead may hold the start of a request that nobody has looked at:
+    /// it came in the moment between the look and the read. Waiting for it would wait for ever.
+    fn check_alignment(&self) {
+        let expected = self.expected.load(SeqCst);
+        if expected == 0 || !self.is(Phase::Idle) {
+            return;
+        }
+        let taken = sys::bytes_taken(&self.socket);
+        // Nothing is taken in an idle phase; a later one has set another number, or none.
+        if self.is(Phase::Idle) && self.expected.load(SeqCst) == expected {
+            if taken.is_ok_and(|taken| taken > expected) {
+                let _ = self.socket.shutdown(Shutdown::Read);
+            }
+            let _ = self.expected.compare_exchange(expected, 0, SeqCst, SeqCst);
+        }
+    }
+}
+
+/// What comes next on a connection.
+pub(super) enum Next {
+    Head(Head),
+    Refused(Problem),
+    /// The client is gone, or has kept an idle connection for too long.
+    Gone,
+}
+
+/// Looks at each head while it is still in the kernel's buffer.
+///
+/// The parser reads ahead, up to a kilobyte beyond a request's end. What it holds of the next
+/// request was seen here before, except when it came between the look and the read; then
+/// [`Connection::check_alignment`] closes the connection.
+pub(super) struct Intake<'c> {
+    connection: &'c Connection,
+    /// Bytes from the start of the next request on. `ahead` of them the parser holds already;
+    /// the others are in the kernel.
+    seen: Vec<u8>,
+    ahead: usize,
+    /// Bytes of the requests that are over.
+    over: u64,
+}
+
+/// Enough for nearly every head.
+const FIRST_LOOK: usize = 1_024;
+
+impl<'c> Intake<'c> {
+    pub(super) fn new(connection: &'c Connection) -> Intake<'c> {
+        Intake {
+            connection,
+            seen: Vec::new(),
+            ahead: 0,
+            over: 0,
+        }
+    }
+
+    /// Waits for a whole head. `begun` is called when its first byte is there.
+    pub(super) fn next_head(&mut self, max_body: usize, begun: impl FnOnce()) -> Next {
+        let mut begun = Some(begun);
+        loop {
+            if !self.seen.is_empty()
+                && let Some(begun) = begun.take()
+            {
+                begun();
+            }
+            match head::inspect(&self.seen, max_body) {
+                Ok(None) => {}
+                Ok(Some(head)) => return Next::Head(head),
+                Err(problem) => return Next::Refused(problem),
+            }
+            if !self.look() {
+                return Next::Gone;
+            }
+        }
+    }
+
+    /// Whether some bytes of a request have come.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
+    /// Waits for more bytes than were seen so far; false where none will come.
+    fn look(&mut self) -> bool {
+        let known = self.seen.len() - self.ahead;
+        let room = (known + 1).max(FIRST_LOOK).next_power_of_two();
+        self.seen.resize(self.ahead + room, 0);
+        let queue = &mut self.seen[self.ahead..];
+        // With nothing known, any byte is news; else one more than there are.
+        let more = known == 0
+            || sys::peek_all(&self.connection.socket, &mut queue[..=known])
+                .is_ok_and(|n| n > known);
+        let length = match more {
+            true => self.connection.socket.peek(queue).unwrap_or(0),
+            false => 0,
+        };
+        self.seen.truncate(self.ahead + length.max(known));
+        length > known
+    }
+
+    /// Marks a request of so many bytes as over; false where it cannot be told where the next
+    /// one begins.
+    pub(super) fn finish(&mut self, request: usize) -> bool {
+        self.over += request as u64;
+        self.ahead = 0;
+        // Where just this request was seen, the parser has just this request.
+        if self.seen.len() != request {
+            let taken = sys::bytes_taken(&self.connection.socket).unwrap_or(u64::MAX);
+            let ahead = taken.saturating_sub(self.over);
+            let beyond = self.seen.len().saturating_sub(request);
+            if ahead > beyond as u64 {
+                return false;
+            }
+            self.ahead = ahead as usize;
+        }
+        self.seen.drain(..request.min(self.seen.len()));
+        self.seen.truncate(self.ahead);
+        let expected = if self.ahead == 0 { self.over } else { 0 };
+        self.connection.expected.store(expected, SeqCst);
+        self.seen.shrink_to(FIRST_LOOK);
+        true
+    }
+
+    /// Bytes from the connection's opening to the end of the request's head.
+    pub(super) fn through(&self, head: &Head) -> u64 {
+        self.over + head.length as u64
+    }
+}

@@ -1,0 +1,305 @@
+//! The gate: what a request's head must be before anything else reads it.
+//!
+//! `tiny_http` parses leniently, reads a line without an end for ever, and waits for itself at
+//! versions that it does not know. Here a head is looked at as a whole, still in the kernel's
+//! buffer, and only one that is well-formed, of bounded size and unambiguous about its body goes
+//! on. What two readers could understand differently is refused.
+
+use crate::http::Problem;
+
+/// The most bytes of a head, its empty line included.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
+
+const MAX_HEADERS: usize = 100;
+
+/// A head that passes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// Its bytes, the empty line included.
+    pub(super) length: usize,
+    pub(super) body: BodyLength,
+}
+
+/// How a request's body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyLength {
+    None,
+    Bytes(usize),
+    Chunked,
+}
+
+/// Looks at the bytes that have come so far. `Ok(None)`: they are fine, but not yet all.
+///
+/// # Errors
+///
+/// What is wrong, as soon as it can be told.
+pub(super) fn inspect(bytes: &[u8], max_body: usize) -> Result<Option<Head>, Problem> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let lines = &bytes[..end.map_or(bytes.len(), |end| end + 2)];
+    check_bytes(lines)?;
+    match end {
+        Some(end) if end + 4 <= MAX_HEAD => parse(&bytes[..end], max_body).map(Some),
+        None if bytes.len() < MAX_HEAD => Ok(None),
+        _ => Err(head_too_large()),
+    }
+}
+
+pub(super) fn malformed(message: &str) -> Problem {
+    Problem::new(400, "malformed_request", message)
+}
+
+pub(super) fn body_too_large(max: usize) -> Problem {
+    let message = format!("The body is larger than {max} bytes (MAX_BODY_BYTES)");
+    Problem::new(413, "body_too_large", message)
+}
+
+fn head_too_large() -> Problem {
+    let message = format!("The head is larger than {MAX_HEAD} bytes or {MAX_HEADERS} headers");
+    Problem::new(431, "head_too_large", message)
+}
+
+/// Only visible ASCII, blanks and tabs, in lines that end with CR LF.
+fn check_bytes(bytes: &[u8]) -> Result<(), Problem> {
+    for (i, &byte) in bytes.iter().enumerate() {
+        let fine = match byte {
+            b'\t' | b' '..=b'~' => true,
+            b'\r' => bytes.get(i + 1).is_none_or(|&next| next == b'\n'),
+            b'\n' => i > 0 && bytes[i - 1] == b'\r',
+            _ => false,
+        };
+        if !fine {
+            let message = "A head is lines of visible ASCII that end with CR LF";
+            return Err(malformed(message));
+        }
+    }
+    Ok(())
+}
+
+/// The lines of a head, without its last CR LF CR LF.
+fn parse(head: &[u8], max_body: usize) -> Result<Head, Problem> {
+    // The bytes were checked: this cannot fail.
+    let text = std::str::from_utf8(head).map_err(|_| malformed("The head is not ASCII"))?;
+    let mut lines = text.split("\r\n");
+    let is_old = request_line(lines.next().unwrap_or_default())?;
+    let mut fields = Fields::default();
+    for (i, line) in lines.enumerate() {
+        if i == MAX_HEADERS {
+            return Err(head_too_large());
+        }
+        fields.add(line)?;
+    }
+    if !is_old && fields.host.is_none() {
+        return Err(malformed("The header Host is missing"));
+    }
+    Ok(Head {
+        length: head.len() + 4,
+        body: fields.body(is_old, max_body)?,
+    })
+}
+
+/// Whether it is HTTP/1.0.
+fn request_line(line: &str) -> Result<bool, Problem> {
+    let mut parts = line.split(' ');
+    let (method, target, version) = (parts.next(), parts.next(), parts.next());
+    let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next())
+    else {
+        return Err(malformed("A request begins with METHOD TARGET HTTP/1.1"));
+    };
+    if method.is_empty() || !method.bytes().all(is_token) || target.is_empty() {
+        return Err(malformed("A request begins with METHOD TARGET HTTP/1.1"));
+    }
+    match version {
+        "HTTP/1.1" => Ok(false),
+        "HTTP/1.0" => Ok(true),
+        _ if version.starts_with("HTTP/") => {
+            let message = "Only HTTP/1.0 and HTTP/1.1 are understood";
+            Err(Problem::new(505, "http_version_not_supported", message))
+        }
+        _ => Err(malformed("A request begins with METHOD TARGET HTTP/1.1")),
+    }
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The headers that say where the request goes and where it ends; each at most once.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Option<&'a str>,
+    content_length: Option<&'a str>,
+    transfer_encoding: Option<&'a str>,
+    expect: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn add(&mut self, line: &'a str) -> Result<(), Problem> {
+        let Some((name, value)) = line.split_once(':') else {
+            return Err(malformed("A header is NAME: VALUE"));
+        };
+        // A blank before the colon, or in front of a line, is what proxies disagree about.
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(malformed("A header is NAME: VALUE"));
+        }
+        let place = match name.len() {
+            4 if name.eq_ignore_ascii_case("Host") => &mut self.host,
+            6 if name.eq_ignore_ascii_case("Expect") => &mut self.expect,
+            14 if name.eq_ignore_ascii_case("Content-Length") => &mut self.content_length,
+            17 if name.eq_ignore_ascii_case("Transfer-Encoding") => &mut self.transfer_encoding,
+            _ => return Ok(()),
+        };
+        match place.replace(value.trim_matches([' ', '\t'])) {
+            None => Ok(()),
+            Some(_) => Err(malformed(&format!("{name} is given twice"))),
+        }
+    }
+
+    fn body(&self, is_old: bool, max: usize) -> Result<BodyLength, Problem> {
+        if self
+            .expect
+            .is_some_and(|e| !e.eq_ignore_ascii_case("100-continue"))
+        {
+            let message = "Only Expect: 100-continue is understood";
+            return Err(Problem::new(417, "expectation_failed", message));
+        }
+        match (self.content_length, self.transfer_encoding) {
+            (None, None) => Ok(BodyLength::None),
+            (Some(_), Some(_)) => Err(malformed(
+                "Content-Length and Transfer-Encoding exclude each other",
+            )),
+            (None, Some(_)) if is_old => Err(malformed("HTTP/1.0 has no Transfer-Encoding")),
+            (None, Some(encoding)) if encoding.eq_ignore_ascii_case("chunked") => {
+                Ok(BodyLength::Chunked)
+            }
+            (None, Some(_)) => {
+                let message = "Only Transfer-Encoding: chunked is understood";
+                Err(Problem::new(
+                    501,
+                    "transfer_encoding_not_supported",
+                    message,
+                ))
+            }
+            (Some(length), None) => content_length(length, max),
+        }
+    }
+}
+
+fn content_length(text: &str, max: usize) -> Result<BodyLength, Problem> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(malformed("Content-Length is not a number"));
+    }
+    // More digits than fit into a number are too large as well.
+    match text.parse() {
+        Ok(0) => Ok(BodyLength::None),
+        Ok(length) if length <= max => Ok(BodyLength::Bytes(length)),
+        _ => Err(body_too_large(max)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(head: &str) -> Result<Option<Head>, u16> {
+        inspect(head.as_bytes(), 1_000).map_err(|problem| problem.status)
+    }
+
+    fn body_of(headers: &str) -> Result<BodyLength, u16> {
+        let head = look(&format!("POST / HTTP/1.1\r\nHost: h\r\n{headers}\r\n"))?;
+        Ok(head.expect("a whole head").body)
+    }
+
+    #[test]
+    fn a_head_is_whole_at_its_empty_line_and_fine_until_then() {
+        let text = "GET /a?b HTTP/1.1\r\nHost: h\r\nX-Y:\t z \r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(look(&text[..end]), Ok(None), "{:?}", &text[..end]);
+        }
+        let whole = Head {
+            length: text.len(),
+            body: BodyLength::None,
+        };
+        assert_eq!(look(text), Ok(Some(whole)));
+        let with_more = look(&format!("{text}\0 not ours to judge")).expect("fine");
+        assert_eq!(with_more.map(|head| head.length), Some(text.len()));
+    }
+
+    #[test]
+    fn a_body_has_one_length() {
+        for (headers, want) in [
+            ("", Ok(BodyLength::None)),
+            ("Content-Length: 0\r\n", Ok(BodyLength::None)),
+            ("content-length:7\r\n", Ok(BodyLength::Bytes(7))),
+            ("Content-Length: 1000\r\n", Ok(BodyLength::Bytes(1_000))),
+            ("Content-Length: 1001\r\n", Err(413)),
+            ("Content-Length: 99999999999999999999999\r\n", Err(413)),
+            ("Content-Length: +7\r\n", Err(400)),
+            ("Content-Length: 7, 7\r\n", Err(400)),
+            ("Content-Length: 0x7\r\n", Err(400)),
+            ("Content-Length:\r\n", Err(400)),
+            ("Content-Length: 7\r\nContent-Length: 7\r\n", Err(400)),
+            (
+                "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n",
+                Err(400),
+            ),
+            ("Transfer-Encoding: Chunked\r\n", Ok(BodyLength::Chunked)),
+            ("Transfer-Encoding: gzip, chunked\r\n", Err(501)),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                Err(400),
+            ),
+            (
+                "Expect: 100-Continue\r\nContent-Length: 7\r\n",
+                Ok(BodyLength::Bytes(7)),
+            ),
+            ("Expect: magic\r\n", Err(417)),
+        ] {
+            assert_eq!(body_of(headers), want, "{headers:?}");
+        }
+        assert_eq!(
+            look("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Err(400)
+        );
+    }
+
+    #[test]
+    fn what_readers_could_understand_differently_is_refused() {
+        for (head, want) in [
+            ("GET / HTTP/1.1\n", 400),
+            ("GET / HTTP/1.1\r\nHost: h\n\n", 400),
+            ("GET / HTTP/1.1\rHost: h", 400),
+            ("\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+            ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+            ("GET / HTTP/1.1 \r\nHost: h\r\n\r\n", 400),
+            ("GET /\r\nHost: h\r\n\r\n", 400),
+            ("G(T / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: h\r\n folded: x\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nX: y\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: h\r\nX: \0\r\n", 400),
+            ("GET /ü HTTP/1.1", 400),
+            ("\u{16}\u{3}\u{1}", 400),
+            ("PRI * HTTP/2.0\r\n\r\n", 505),
+            ("GET / HTTP/3.0\r\nHost: h\r\n\r\n", 505),
+            ("GET / HTTP/1.2\r\nHost: h\r\n\r\n", 505),
+            ("GET / FTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ] {
+            assert_eq!(look(head), Err(want), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn size_and_number_have_a_limit() {
+        let with = |filler: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{filler}\r\n");
+        let empty = with("").len();
+        let long = |bytes: usize| with(&format!("X: {}\r\n", "y".repeat(bytes - empty - 5)));
+        assert!(matches!(look(&long(MAX_HEAD)), Ok(Some(_))));
+        assert_eq!(look(&long(MAX_HEAD + 1)), Err(431));
+        assert_eq!(look(&"y".repeat(MAX_HEAD)), Err(431));
+        assert!(matches!(look(&with(&"A: b\r\n".repeat(99))), Ok(Some(_))));
+        assert_eq!(look(&with(&"A: b\r\n".repeat(100))), Err(431));
+    }
+}
