@@ -88,7 +88,8 @@ impl Connection {
         let allowed = self.allowed.load(SeqCst);
         if allowed != u64::MAX && sys::bytes_taken(&self.socket).is_ok_and(|taken| taken > allowed)
         {
-            let _ = self.socket.shutdown(Shutdown::Read);
+            // Both ways: a flood would be read on while it lasts.
+            let _ = self.socket.shutdown(Shutdown::Both);
         }
         self.check_alignment();
     }
@@ -133,6 +134,9 @@ pub(super) struct Intake<'c> {
     /// Bytes of the requests that are over.
     over: u64,
 }
+
+/// How much the parser reads at once.
+const READ_AHEAD: usize = 1_024;
 
 /// Enough for nearly every head.
 const FIRST_LOOK: usize = 1_024;
@@ -188,6 +192,20 @@ impl<'c> Intake<'c> {
         };
         self.seen.truncate(self.ahead + length.max(known));
         length > known
+    }
+
+    /// Looks at what has come behind a head already: the rest of its request, and as much more as
+    /// the parser may read ahead.
+    pub(super) fn look_behind(&mut self, request: usize) {
+        let known = self.seen.len() - self.ahead;
+        let is_all = known % FIRST_LOOK != 0 && self.seen.len() >= request;
+        if is_all || request > head::MAX_HEAD {
+            return;
+        }
+        self.seen.resize(request + READ_AHEAD, 0);
+        let queue = &mut self.seen[self.ahead..];
+        let length = sys::peek_now(&self.connection.socket, queue).unwrap_or(0);
+        self.seen.truncate(self.ahead + length.max(known));
     }
 
     /// Marks a request of so many bytes as over; false where it cannot be told where the next

@@ -48,7 +48,10 @@ pub(crate) fn next_descriptor(listener: &TcpListener) -> RawFd {
 /// Fills `buffer` with the first bytes of the socket's queue, and leaves them there. Waits until
 /// there are as many; fewer mean that no more will come.
 pub(crate) fn peek_all(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let flags = libc::MSG_PEEK | libc::MSG_WAITALL;
+    receive(socket, buffer, libc::MSG_PEEK | libc::MSG_WAITALL)
+}
+
+fn receive(socket: &TcpStream, buffer: &mut [u8], flags: libc::c_int) -> io::Result<usize> {
     // SAFETY: the kernel writes at most the buffer's length into it.
     let length = unsafe {
         libc::recv(
@@ -59,6 +62,11 @@ pub(crate) fn peek_all(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usiz
         )
     };
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
+}
+
+/// As many of the first bytes of the socket's queue as are there now, without waiting.
+pub(crate) fn peek_now(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    receive(socket, buffer, libc::MSG_PEEK | libc::MSG_DONTWAIT)
 }
 
 /// How many bytes have been taken out of the socket's queue since it was opened.

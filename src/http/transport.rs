@@ -353,6 +353,15 @@ fn serve_next(
         let framed = 8 * options.max_body_bytes as u64 + 64 * 1024;
         connection.allow(intake.through(&head) + framed);
     }
+    let length = match head.body {
+        BodyLength::Bytes(length) => Some(head.length + length),
+        BodyLength::None => Some(head.length),
+        // Where it ends is known to its reader alone.
+        BodyLength::Chunked => None,
+    };
+    if let Some(length) = length {
+        intake.look_behind(length);
+    }
     let raw = match requests.next() {
         Some(Ok(raw)) => raw,
         Some(Err(error)) => {
@@ -361,12 +370,6 @@ fn serve_next(
             return false;
         }
         None => return false,
-    };
-    let length = match head.body {
-        BodyLength::Bytes(length) => Some(head.length + length),
-        BodyLength::None => Some(head.length),
-        // Where it ends is known to its reader alone.
-        BodyLength::Chunked => None,
     };
     exchange(shared, raw, connection, head.body)
         && length.is_some_and(|length| intake.finish(length))

@@ -7,10 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::SystemTime;
 
-use socket2::SockRef;
-
 use crate::executor::panic_text;
 use crate::http::response::{Body, Outlet, Response, Stream, reason_phrase};
+use crate::http::sys;
 
 /// How an answer is framed.
 #[derive(Clone, Copy)]
@@ -158,9 +157,7 @@ impl Outlet for StreamBody<'_> {
 
 /// Whether the other side has not closed its end.
 pub(super) fn is_open(socket: &TcpStream) -> bool {
-    let mut next = [std::mem::MaybeUninit::uninit(); 1];
-    let peek = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    match SockRef::from(socket).recv_with_flags(&mut next, peek) {
+    match sys::peek_now(socket, &mut [0]) {
         Ok(length) => length > 0,
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }

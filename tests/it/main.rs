@@ -6,6 +6,8 @@ mod browser;
 mod cleanup;
 /// What configurations are accepted, and `.env.example`.
 mod config;
+/// Limits and deadlines of connections, and clients that test them.
+mod connections;
 /// The five demo routes and what their tasks show.
 mod demo;
 /// Refusals: their form, the methods, the bodies and the limits.
@@ -24,6 +26,8 @@ mod page;
 mod polling;
 /// The binary: arguments, environment, log, signals.
 mod process;
+/// Requests that are malformed, ambiguous, pipelined or in pieces.
+mod protocol;
 /// Which session a request belongs to, and how long a session lives.
 mod sessions;
 /// Share links.

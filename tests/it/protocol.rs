@@ -1,0 +1,325 @@
+use std::io::{BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use serde_json::json;
+
+use crate::support::{API, Reply, TestServer, wait_until};
+
+/// Sends `bytes` over one connection and reads every answer up to its end. `Err`: it was reset.
+fn converse(server: &TestServer, bytes: &[u8]) -> Result<Vec<u16>, std::io::Error> {
+    let mut socket = server.connect();
+    // The server may have closed before it has read all of it.
+    let _ = socket.write_all(bytes);
+    let _ = socket.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer);
+    // A message may name the version too, but no status behind it.
+    let statuses = text
+        .match_indices("HTTP/1.1 ")
+        .filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok());
+    Ok(statuses.collect())
+}
+
+fn statuses(server: &TestServer, request: &str) -> Vec<u16> {
+    converse(server, request.as_bytes()).unwrap_or_default()
+}
+
+#[test]
+fn ambiguous_lengths_are_refused_and_end_the_connection() {
+    let server = TestServer::start(&[]);
+    // Were the body taken for a request, it would be answered too.
+    let smuggled = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n";
+    for (headers, want) in [
+        ("Content-Length: 5\r\nContent-Length: 6", 400),
+        ("Content-Length: 5\r\nContent-Length: 5", 400),
+        ("Content-Length: 5, 5", 400),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5", 400),
+        (
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+            400,
+        ),
+        ("Transfer-Encoding: xchunked", 501),
+        ("Transfer-Encoding : chunked", 400),
+        ("Transfer-Encoding:\u{b}chunked", 400),
+        ("Content-Length: -1", 400),
+        ("Content-Length: 1e1", 400),
+        ("Content-Length: 18446744073709551616", 413),
+        ("Content-Length: 9223372036854775807", 413),
+    ] {
+        let request =
+            format!("POST {API}/tasks HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n{smuggled}");
+        let answers = statuses(&server, &request);
+        assert!(
+            answers == [want] || answers.is_empty(),
+            "{headers}: {answers:?}"
+        );
+    }
+}
+
+#[test]
+fn chunks_are_read_or_refused() {
+    let server = TestServer::start(&[("MAX_BODY_BYTES", "200")]);
+    let head = format!(
+        "POST {API}/tasks HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+         X-App-Session: chunks\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    for (chunks, want) in [
+        ("e\r\n{\"name\": \"one\"\r\n1\r\n}\r\n0\r\n\r\n", 201),
+        ("E;ext=1\r\n{\"name\": \"two\"\r\n01\r\n}\r\n0\r\n\r\n", 201),
+        ("zz\r\n{}\r\n0\r\n\r\n", 400),
+        ("-1\r\n{}\r\n0\r\n\r\n", 400),
+        ("3\r\n{}\r\n0\r\n\r\n", 400),
+        ("ffffffffffffffff\r\n{}\r\n0\r\n\r\n", 400),
+        ("fffffffffffffffff\r\n{}\r\n0\r\n\r\n", 400),
+        ("2\n{}\n0\n\n", 400),
+        ("2\r\n{}", 400),
+        ("", 400),
+    ] {
+        let answers = statuses(&server, &format!("{head}{chunks}"));
+        assert_eq!(answers, [want], "{chunks:?}");
+    }
+    let big = format!("{head}c8\r\n{}\r\n1\r\n \r\n0\r\n\r\n", " ".repeat(200));
+    assert_eq!(statuses(&server, &big), [413]);
+    assert_eq!(server.session("chunks").total(), 2);
+    // Where a chunked body ends only its reader knows: nothing behind it is taken for a request.
+    let behind =
+        format!("{head}2\r\n{{}}\r\n0\r\n\r\nGET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(statuses(&server, &behind), [400]);
+}
+
+#[test]
+fn odd_bytes_in_a_head_are_refused() {
+    let server = TestServer::start(&[]);
+    for head in [
+        &b"GET /api/v1/health HTTP/1.1\nHost: h\n\n"[..],
+        b"GET /api/v1/health HTTP/1.1\r\nHost: h\nX: y\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: h\rX: y\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: h\r\nX: \0\r\n\r\n",
+        b"GET /api/v1/health\0 HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /api/v1/\xc3\xbc HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: h\r\nX-App-Session: \xff\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: h\r\nX-App-Session: a\x7fb\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: h\r\n folded\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n",
+        b"GET /api/v1/health\r\nHost: h\r\n\r\n",
+        b"GET /api/v1/health  HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"\r\n\r\nGET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ] {
+        let answers = converse(&server, head).unwrap_or_default();
+        assert_eq!(answers, [400], "{:?}", String::from_utf8_lossy(head));
+    }
+    assert_eq!(statuses(&server, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), [505]);
+}
+
+#[test]
+fn a_later_request_of_an_unknown_version_is_refused_like_a_first_one() {
+    let server = TestServer::start(&[("MAX_CONNECTIONS", "3")]);
+    for version in ["HTTP/2.0", "HTTP/3.0", "HTTP/1.2", "HTTP/9.9"] {
+        let first = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n";
+        let second = format!("GET /api/v1/health {version}\r\nHost: h\r\n\r\n");
+        for _ in 0..3 {
+            assert_eq!(statuses(&server, &format!("{first}{second}")), [200, 505]);
+        }
+    }
+    // None of them keeps its place.
+    wait_until(|| server.get("/health").status == 200);
+}
+
+#[test]
+fn heads_have_a_size_and_a_number_of_headers() {
+    let server = TestServer::start(&[]);
+    let with = |headers: &str| {
+        format!("GET /api/v1/health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{headers}\r\n")
+    };
+    assert_eq!(statuses(&server, &with(&"A: b\r\n".repeat(98))), [200]);
+    assert_eq!(statuses(&server, &with(&"A: b\r\n".repeat(99))), [431]);
+    let room = 16 * 1024 - with("").len() - "X: \r\n".len();
+    assert_eq!(
+        statuses(&server, &with(&format!("X: {}\r\n", "y".repeat(room)))),
+        [200]
+    );
+    assert_eq!(
+        statuses(&server, &with(&format!("X: {}\r\n", "y".repeat(room + 1)))),
+        [431]
+    );
+    assert_eq!(
+        statuses(&server, &format!("GET /{}", "y".repeat(100_000))),
+        [431]
+    );
+}
+
+#[test]
+fn targets_in_every_form_lead_where_they_say_and_nowhere_else() {
+    let server = TestServer::start(&[]);
+    for (target, want) in [
+        ("http://h/api/v1/health", 200),
+        ("https://h:99/api/v1/health", 200),
+        ("http://h", 200),
+        ("/api/v1/health/", 200),
+        ("/api/v1/health?x=%00%ff&&=", 200),
+        ("/api/v1/health#fragment", 200),
+        ("/api/v1/%68ealth", 404),
+        ("/api/v1/../v1/health", 404),
+        ("/api/v1/tasks/../../../../etc/passwd", 404),
+        ("/api/v1/tasks/%2e%2e%2f%2e%2e%2fetc%2fpasswd", 404),
+        ("//api/v1/health", 404),
+        ("/api/v1//health", 404),
+        ("/%", 404),
+        ("/%00", 404),
+        ("api/v1/health", 404),
+        ("*", 404),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        assert_eq!(statuses(&server, &request), [want], "{target}");
+    }
+    let connect = "CONNECT evil.example:443 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&server, connect), [404]);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_each_with_its_own_answer() {
+    let server = TestServer::start(&[]);
+    for many in [2, 3, 10, 60] {
+        let mut requests = String::new();
+        for i in 0..many {
+            let body = json!({ "name": format!("task {i} of {many}") }).to_string();
+            requests += &format!(
+                "POST {API}/tasks HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+                 X-Request-Id: {many}-{i}\r\nX-App-Session: pipe\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+        }
+        let socket = server.connect();
+        (&socket).write_all(requests.as_bytes()).expect("sent");
+        socket.shutdown(Shutdown::Write).expect("half closed");
+        let mut answers = BufReader::new(socket);
+        for i in 0..many {
+            let answer = Reply::read(&mut answers, "POST").expect(201);
+            assert_eq!(answer.header("X-Request-Id"), Some(&*format!("{many}-{i}")));
+            assert_eq!(answer.json()["task"]["name"], format!("task {i} of {many}"));
+        }
+    }
+}
+
+/// Whatever the pieces in which requests arrive, the answers are those, in order, up to a
+/// clean close.
+#[test]
+fn requests_in_pieces_are_never_mixed_up() {
+    let server = TestServer::start(&[]);
+    let request = |i: usize| {
+        let body =
+            json!({ "name": format!("piece {i}"), "description": "x".repeat(i * 97 % 1_500) });
+        let body = body.to_string();
+        let request = format!(
+            "POST {API}/tasks HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+             X-App-Session: pieces\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        request.into_bytes()
+    };
+    let all: Vec<u8> = (0..12).flat_map(request).collect();
+    let mut complete = 0;
+    for size in [1, 7, 100, 333, 1_000, 1_024, 1_025, 3_000] {
+        let socket = server.connect();
+        let answers = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for piece in all.chunks(size) {
+                    // Fails only where the server has closed already.
+                    if (&socket).write_all(piece).is_err() {
+                        break;
+                    }
+                    std::thread::yield_now();
+                }
+                let _ = socket.shutdown(Shutdown::Write);
+            });
+            let mut answers = Vec::new();
+            let _ = (&socket).read_to_end(&mut answers);
+            answers
+        });
+        let answers = String::from_utf8_lossy(&answers);
+        let names: Vec<&str> = answers
+            .split("\"name\":\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
+        assert!(!names.is_empty(), "{answers}");
+        for (i, name) in names.iter().enumerate() {
+            assert_eq!(*name, format!("piece {i}"), "in pieces of {size}");
+        }
+        assert_eq!(answers.matches("HTTP/1.1 201").count(), names.len());
+        assert_eq!(
+            answers.matches("HTTP/1.1 ").count(),
+            names.len(),
+            "{answers}"
+        );
+        complete += usize::from(names.len() == 12);
+    }
+    assert!(complete > 0, "at least some arrive whole");
+}
+
+#[test]
+fn a_body_that_no_route_wants_is_read_and_the_connection_goes_on() {
+    let server = TestServer::start(&[]);
+    let one = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody";
+    let two = "HEAD /api/v1/health HTTP/1.1\r\nHost: h\r\nContent-Length: 2000\r\n\r\n";
+    let end = "GET /api/v1/tasks/stats HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let all = format!("{one}{two}{}{one}{end}", "x".repeat(2_000));
+    assert_eq!(statuses(&server, &all), [200, 200, 200, 200]);
+}
+
+#[test]
+fn an_old_client_is_served_once_or_as_long_as_it_asks() {
+    let server = TestServer::start(&[]);
+    let old = "GET /api/v1/health HTTP/1.0\r\n\r\n";
+    assert_eq!(statuses(&server, &format!("{old}{old}")), [200]);
+    let kept = "GET /api/v1/health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    assert_eq!(statuses(&server, &format!("{kept}{old}")), [200, 200]);
+}
+
+#[test]
+fn an_upgrade_is_not_taken_up() {
+    let server = TestServer::start(&[]);
+    let upgrade = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n\
+                   Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    assert_eq!(statuses(&server, &format!("{upgrade}\u{81}\u{1}x")), [200]);
+    let h2c = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+               Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n";
+    assert_eq!(statuses(&server, h2c), [200]);
+}
+
+#[test]
+fn who_expects_is_told_to_continue_or_not_to() {
+    let server = TestServer::start(&[("MAX_BODY_BYTES", "100")]);
+    let ask = |length: usize| {
+        let socket = server.connect();
+        let head = format!(
+            "POST {API}/tasks HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+             Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        );
+        (&socket).write_all(head.as_bytes()).expect("sent");
+        socket
+    };
+    let mut socket = ask(12);
+    let mut start = [0; 22];
+    socket.read_exact(&mut start).expect("an interim answer");
+    assert_eq!(&start, b"HTTP/1.1 100 Continue\r");
+    socket.write_all(b"{\"name\":\"n\"}").expect("sent");
+    let mut rest = String::new();
+    socket.shutdown(Shutdown::Write).expect("half closed");
+    socket.read_to_string(&mut rest).expect("an answer");
+    assert!(rest.contains("HTTP/1.1 201 Created"), "{rest}");
+    let refused: TcpStream = ask(101);
+    Reply::read(&mut BufReader::new(refused), "POST").expect(413);
+    assert_eq!(
+        statuses(
+            &server,
+            "GET / HTTP/1.1\r\nHost: h\r\nExpect: the-inquisition\r\n\r\n"
+        ),
+        [417]
+    );
+}
