@@ -1,336 +1,432 @@
-//! Drives a real Chromium over its debugging pipe.
-//!
-//! All tests of one process share one Chromium, which ends with the last of them; each visit
-//! is a browser context of its own, with its own storage and its own list of complaints.
+//! Chromium without a window, driven over a pipe by the few commands of its DevTools protocol
+//! that the tests need.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::support::TempDir;
 
-/// A browser on a busy machine takes its time.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a condition or an answer may take, on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-const NAMES: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
+/// What keeps Chromium to itself: no update, no sync, no other door than the pipe.
+const FLAGS: [&str; 16] = [
+    "--headless",
+    "--remote-debugging-pipe",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-breakpad",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--window-size=1280,900",
+    "about:blank",
+];
 
-/// Locks, also after another test has panicked with the lock.
+/// A running Chromium, shared by the tests that run at the same time; ends with the last of them.
+pub(crate) struct Browser {
+    child: Child,
+    pipe: Arc<Pipe>,
+    reader: Option<JoinHandle<()>>,
+    profile: TempDir,
+}
+
+/// Both directions of the protocol.
+struct Pipe {
+    input: Mutex<ChildStdin>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    last_id: u64,
+    /// Who waits for which answer.
+    waiting: HashMap<u64, Sender<Value>>,
+    /// What each tab had to complain about, by its session in the protocol.
+    complaints: HashMap<String, Vec<String>>,
+    is_over: bool,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the reading thread and the visits share.
-#[derive(Default)]
-struct Mailbox {
-    answers: Mutex<HashMap<u64, Sender<Value>>>,
-    /// What pages complained of, by their debugging session.
-    complaints: Mutex<HashMap<String, Vec<String>>>,
-}
-
-pub(crate) struct Browser {
-    child: Mutex<Child>,
-    pipe: Mutex<ChildStdin>,
-    mailbox: Arc<Mailbox>,
-    next: AtomicU64,
-    _profile: TempDir,
-}
-
 impl Browser {
-    /// The Chromium of this process. `None`, with a word, where the machine has none; in CI
-    /// that is a failure.
+    /// A browser; `None`, with a word why, where this machine has none and is not the CI.
     pub(crate) fn get() -> Option<Arc<Browser>> {
         static SHARED: Mutex<Weak<Browser>> = Mutex::new(Weak::new());
         let mut shared = lock(&SHARED);
         if let Some(browser) = shared.upgrade() {
             return Some(browser);
         }
-        let Some(program) = find_program() else {
-            assert!(std::env::var_os("CI").is_none(), "CI must have a Chromium");
-            eprintln!("skipped: no Chromium found (looked for {NAMES:?})");
+        let Some(program) = find() else {
+            skip("no chromium, chromium-browser or google-chrome in PATH");
             return None;
         };
-        let browser = Arc::new(Browser::launch(&program));
+        let browser = Arc::new(Browser::start(&program));
         *shared = Arc::downgrade(&browser);
         Some(browser)
     }
 
-    fn launch(program: &str) -> Browser {
+    fn start(program: &PathBuf) -> Browser {
+        use std::os::unix::process::CommandExt;
         let profile = TempDir::new();
-        // Chromium reads commands from descriptor 3 and answers on 4.
+        // Chromium reads its pipe from descriptor 3, and writes to 4.
         let mut child = Command::new("sh")
             .arg("-c")
             .arg(r#"exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>/dev/null 2>/dev/null"#)
             .arg(program)
-            .args([
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--disable-quic",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                "--remote-debugging-pipe",
-            ])
             .arg(format!("--user-data-dir={}", profile.path().display()))
+            .args(FLAGS)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()
-            .expect("Chromium starts");
-        let pipe = child.stdin.take().expect("a pipe");
-        let answers = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mailbox = Arc::<Mailbox>::default();
-        let inside = mailbox.clone();
-        std::thread::spawn(move || deliver(answers, &inside));
+            .expect("a shell starts");
+        let input = child.stdin.take().expect("its input");
+        let output = child.stdout.take().expect("its output");
+        let pipe = Arc::new(Pipe {
+            input: Mutex::new(input),
+            state: Mutex::default(),
+        });
+        let reader = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || pipe.read(output))
+        };
         Browser {
-            child: Mutex::new(child),
-            pipe: Mutex::new(pipe),
-            mailbox,
-            next: AtomicU64::new(1),
-            _profile: profile,
+            child,
+            pipe,
+            reader: Some(reader),
+            profile,
         }
     }
 
-    /// # Errors
-    ///
-    /// The browser's own word for why not: a page that is just being left has no context.
-    fn try_command(
-        &self,
-        session: Option<&str>,
-        method: &str,
-        parameters: Value,
-    ) -> Result<Value, String> {
-        let id = self.next.fetch_add(1, Ordering::SeqCst);
-        let (sender, answer) = channel();
-        lock(&self.mailbox.answers).insert(id, sender);
-        let mut message = json!({ "id": id, "method": method, "params": parameters });
-        if let Some(session) = session {
-            message["sessionId"] = json!(session);
-        }
-        let bytes = message.to_string() + "\0";
-        lock(&self.pipe)
-            .write_all(bytes.as_bytes())
-            .expect("Chromium listens");
-        let answer = answer.recv_timeout(PATIENCE);
-        let answer = answer.unwrap_or_else(|_| panic!("Chromium does not answer to {method}"));
-        match answer.get("error") {
-            Some(error) => Err(format!("{method}: {error}")),
-            None => Ok(answer["result"].clone()),
-        }
-    }
-
-    fn command(&self, session: Option<&str>, method: &str, parameters: Value) -> Value {
-        let answer = self.try_command(session, method, parameters);
-        answer.unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// Opens a page in a context of its own, and waits until it has loaded.
-    pub(crate) fn visit(self: &Arc<Browser>, url: &str) -> Page {
-        let text = |value: &Value| value.as_str().expect("a text").to_owned();
-        let context = self.command(None, "Target.createBrowserContext", json!({}));
-        let context = text(&context["browserContextId"]);
-        let blank = json!({ "url": "about:blank", "browserContextId": context });
-        let target = self.command(None, "Target.createTarget", blank);
-        let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let attached = self.command(None, "Target.attachToTarget", attach);
-        let page = Page {
+    /// A tab of its own profile, at that address, in a light theme.
+    #[track_caller]
+    pub(crate) fn open(self: &Arc<Browser>, url: &str) -> Tab {
+        let context = self.call(None, "Target.createBrowserContext", json!({}));
+        let context = text(&context, "browserContextId");
+        let target = json!({ "url": "about:blank", "browserContextId": context });
+        let target = text(&self.call(None, "Target.createTarget", target), "targetId");
+        let attach = json!({ "targetId": target, "flatten": true });
+        let attached = self.call(None, "Target.attachToTarget", attach);
+        let tab = Tab {
             browser: self.clone(),
             context,
-            session: text(&attached["sessionId"]),
+            session: text(&attached, "sessionId"),
         };
-        for domain in ["Runtime.enable", "Log.enable", "Page.enable"] {
-            page.command(domain, json!({}));
+        for domain in ["Page", "Runtime", "Log"] {
+            tab.command(&format!("{domain}.enable"), json!({}));
         }
-        page.open(url);
-        page
+        // As if it were the tab that its user looks at.
+        tab.command(
+            "Emulation.setFocusEmulationEnabled",
+            json!({ "enabled": true }),
+        );
+        tab.go(url);
+        tab
+    }
+
+    #[track_caller]
+    fn call(&self, session: Option<&str>, method: &str, params: Value) -> Value {
+        self.try_call(session, method, params)
+            .unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Sends a command and waits for its answer, or for the browser's refusal.
+    #[track_caller]
+    fn try_call(&self, session: Option<&str>, method: &str, params: Value) -> Result<Value, Value> {
+        let answer = self.pipe.send(session, method, params);
+        let mut answer = answer
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|error| panic!("{method}: {error}"));
+        match answer["error"].take() {
+            Value::Null => Ok(answer["result"].take()),
+            error => Err(error),
+        }
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let close = json!({ "id": 0, "method": "Browser.close" }).to_string() + "\0";
-        let _ = lock(&self.pipe).write_all(close.as_bytes());
-        let mut child = lock(&self.child);
+        // Its whole group, so that no process of it is left.
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        // The last of the group may still write for a moment.
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(5) {
-            if matches!(child.try_wait(), Ok(Some(_))) {
-                return;
-            }
+        while std::fs::remove_dir_all(self.profile.path()).is_err()
+            && self.profile.path().exists()
+            && start.elapsed() < Duration::from_secs(5)
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = child.kill();
-        let _ = child.wait();
     }
 }
 
-fn find_program() -> Option<String> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let places = path
-        .split(':')
-        .flat_map(|folder| NAMES.map(|name| format!("{folder}/{name}")));
-    places
-        .into_iter()
-        .find(|place| std::path::Path::new(place).is_file())
-}
-
-/// Hands each answer to the one who waits for it, and keeps what pages complain of.
-fn deliver(mut answers: impl BufRead, mailbox: &Mailbox) {
-    let mut bytes = Vec::new();
-    while matches!(answers.read_until(0, &mut bytes), Ok(n) if n > 0) {
-        bytes.pop();
-        let message: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        bytes.clear();
-        if let Some(id) = message["id"].as_u64() {
-            if let Some(waiting) = lock(&mailbox.answers).remove(&id) {
-                let _ = waiting.send(message);
-            }
-        } else if let Some(complaint) = complaint(&message) {
-            let session = message["sessionId"].as_str().unwrap_or_default();
-            let mut complaints = lock(&mailbox.complaints);
-            complaints
-                .entry(session.to_owned())
-                .or_default()
-                .push(complaint);
+impl Pipe {
+    fn send(&self, session: Option<&str>, method: &str, params: Value) -> Receiver<Value> {
+        let (sender, receiver) = channel();
+        let mut state = lock(&self.state);
+        assert!(!state.is_over, "the browser has ended");
+        state.last_id += 1;
+        let id = state.last_id;
+        state.waiting.insert(id, sender);
+        drop(state);
+        let mut message = json!({ "id": id, "method": method, "params": params });
+        if let Some(session) = session {
+            message["sessionId"] = json!(session);
         }
+        let mut bytes = message.to_string().into_bytes();
+        bytes.push(0);
+        lock(&self.input)
+            .write_all(&bytes)
+            .expect("the browser listens");
+        receiver
+    }
+
+    /// Hands every message to whom it concerns, until the browser ends.
+    fn read(&self, output: ChildStdout) {
+        for message in BufReader::new(output).split(0) {
+            let Ok(message) = message else { break };
+            let message: Value = serde_json::from_slice(&message).unwrap_or_default();
+            let mut state = lock(&self.state);
+            if let Some(id) = message["id"].as_u64() {
+                if let Some(sender) = state.waiting.remove(&id) {
+                    // Who no longer waits has failed already.
+                    let _ = sender.send(message);
+                }
+            } else if let Some(complaint) = complaint(&message) {
+                let session = message["sessionId"].as_str().unwrap_or_default();
+                let complaints = state.complaints.entry(session.to_owned());
+                complaints.or_default().push(complaint);
+            }
+        }
+        let mut state = lock(&self.state);
+        state.is_over = true;
+        state.waiting.clear();
     }
 }
 
-/// An exception, an error on the console, or one of the browser's own, like a policy's.
+/// What an event of the protocol says against its page: an exception, an error in the console,
+/// a violation of the page's policy, a request that failed.
 fn complaint(message: &Value) -> Option<String> {
-    let parameters = &message["params"];
-    let told = match message["method"].as_str()? {
-        "Runtime.exceptionThrown" => &parameters["exceptionDetails"],
-        "Runtime.consoleAPICalled" if parameters["type"] == "error" => &parameters["args"],
-        "Log.entryAdded" if parameters["entry"]["level"] == "error" => &parameters["entry"],
-        _ => return None,
+    let params = &message["params"];
+    let is_bad = |level: &Value| {
+        ["error", "warning", "assert"]
+            .iter()
+            .any(|bad| level == bad)
     };
-    Some(told.to_string())
+    match message["method"].as_str()? {
+        "Runtime.exceptionThrown" => Some(params["exceptionDetails"].to_string()),
+        "Runtime.consoleAPICalled" if is_bad(&params["type"]) => Some(params["args"].to_string()),
+        "Log.entryAdded" if is_bad(&params["entry"]["level"]) => Some(params["entry"].to_string()),
+        "Inspector.targetCrashed" => Some("the tab crashed".to_owned()),
+        _ => None,
+    }
 }
 
-/// One page in a context of its own.
-pub(crate) struct Page {
+/// A tab in a profile of its own; closed when dropped.
+pub(crate) struct Tab {
     browser: Arc<Browser>,
     context: String,
     session: String,
 }
 
-impl Page {
-    fn command(&self, method: &str, parameters: Value) -> Value {
-        self.browser
-            .command(Some(&self.session), method, parameters)
+impl Tab {
+    #[track_caller]
+    pub(crate) fn command(&self, method: &str, params: Value) -> Value {
+        self.browser.call(Some(&self.session), method, params)
     }
 
-    pub(crate) fn open(&self, url: &str) {
-        self.command("Page.navigate", json!({ "url": url }));
-        self.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'");
+    /// Goes to an address, and waits until its document is there.
+    #[track_caller]
+    pub(crate) fn go(&self, url: &str) {
+        let went = self.command("Page.navigate", json!({ "url": url }));
+        assert!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
+        self.wait_for("document.readyState === 'complete'");
     }
 
-    /// The value of an expression, awaited where it is a promise.
+    /// What an expression gives, awaited where it is a promise.
     #[track_caller]
     pub(crate) fn eval(&self, expression: &str) -> Value {
-        let answer = self.try_eval(expression);
-        let answer = answer.unwrap_or_else(|error| panic!("{error}"));
-        let thrown = answer.get("exceptionDetails");
-        assert!(thrown.is_none(), "{expression}: {answer}");
-        answer["result"]["value"].clone()
+        self.try_eval(expression)
+            .unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    fn try_eval(&self, expression: &str) -> Result<Value, String> {
-        let parameters = json!({
+    #[track_caller]
+    fn try_eval(&self, expression: &str) -> Result<Value, Value> {
+        let params = json!({
             "expression": expression, "awaitPromise": true, "returnByValue": true,
+            "userGesture": true,
         });
-        let session = Some(self.session.as_str());
-        let browser = &self.browser;
-        browser.try_command(session, "Runtime.evaluate", parameters)
+        let mut answer = self
+            .browser
+            .try_call(Some(&self.session), "Runtime.evaluate", params)?;
+        match &answer["exceptionDetails"] {
+            Value::Null => Ok(answer["result"]["value"].take()),
+            details => Err(details.clone()),
+        }
     }
 
-    /// Waits until the expression is true, also on the page that comes after this one.
     #[track_caller]
-    pub(crate) fn wait_for(&self, expression: &str) {
+    pub(crate) fn text(&self, expression: &str) -> String {
+        let value = self.eval(expression);
+        let text = value.as_str();
+        text.unwrap_or_else(|| panic!("{expression} is {value}"))
+            .to_owned()
+    }
+
+    /// Polls until the condition holds; one that throws does not hold yet.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, condition: &str) {
         let start = Instant::now();
-        let condition = format!("Boolean({expression})");
-        let holds = || {
-            let answer = self.try_eval(&condition);
-            answer.is_ok_and(|answer| answer["result"]["value"] == true)
-        };
-        while !holds() {
-            assert!(
-                start.elapsed() < PATIENCE,
-                "never {expression}: {}",
-                self.text()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Clicks what the selector finds, once it is there and visible.
-    #[track_caller]
-    pub(crate) fn click(&self, selector: &str) {
-        let quoted = json!(selector);
-        self.wait_for(&format!(
-            "document.querySelector({quoted})?.checkVisibility()"
-        ));
-        self.eval(&format!("document.querySelector({quoted}).click()"));
-    }
-
-    /// Types over what stands in a field.
-    #[track_caller]
-    pub(crate) fn fill(&self, selector: &str, text: &str) {
-        let (selector, text) = (json!(selector), json!(text));
-        self.eval(&format!(
-            "(() => {{ const field = document.querySelector({selector}); field.value = {text}; \
-             field.dispatchEvent(new Event('input', {{ bubbles: true }})); }})()"
-        ));
-    }
-
-    /// Presses a key, for real.
-    pub(crate) fn press(&self, key: &str) {
-        let code = match key {
-            "Tab" => 9,
-            "Enter" => 13,
-            "Escape" => 27,
-            _ => 0,
-        };
-        for kind in ["keyDown", "keyUp"] {
-            let mut event =
-                json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
-            if key == "Enter" && kind == "keyDown" {
-                event["text"] = json!("\r");
+        let expression = format!("(async () => Boolean({condition}))()");
+        let mut last = self.try_eval(&expression);
+        while last != Ok(Value::Bool(true)) {
+            if start.elapsed() > PATIENCE {
+                let shown = self.eval("document.body.innerText");
+                panic!("never {condition}: {last:?}\nit shows: {shown}");
             }
-            self.command("Input.dispatchKeyEvent", event);
+            std::thread::sleep(Duration::from_millis(10));
+            last = self.try_eval(&expression);
         }
     }
 
-    /// All text of the page, shown or not.
-    pub(crate) fn text(&self) -> String {
-        let text = self.eval(
-            "[...document.body.children].filter(({ tagName }) => tagName !== 'SCRIPT')\
-             .map(({ textContent }) => textContent).join(' ')",
-        );
-        text.as_str().unwrap_or_default().to_owned()
+    /// Clicks, with the mouse, in the middle of an element once it can be clicked there: it is
+    /// shown, enabled, at rest and covered by nothing.
+    #[track_caller]
+    pub(crate) fn click(&self, element: &str) {
+        self.wait_for(&format!(
+            "await (async (element) => {{
+                if (!element || element.disabled) return false;
+                element.scrollIntoView({{ block: 'center', behavior: 'instant' }});
+                const middle = () => {{
+                    const box = element.getBoundingClientRect();
+                    return [box.x + box.width / 2, box.y + box.height / 2];
+                }};
+                const before = middle();
+                await new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)));
+                if (String(middle()) !== String(before)) return false;
+                window.clickAt = before;
+                return element.contains(document.elementFromPoint(...before));
+            }})({element})"
+        ));
+        let at = self.eval("window.clickAt");
+        for kind in ["mousePressed", "mouseReleased"] {
+            let params = json!({
+                "type": kind, "x": at[0], "y": at[1], "button": "left", "clickCount": 1,
+            });
+            self.command("Input.dispatchMouseEvent", params);
+        }
     }
 
-    /// What the page or the browser complained of so far.
+    /// Replaces what stands in a field, as typing would.
+    #[track_caller]
+    pub(crate) fn fill(&self, field: &str, text: &str) {
+        self.wait_for(&format!(
+            "((field) => {{ field.focus(); field.select(); return document.activeElement === field; }})({field})"
+        ));
+        match text {
+            "" => self.press("Backspace", 8, ""),
+            _ => drop(self.command("Input.insertText", json!({ "text": text }))),
+        }
+    }
+
+    /// Presses a key and lets it go. `text` is what it types.
+    #[track_caller]
+    pub(crate) fn press(&self, key: &str, code: u32, text: &str) {
+        for kind in ["keyDown", "keyUp"] {
+            let mut params = json!({
+                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code,
+            });
+            if kind == "keyDown" && !text.is_empty() {
+                params["text"] = json!(text);
+            }
+            self.command("Input.dispatchKeyEvent", params);
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn theme(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.command(
+            "Emulation.setEmulatedMedia",
+            json!({ "features": features }),
+        );
+    }
+
+    #[track_caller]
+    pub(crate) fn resize(&self, width: u32, height: u32) {
+        let params = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false,
+        });
+        self.command("Emulation.setDeviceMetricsOverride", params);
+    }
+
+    /// All that the page has complained about so far, taken.
     pub(crate) fn complaints(&self) -> Vec<String> {
-        let complaints = lock(&self.browser.mailbox.complaints);
-        complaints.get(&self.session).cloned().unwrap_or_default()
+        let mut state = lock(&self.browser.pipe.state);
+        state.complaints.remove(&self.session).unwrap_or_default()
+    }
+
+    /// Fails where the page threw, wrote an error or broke its own policy.
+    #[track_caller]
+    pub(crate) fn expect_no_complaint(&self) {
+        // Events that the page sent before this answer have arrived with it.
+        self.eval("0");
+        assert_eq!(self.complaints(), Vec::<String>::new());
     }
 }
 
-impl Drop for Page {
+impl Drop for Tab {
     fn drop(&mut self) {
-        // A test that has failed already must not fail twice.
-        if !std::thread::panicking() {
-            let context = json!({ "browserContextId": self.context });
-            self.browser
-                .command(None, "Target.disposeBrowserContext", context);
+        // Not waited for: a failing test must not fail again here.
+        if !lock(&self.browser.pipe.state).is_over {
+            let params = json!({ "browserContextId": self.context });
+            let pipe = &self.browser.pipe;
+            drop(pipe.send(None, "Target.disposeBrowserContext", params));
         }
     }
+}
+
+fn find() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let mut candidates = names
+        .iter()
+        .flat_map(|name| std::env::split_paths(&path).map(move |folder| folder.join(name)));
+    candidates.find(|program| program.is_file())
+}
+
+/// Says why a test is skipped; the CI skips none.
+#[track_caller]
+pub(crate) fn skip(why: &str) {
+    let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!is_ci, "{why}");
+    eprintln!("skipped: {why}");
+}
+
+#[track_caller]
+fn text(value: &Value, member: &str) -> String {
+    let text = value[member].as_str();
+    text.unwrap_or_else(|| panic!("no {member} in {value}"))
+        .to_owned()
 }
