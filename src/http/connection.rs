@@ -2,6 +2,9 @@
 
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+use socket2::SockRef;
 
 use crate::http::head::{self, Head};
 use crate::http::{Problem, sys};
@@ -88,10 +91,16 @@ impl Connection {
         let allowed = self.allowed.load(SeqCst);
         if allowed != u64::MAX && sys::bytes_taken(&self.socket).is_ok_and(|taken| taken > allowed)
         {
-            // Both ways: a flood would be read on while it lasts.
-            let _ = self.socket.shutdown(Shutdown::Both);
+            self.reset();
         }
         self.check_alignment();
+    }
+
+    /// Ends a connection whose client goes on sending: it hears of it at once, and what it has
+    /// sent is not read to its end.
+    pub(super) fn reset(&self) {
+        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// A parser that reads ahead may hold the start of a request that nobody has looked at:
@@ -198,7 +207,7 @@ impl<'c> Intake<'c> {
     /// the parser may read ahead.
     pub(super) fn look_behind(&mut self, request: usize) {
         let known = self.seen.len() - self.ahead;
-        let is_all = known % FIRST_LOOK != 0 && self.seen.len() >= request;
+        let is_all = !known.is_multiple_of(FIRST_LOOK) && self.seen.len() >= request;
         if is_all || request > head::MAX_HEAD {
             return;
         }

@@ -312,9 +312,7 @@ fn serve(shared: &Shared, mut requests: Requests, connection: &Connection) {
         connection.enter(Phase::Idle, deadline);
     }
     // First the socket, then the crate's writer: what it still holds was not asked for.
-    let _ = connection.socket.shutdown(Shutdown::Write);
-    linger(&connection.socket);
-    let _ = connection.socket.shutdown(Shutdown::Both);
+    close(connection);
     drop(requests);
 }
 
@@ -398,16 +396,20 @@ fn not_whole(shared: &Shared, connection: &Connection) -> Problem {
     }
 }
 
-/// Reads away what the client still sends, for a moment: closing over unread bytes would
-/// reset the connection and take the answer with it.
-fn linger(mut socket: &TcpStream) {
+/// Ends a connection after its last answer. Closing over unread bytes would reset it and take
+/// the answer with it, so what the client still sends is read away, for a moment.
+fn close(connection: &Connection) {
+    let mut socket = &connection.socket;
+    let _ = socket.shutdown(Shutdown::Write);
     let _ = socket.set_read_timeout(Some(Duration::from_millis(100)));
     let mut scrap = [0; 4096];
     for _ in 0..32 {
         if !matches!(socket.read(&mut scrap), Ok(n) if n > 0) {
-            break;
+            let _ = socket.shutdown(Shutdown::Both);
+            return;
         }
     }
+    connection.reset();
 }
 
 /// Answers one request; false where the connection ends with it.
@@ -429,9 +431,7 @@ fn exchange(
                 .unwrap_or_else(|| not_whole(shared, connection));
             // Out with it before the rest of the body comes in; `raw` must not wait for that.
             refuse(shared, connection, problem);
-            let _ = connection.socket.shutdown(Shutdown::Write);
-            linger(&connection.socket);
-            let _ = connection.socket.shutdown(Shutdown::Both);
+            close(connection);
             return false;
         }
     };

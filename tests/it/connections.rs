@@ -90,7 +90,7 @@ fn a_head_in_drops_is_cut_off_at_its_deadline_also_on_a_kept_connection() {
                 let mut drops = &socket;
                 // Each drop comes well within the time; all of them do not.
                 for byte in health("y").repeat(20).bytes().take(200) {
-                    if byte == b'\r' || drops.write_all(&[b'G']).is_err() {
+                    if byte == b'\r' || drops.write_all(b"G").is_err() {
                         break;
                     }
                     std::thread::sleep(Duration::from_millis(50));
