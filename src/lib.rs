@@ -32,6 +32,8 @@ mod demo;
 pub mod engine;
 pub mod events;
 pub mod executor;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod jobs;
 mod permits;

@@ -14,15 +14,15 @@ const MAX_HEADERS: usize = 100;
 
 /// A head that passes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// Its bytes, the empty line included.
-    pub(super) length: usize,
-    pub(super) body: BodyLength,
+    pub(crate) length: usize,
+    pub(crate) body: BodyLength,
 }
 
 /// How a request's body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyLength {
+pub(crate) enum BodyLength {
     None,
     Bytes(usize),
     Chunked,
@@ -33,7 +33,7 @@ pub(super) enum BodyLength {
 /// # Errors
 ///
 /// What is wrong, as soon as it can be told.
-pub(super) fn inspect(bytes: &[u8], max_body: usize) -> Result<Option<Head>, Problem> {
+pub(crate) fn inspect(bytes: &[u8], max_body: usize) -> Result<Option<Head>, Problem> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
     let lines = &bytes[..end.map_or(bytes.len(), |end| end + 2)];
     check_bytes(lines)?;

@@ -3,7 +3,7 @@
 //! Nothing here knows what a task is. [`transport`] is the only file that names `tiny_http`.
 
 mod connection;
-mod head;
+pub(crate) mod head;
 pub(crate) mod problem;
 pub(crate) mod request;
 pub(crate) mod response;

@@ -1,0 +1,131 @@
+//! Doors for the targets in `fuzz/`, and what must hold behind them. Compiled for them alone.
+
+use std::sync::Arc;
+
+use crate::api::{self, Api};
+use crate::config::Config;
+use crate::executor::ExecutorRegistry;
+use crate::http::head::inspect;
+use crate::http::request::{Client, Headers};
+use crate::http::response::Body;
+use crate::http::router::Router;
+use crate::http::{Method, Request};
+use crate::jobs;
+use crate::system::TaskSystem;
+
+const MAX_BODY: usize = 65_536;
+
+/// A head that passes, passes whatever follows it, is not whole any earlier, and was fine all
+/// the way; one that is refused stays refused.
+///
+/// # Panics
+///
+/// Where that does not hold.
+pub fn check_head(bytes: &[u8]) {
+    let whole = inspect(bytes, MAX_BODY);
+    let half = inspect(&bytes[..bytes.len() / 2], MAX_BODY);
+    match (&half, &whole) {
+        (Ok(Some(early)), Ok(Some(late))) => assert_eq!(early, late),
+        (Ok(Some(_)), _) => panic!("a whole head is not one any more"),
+        (Err(_), Ok(_)) => panic!("what was refused is accepted"),
+        _ => {}
+    }
+    if let Ok(Some(head)) = whole {
+        assert!(bytes[..head.length].ends_with(b"\r\n\r\n"));
+        let short = inspect(&bytes[..head.length - 1], MAX_BODY);
+        assert!(matches!(short, Ok(None)));
+    }
+}
+
+struct Pairs<'a>(Vec<(&'a str, &'a str)>);
+
+impl Headers for Pairs<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.0.iter();
+        pairs
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| *value)
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        let pairs = self.0.iter();
+        pairs
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| (*value).to_owned())
+            .collect()
+    }
+}
+
+/// The routes over a small system.
+pub struct Routes {
+    api: Arc<Api>,
+    router: Router,
+}
+
+impl Routes {
+    /// Starts the system.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be started.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Routes {
+        let pairs = [("MAX_TASKS_PER_SESSION", "50"), ("MAX_SESSIONS", "20")];
+        let config = Config::from_pairs(pairs).expect("a valid configuration");
+        let system = TaskSystem::start(&config, ExecutorRegistry::new()).expect("it starts");
+        let api = Arc::new(Api::new(system, config));
+        let mut routes = api::routes(&api);
+        routes.extend(jobs::routes());
+        Routes {
+            router: Router::new(routes),
+            api,
+        }
+    }
+
+    /// `METHOD TARGET`, then headers, an empty line and the body: answered, in good form.
+    ///
+    /// # Panics
+    ///
+    /// Where the answer is a server's error, or has a header or body that cannot be sent.
+    pub fn check(&self, text: &str) {
+        let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+        let mut lines = head.lines();
+        let first = lines.next().unwrap_or_default();
+        let (method, target) = first.split_once(' ').unwrap_or(("GET", first));
+        let visible = |text: &str| text.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~'));
+        let headers: Vec<_> = lines.filter_map(|line| line.split_once(':')).collect();
+        // What the gate would not let through.
+        if !visible(head.lines().next().unwrap_or_default())
+            || headers
+                .iter()
+                .any(|(name, value)| !visible(name) || !visible(value))
+        {
+            return;
+        }
+        let headers = Pairs(
+            headers
+                .into_iter()
+                .map(|(n, v)| (n.trim(), v.trim()))
+                .collect(),
+        );
+        let client = Client {
+            peer: Some([192, 0, 2, 1].into()),
+            request_id: "fuzz",
+            is_open: &|| false,
+        };
+        let method = Method::parse(method);
+        let request = Request::new(method, target, &headers, body.as_bytes(), client);
+        let response = self.api.serve(&self.router, &request);
+        assert!((200..500).contains(&response.status) || response.status == 503);
+        for (name, value) in &response.headers {
+            assert!(visible(value), "{name}: {value:?}");
+        }
+        let json = response
+            .header("Content-Type")
+            .is_some_and(|kind| kind.contains("json"));
+        if let (Body::Bytes(bytes), true) = (&response.body, json) {
+            let value: serde_json::Value = serde_json::from_slice(bytes).expect("JSON");
+            assert_eq!(value["success"], response.status < 400);
+        }
+    }
+}
