@@ -10,6 +10,7 @@
 
 pub(crate) mod audit;
 mod cleanup;
+mod overseer;
 mod timer;
 mod worker;
 
@@ -26,6 +27,7 @@ use crate::executor::{ExecutorRegistry, TaskExecutor, TaskInput};
 use crate::permits::{Permit, Permits};
 use crate::store::{Attempt, Ending, NewTask, Refused, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
+use overseer::Overseer;
 use timer::Timer;
 use worker::BlockingLane;
 
@@ -81,6 +83,7 @@ struct Engine {
     jobs: RwLock<Option<Sender<Box<Run>>>>,
     timer: Timer,
     lane: BlockingLane,
+    overseer: Overseer,
 }
 
 impl Engine {
@@ -155,6 +158,7 @@ impl TaskExecutionService {
             jobs: RwLock::new(Some(jobs)),
             timer: Timer::default(),
             lane: BlockingLane::new(options.workers),
+            overseer: Overseer::default(),
         });
         let service = TaskExecutionService {
             engine: engine.clone(),
@@ -162,15 +166,23 @@ impl TaskExecutionService {
         };
         for n in 1..=options.workers {
             let (engine, queue) = (engine.clone(), queue.clone());
-            service.spawn(format!("worker-{n}"), move || worker::work(&engine, &queue))?;
+            service.spawn(format!("worker-{n}"), move || {
+                worker::work(&engine, || queue.recv().ok());
+            })?;
         }
+        let (inside, jobs) = (service.clone(), queue);
+        service.spawn("overseer".to_owned(), move || {
+            overseer::watch(&inside, &jobs)
+        })?;
         service.spawn("timer".to_owned(), move || timer::run(&engine))?;
         Ok(service)
     }
 
     fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let thread = std::thread::Builder::new().name(name).spawn(body)?;
-        self.threads.lock().push(thread);
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
         Ok(())
     }
 
@@ -250,6 +262,7 @@ impl TaskExecutionService {
         self.engine.jobs.write().take();
         self.engine.lane.clear();
         self.engine.timer.stop();
+        self.engine.overseer.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             join_until(thread, deadline);

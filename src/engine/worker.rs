@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use serde_json::value::to_raw_value;
 
@@ -12,21 +11,28 @@ use crate::engine::{Engine, Run, Work};
 use crate::executor::{Outcome, Report, TaskContext, TaskError, panic_text};
 use crate::store::{Attempt, DEFAULT_KIND, Ending, TaskManager};
 
-/// Runs jobs until the channel closes.
-pub(super) fn work(engine: &Engine, jobs: &Receiver<Box<Run>>) {
-    for run in jobs {
+/// Runs jobs as long as there is a next one.
+pub(super) fn work(engine: &Engine, mut next_job: impl FnMut() -> Option<Box<Run>>) {
+    let pulse = engine.overseer.join();
+    let paced_step = |run| {
+        engine.overseer.begin(&pulse);
+        step(engine, run);
+        engine.overseer.end(&pulse);
+    };
+    while let Some(run) = next_job() {
         let mut next = Some(run);
         while let Some(run) = next.take() {
             if is_blocking(engine, &run) {
                 if let Some(run) = engine.lane.enter(run) {
-                    step(engine, run);
+                    paced_step(run);
                     next = engine.lane.leave();
                 }
             } else {
-                step(engine, run);
+                paced_step(run);
             }
         }
     }
+    engine.overseer.leave(&pulse);
 }
 
 fn is_blocking(engine: &Engine, run: &Run) -> bool {

@@ -1,5 +1,6 @@
 //! One connection: what it is doing, by when that must be done, and where its requests begin.
 
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -34,8 +35,6 @@ pub(super) struct Connection {
     phase: AtomicU8,
     /// Milliseconds of the transport's clock, or [`NEVER`].
     deadline: AtomicU64,
-    /// Bytes that a parser should have taken from the socket by now; 0: nothing to check.
-    expected: AtomicU64,
     /// Bytes that it may have taken at most, whatever the body looks like.
     allowed: AtomicU64,
 }
@@ -48,7 +47,6 @@ impl Connection {
             peer,
             phase: AtomicU8::new(Phase::Idle as u8),
             deadline: AtomicU64::new(deadline),
-            expected: AtomicU64::new(0),
             allowed: AtomicU64::new(u64::MAX),
         }
     }
@@ -78,8 +76,8 @@ impl Connection {
         self.allowed.store(bytes, SeqCst);
     }
 
-    /// Closes what is late, takes too much, or cannot be understood any more. Its thread reads
-    /// the end of the stream, says what is to be said, and lets go.
+    /// Closes what is late or takes too much. Its thread reads the end of the stream, says what is
+    /// to be said, and lets go.
     pub(super) fn guard(&self, now: u64) {
         if self.is_late(now) {
             let how = match self.is(Phase::Writing) {
@@ -93,7 +91,6 @@ impl Connection {
         {
             self.reset();
         }
-        self.check_alignment();
     }
 
     /// Ends a connection whose client goes on sending: it hears of it at once, and what it has
@@ -101,23 +98,6 @@ impl Connection {
     pub(super) fn reset(&self) {
         let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
         let _ = self.socket.shutdown(Shutdown::Both);
-    }
-
-    /// A parser that reads ahead may hold the start of a request that nobody has looked at:
-    /// it came in the moment between the look and the read. Waiting for it would wait for ever.
-    fn check_alignment(&self) {
-        let expected = self.expected.load(SeqCst);
-        if expected == 0 || !self.is(Phase::Idle) {
-            return;
-        }
-        let taken = sys::bytes_taken(&self.socket);
-        // Nothing is taken in an idle phase; a later one has set another number, or none.
-        if self.is(Phase::Idle) && self.expected.load(SeqCst) == expected {
-            if taken.is_ok_and(|taken| taken > expected) {
-                let _ = self.socket.shutdown(Shutdown::Read);
-            }
-            let _ = self.expected.compare_exchange(expected, 0, SeqCst, SeqCst);
-        }
     }
 }
 
@@ -133,7 +113,7 @@ pub(super) enum Next {
 ///
 /// The parser reads ahead, up to a kilobyte beyond a request's end. What it holds of the next
 /// request was seen here before, except when it came between the look and the read; then
-/// [`Connection::check_alignment`] closes the connection.
+/// [`finish`](Intake::finish) tells that the connection cannot go on.
 pub(super) struct Intake<'c> {
     connection: &'c Connection,
     /// Bytes from the start of the next request on. `ahead` of them the parser holds already;
@@ -217,27 +197,30 @@ impl<'c> Intake<'c> {
         self.seen.truncate(self.ahead + length.max(known));
     }
 
-    /// Marks a request of so many bytes as over; false where it cannot be told where the next
-    /// one begins.
+    /// Marks a request of so many bytes as taken by the parser; false where it has taken more
+    /// than was seen, and nobody can tell what the next request is.
     pub(super) fn finish(&mut self, request: usize) -> bool {
         self.over += request as u64;
-        self.ahead = 0;
-        // Where just this request was seen, the parser has just this request.
-        if self.seen.len() != request {
-            let taken = sys::bytes_taken(&self.connection.socket).unwrap_or(u64::MAX);
-            let ahead = taken.saturating_sub(self.over);
-            let beyond = self.seen.len().saturating_sub(request);
-            if ahead > beyond as u64 {
-                return false;
-            }
-            self.ahead = ahead as usize;
+        let ahead = self.taken_ahead().unwrap_or(u64::MAX);
+        let beyond = self.seen.len().saturating_sub(request);
+        if ahead > beyond as u64 {
+            return false;
         }
+        self.ahead = ahead as usize;
         self.seen.drain(..request.min(self.seen.len()));
         self.seen.truncate(self.ahead);
-        let expected = if self.ahead == 0 { self.over } else { 0 };
-        self.connection.expected.store(expected, SeqCst);
         self.seen.shrink_to(FIRST_LOOK);
         true
+    }
+
+    /// How many bytes the parser holds of what follows the requests that are over.
+    fn taken_ahead(&self) -> io::Result<u64> {
+        let socket = &self.connection.socket;
+        // Mostly nothing has come that it could have taken.
+        if sys::bytes_received(socket)? <= self.over {
+            return Ok(0);
+        }
+        Ok(sys::bytes_taken(socket)?.saturating_sub(self.over))
     }
 
     /// Bytes from the connection's opening to the end of the request's head.

@@ -71,20 +71,29 @@ pub(crate) fn peek_now(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usiz
 
 /// How many bytes have been taken out of the socket's queue since it was opened.
 pub(crate) fn bytes_taken(socket: &TcpStream) -> io::Result<u64> {
-    let descriptor = socket.as_raw_fd();
+    let mut received = bytes_received(socket)?;
+    // The two numbers belong together where nothing came in between.
+    for _ in 0..16 {
+        let waiting = queued(socket)?;
+        let again = bytes_received(socket)?;
+        if again == received {
+            return Ok(received.saturating_sub(waiting));
+        }
+        received = again;
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
+}
+
+/// How many bytes have come since the socket was opened, taken or not.
+pub(crate) fn bytes_received(socket: &TcpStream) -> io::Result<u64> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut size = size_of::<libc::tcp_info>() as libc::socklen_t;
-    let mut queued: libc::c_int = 0;
-    // First what has come, then what waits: bytes that come in between make the difference
-    // too small, never too large.
-    // SAFETY: both calls write at most what the pointers lead to, and a `tcp_info` of zeros is
-    // a valid one.
+    // SAFETY: the call writes at most what the pointers lead to, and a `tcp_info` of zeros is a
+    // valid one.
     let info = unsafe {
         let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
         let place = info.as_mut_ptr().cast();
-        if libc::getsockopt(descriptor, level, name, place, &raw mut size) != 0
-            || libc::ioctl(descriptor, libc::FIONREAD, &raw mut queued) != 0
-        {
+        if libc::getsockopt(socket.as_raw_fd(), level, name, place, &raw mut size) != 0 {
             return Err(io::Error::last_os_error());
         }
         info.assume_init()
@@ -92,8 +101,17 @@ pub(crate) fn bytes_taken(socket: &TcpStream) -> io::Result<u64> {
     // The end of a stream counts as a byte.
     const CLOSE_WAIT: u8 = 8;
     let end = u64::from(info.tcpi_state == CLOSE_WAIT);
-    let waiting = u64::try_from(queued).unwrap_or(0);
-    Ok(info.tcpi_bytes_received.saturating_sub(end + waiting))
+    Ok(info.tcpi_bytes_received.saturating_sub(end))
+}
+
+/// How many bytes wait in the socket's queue.
+fn queued(socket: &TcpStream) -> io::Result<u64> {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: the call writes one number.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut queued) } {
+        0 => Ok(u64::try_from(queued).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Raises this process's limit of open descriptors as far as it may. A connection takes three.

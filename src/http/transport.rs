@@ -369,8 +369,9 @@ fn serve_next(
         }
         None => return false,
     };
-    exchange(shared, raw, connection, head.body)
-        && length.is_some_and(|length| intake.finish(length))
+    exchange(shared, raw, connection, head.body, || {
+        length.is_some_and(|length| intake.finish(length))
+    })
 }
 
 /// Says no to what is not a request, or not yet.
@@ -412,12 +413,14 @@ fn close(connection: &Connection) {
     connection.reset();
 }
 
-/// Answers one request; false where the connection ends with it.
+/// Answers one request; false where the connection ends with it. `can_go_on` tells, once the
+/// body is read, whether the next request can be found.
 fn exchange(
     shared: &Shared,
     mut raw: tiny_http::Request,
     connection: &Connection,
     length: BodyLength,
+    can_go_on: impl FnOnce() -> bool,
 ) -> bool {
     let id = match TinyHeaders(raw.headers()).get("X-Request-Id") {
         Some(id) if is_sane_id(id) => id.to_owned(),
@@ -435,19 +438,15 @@ fn exchange(
             return false;
         }
     };
+    let last = !can_go_on() || shared.is_stopping();
     connection.work();
     let headers = TinyHeaders(raw.headers());
     let method = Method::parse(raw.method().as_str());
     let (keep, word) = persistence(&raw, &headers);
-    let stopping = shared.is_stopping();
     let framing = Framing {
         head_only: method == Method::Head,
         chunks: *raw.http_version() >= (1, 1),
-        connection: if stopping || length == BodyLength::Chunked {
-            Some("close")
-        } else {
-            word
-        },
+        connection: if last { Some("close") } else { word },
     };
     let client = Client {
         peer: Some(connection.peer.ip().to_canonical()),
@@ -468,7 +467,7 @@ fn exchange(
         let deadline = shared.in_time(shared.options.request_timeout);
         connection.enter(Phase::Writing, deadline);
     }
-    write(&connection.socket, response, &id, framing) && keep && !stopping
+    write(&connection.socket, response, &id, framing) && keep && !last
 }
 
 /// Whether the connection stays open (as the crate sees it), and the word to say about it.

@@ -302,3 +302,60 @@ fn racing_starts_cancels_and_retries_leave_counters_that_add_up() {
     });
     assert_eq!(stats(), expected);
 }
+
+#[test]
+fn executors_that_never_return_do_not_stop_the_others() {
+    let gate = Gate::default();
+    let inside = gate.clone();
+    let server = TestServer::start_with(&[("WORKER_THREADS", "2")], |registry| {
+        // Registered as one that shares its worker, which it does not.
+        registry.register("stuck", move |_: &TaskInput| {
+            let gate = inside.clone();
+            Ok(move |_: &mut TaskContext<'_>| {
+                gate.block();
+                Ok(Outcome::Done(None))
+            })
+        });
+    });
+    let stuck: Vec<_> = (0..3).map(|_| server.run("stuck")).collect();
+    let quick = server.run("quick");
+    server.wait_status(&quick, "completed");
+    // Also when the stand-ins have been held in their turn.
+    let paced = json!({ "delayMs": 100 });
+    let paced = id_of(&server.post("/demo/tasks/sample", paced).expect(201));
+    server.wait_status(&paced, "completed");
+    server
+        .act(&format!("/tasks/{}/cancel", stuck[0]))
+        .expect(200);
+    gate.open();
+    for id in &stuck[1..] {
+        server.wait_status(id, "completed");
+    }
+    assert_eq!(server.task(&stuck[0])["status"], "cancelled");
+}
+
+#[test]
+fn a_million_reports_leave_a_history_of_bounded_size() {
+    let server = TestServer::start_with(&[], |registry| {
+        registry.register("chatty", |_: &TaskInput| {
+            Ok(|ctx: &mut TaskContext<'_>| {
+                for i in 0..1_000_000_u32 {
+                    ctx.progress((i / 10_000) as u8, &format!("Step {i}"), "")?;
+                }
+                Ok(Outcome::Done(None))
+            })
+        });
+    });
+    let id = server.run("chatty");
+    server.wait_status(&id, "completed");
+    let history = server.history(&id);
+    // A thousand steps and transitions; a hundred percents are never left out.
+    assert!(history.len() <= 1_101, "{}", history.len());
+    let percents: Vec<u64> = history
+        .iter()
+        .filter_map(|e| e["progress"].as_u64())
+        .collect();
+    for percent in 0..100 {
+        assert!(percents.contains(&percent), "{percent}");
+    }
+}

@@ -2,6 +2,8 @@
 
 /// A real Chromium, for `page`.
 mod browser;
+/// What pages from elsewhere may do: nothing.
+mod browsers;
 /// Removal of finished tasks, by the clock and when asked.
 mod cleanup;
 /// What configurations are accepted, and `.env.example`.

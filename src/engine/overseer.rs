@@ -1,0 +1,124 @@
+//! Sees to it that there is always a worker who can go on.
+//!
+//! An executor that spins or sleeps in one slice holds its worker, and nothing can take a thread
+//! away from it. When every worker is held like that and runs wait, a stand-in is started; it
+//! ends when it has had nothing to do for a while. So the pool keeps its size in what it can do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use parking_lot::{Condvar, Mutex};
+
+use crate::engine::{Engine, Run, TaskExecutionService, worker};
+
+/// A slice that takes longer holds its worker.
+const HELD_AFTER: Duration = Duration::from_secs(1);
+
+/// How often the workers are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The most stand-ins at once: an executor that never ends costs a thread for ever.
+const MAX_STAND_INS: usize = 64;
+
+/// How long a stand-in waits for something to do.
+const STAND_IN_IDLE: Duration = Duration::from_secs(5);
+
+/// What one worker is doing: since when its slice runs, in milliseconds; 0 between slices.
+#[derive(Default)]
+pub(super) struct Pulse(AtomicU64);
+
+/// The pulses of all workers, and the stop of the thread that watches them.
+pub(super) struct Overseer {
+    epoch: Instant,
+    state: Mutex<State>,
+    stopping: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    pulses: Vec<Arc<Pulse>>,
+    stopped: bool,
+}
+
+impl Default for Overseer {
+    fn default() -> Overseer {
+        Overseer {
+            epoch: Instant::now(),
+            state: Mutex::default(),
+            stopping: Condvar::new(),
+        }
+    }
+}
+
+impl Overseer {
+    fn clock(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64 + 1
+    }
+
+    /// A worker joins; its pulse is to be handed back to [`leave`](Self::leave).
+    pub(super) fn join(&self) -> Arc<Pulse> {
+        let pulse = Arc::<Pulse>::default();
+        self.state.lock().pulses.push(pulse.clone());
+        pulse
+    }
+
+    pub(super) fn leave(&self, pulse: &Arc<Pulse>) {
+        let mut state = self.state.lock();
+        state.pulses.retain(|other| !Arc::ptr_eq(other, pulse));
+    }
+
+    pub(super) fn begin(&self, pulse: &Pulse) {
+        pulse.0.store(self.clock(), Relaxed);
+    }
+
+    pub(super) fn end(&self, pulse: &Pulse) {
+        pulse.0.store(0, Relaxed);
+    }
+
+    pub(super) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.stopping.notify_all();
+    }
+
+    /// Waits for the next look; `None` at the stop. How many workers there are, and whether all
+    /// of them are held.
+    fn look(&self) -> Option<(usize, bool)> {
+        let mut state = self.state.lock();
+        if !state.stopped {
+            self.stopping.wait_for(&mut state, LOOK);
+        }
+        let now = self.clock();
+        let is_held = |pulse: &Arc<Pulse>| {
+            let since = pulse.0.load(Relaxed);
+            since > 0 && now.saturating_sub(since) > HELD_AFTER.as_millis() as u64
+        };
+        let held = state.pulses.iter().all(is_held);
+        (!state.stopped).then_some((state.pulses.len(), held))
+    }
+}
+
+/// The overseer's thread.
+pub(super) fn watch(service: &TaskExecutionService, jobs: &Receiver<Box<Run>>) {
+    let engine = &service.engine;
+    let most = engine.options.workers + MAX_STAND_INS;
+    while let Some((workers, all_held)) = engine.overseer.look() {
+        if !all_held || jobs.is_empty() || workers >= most {
+            continue;
+        }
+        log::warn!(
+            "All {workers} workers are held by executors that do not return; a stand-in goes on"
+        );
+        let (inside, queue) = (engine.clone(), jobs.clone());
+        let name = format!("stand-in-{workers}");
+        if let Err(error) = service.spawn(name, move || stand_in(&inside, &queue)) {
+            log::error!("A stand-in cannot be started: {error}");
+        }
+    }
+}
+
+/// As a worker, until nothing has come for a while.
+fn stand_in(engine: &Engine, jobs: &Receiver<Box<Run>>) {
+    worker::work(engine, || jobs.recv_timeout(STAND_IN_IDLE).ok());
+}
