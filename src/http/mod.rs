@@ -1,6 +1,6 @@
 //! HTTP without opinion: requests, answers, problems, a route table, and the transport.
 //!
-//! Nothing here knows what a task is. [`transport`] is the only file that names `tiny_http`.
+//! Nothing here knows what a task is. [`transport`] is the only module that names `tiny_http`.
 
 mod connection;
 pub(crate) mod head;

@@ -17,32 +17,42 @@ use socket2::SockRef;
 /// descriptors are looked through. It is recognised by its two addresses, which no other open
 /// connection shares: `known` tells the peers of those that were there before.
 pub(crate) fn accepted_socket(
-    hint: RawFd,
+    hint: Option<RawFd>,
     listener: SocketAddr,
     known: impl Fn(&SocketAddr) -> bool,
 ) -> Option<(TcpStream, SocketAddr)> {
-    let scan = std::fs::read_dir("/proc/self/fd")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
-    let candidates = std::iter::once(hint).chain(scan);
-    candidates.filter(|&fd| fd >= 0).find_map(|descriptor| {
+    let duplicate = |descriptor: RawFd| -> io::Result<Option<(TcpStream, SocketAddr)>> {
         // SAFETY: the borrow ends with this closure. Where the number is not open, or another
         // thread closes or reuses it meanwhile, the calls on it fail or tell another
         // connection's addresses, and it is passed over; the one that matches is held open by
         // the caller, who has just accepted it.
         let socket = unsafe { BorrowedFd::borrow_raw(descriptor) };
         let socket = SockRef::from(&socket);
-        let local = socket.local_addr().ok()?.as_socket()?;
-        let peer = socket.peer_addr().ok()?.as_socket()?;
-        let ours = local.port() == listener.port() && !known(&peer);
-        ours.then(|| Some((socket.try_clone().ok()?.into(), peer)))?
-    })
+        let local = socket.local_addr()?.as_socket();
+        if local.is_none_or(|local| local.port() != listener.port()) {
+            return Ok(None);
+        }
+        match socket.peer_addr()?.as_socket() {
+            Some(peer) if !known(&peer) => Ok(Some((socket.try_clone()?.into(), peer))),
+            _ => Ok(None),
+        }
+    };
+    match hint.map(&duplicate) {
+        Some(Ok(Some(found))) => return Some(found),
+        // Most probably it, and its client has gone already. Looking at all descriptors for it
+        // would give those who come and go a lever.
+        Some(Err(error)) if error.kind() == io::ErrorKind::NotConnected => return None,
+        _ => {}
+    }
+    let descriptors = std::fs::read_dir("/proc/self/fd").ok()?;
+    descriptors
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find_map(|descriptor| duplicate(descriptor).ok()?)
 }
 
-/// The descriptor that the next accepted connection will probably get.
-pub(crate) fn next_descriptor(listener: &TcpListener) -> RawFd {
-    listener.try_clone().map_or(-1, |probe| probe.as_raw_fd())
+/// The descriptor that the next accepted connection will probably get; `None`: there is none left.
+pub(crate) fn next_descriptor(listener: &TcpListener) -> Option<RawFd> {
+    Some(listener.try_clone().ok()?.as_raw_fd())
 }
 
 /// Fills `buffer` with the first bytes of the socket's queue, and leaves them there. Waits until
@@ -114,17 +124,22 @@ fn queued(socket: &TcpStream) -> io::Result<u64> {
     }
 }
 
-/// Raises this process's limit of open descriptors as far as it may. A connection takes three.
-pub(crate) fn raise_descriptor_limit() {
+/// Raises this process's limit of open descriptors as far as it may; how many that are.
+pub(crate) fn raise_descriptor_limit() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: both calls read or write only the struct they are given.
     unsafe {
-        let mut limit = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+            return None;
+        }
+        let before = limit.rlim_cur;
+        limit.rlim_cur = limit.rlim_max;
+        match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
+            0 => Some(limit.rlim_cur),
+            _ => Some(before),
         }
     }
 }

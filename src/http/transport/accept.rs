@@ -1,0 +1,215 @@
+//! Taking connections in, or refusing them.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::http::connection::Connection;
+use crate::http::transport::Shared;
+use crate::http::transport::serve::{Requests, refuse, serve};
+use crate::http::{Problem, sys};
+
+/// How long an idle connection thread waits for the next connection before it ends.
+const THREAD_IDLE: Duration = Duration::from_secs(10);
+
+const CONNECTION_STACK: usize = 256 * 1024;
+
+/// How often the accept loop looks whether it is to end.
+const ACCEPT_TICK: Duration = Duration::from_millis(100);
+
+/// How long, at the stop, connections that have been made already are still taken in.
+const LAST_ONES: Duration = Duration::from_millis(500);
+
+/// The pause after a connection that could not be accepted.
+const BACK_OFF: Duration = Duration::from_millis(20);
+
+/// Listens on the first address of `host` that allows it.
+pub(super) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in (host, port).to_socket_addrs()? {
+        let bound = || -> io::Result<TcpListener> {
+            let socket = Socket::new(
+                Domain::for_address(address),
+                Type::STREAM,
+                Some(Protocol::TCP),
+            )?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            // Bursts of a thousand connections do not wait for a retransmission.
+            socket.listen(1_024)?;
+            // What is accepted inherits it, and is set free of it.
+            socket.set_read_timeout(Some(ACCEPT_TICK))?;
+            Ok(socket.into())
+        };
+        match bound() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The accept loop. At the stop it takes in what has been made already, and ends.
+pub(super) fn accept(shared: &Arc<Shared>, listener: TcpListener, local: SocketAddr) {
+    let entrance = match Entrance::new(listener, local) {
+        Ok(entrance) => entrance,
+        Err(error) => return log::error!("The listening socket cannot be used: {error}"),
+    };
+    // Rendezvous: a send succeeds only where a thread is waiting for work.
+    let threads = crossbeam_channel::bounded(0);
+    let mut failing = false;
+    let mut end = None;
+    loop {
+        if shared.is_stopping() && Instant::now() >= *end.get_or_insert_with(last_ones_until) {
+            return;
+        }
+        match entrance.next(shared) {
+            Came::One(requests, socket, peer) => {
+                failing = false;
+                admit(shared, requests, socket, peer, &threads);
+            }
+            Came::Nobody if end.is_some() => return,
+            Came::Nobody | Came::Gone => {}
+            Came::Lost(why) => {
+                if !failing {
+                    log::warn!("Cannot accept a connection, and go on trying: {why}");
+                }
+                failing = true;
+                std::thread::sleep(BACK_OFF);
+            }
+        }
+    }
+}
+
+fn last_ones_until() -> Instant {
+    Instant::now() + LAST_ONES
+}
+
+/// The listening socket, as the crate sees it and as we do.
+struct Entrance {
+    listener: tiny_http::Listener,
+    plain: tiny_http::SslContextWrap,
+    probe: TcpListener,
+    local: SocketAddr,
+}
+
+enum Came {
+    One(Requests, TcpStream, SocketAddr),
+    /// For a while nobody has come.
+    Nobody,
+    /// Someone came and went.
+    Gone,
+    Lost(String),
+}
+
+impl Entrance {
+    fn new(listener: TcpListener, local: SocketAddr) -> io::Result<Entrance> {
+        Ok(Entrance {
+            probe: listener.try_clone()?,
+            listener: listener.into(),
+            plain: tiny_http::SslContextWrap::build_ssl_capabilities(None)
+                .map_err(io::Error::other)?,
+            local,
+        })
+    }
+
+    fn next(&self, shared: &Shared) -> Came {
+        let hint = sys::next_descriptor(&self.probe);
+        // Out of descriptors the crate may panic while it duplicates the socket.
+        let accepted = catch_unwind(AssertUnwindSafe(|| {
+            tiny_http::Server::accept_connection(&self.listener, &self.plain)
+        }));
+        let client = match accepted {
+            Ok(Ok(Some(client))) => client,
+            Ok(Ok(None)) => return Came::Gone,
+            Ok(Err(error)) if is_timeout(&error) => return Came::Nobody,
+            Ok(Err(error)) => return Came::Lost(error.to_string()),
+            Err(_) => return Came::Lost(NO_DESCRIPTOR.to_owned()),
+        };
+        let known = |peer: &SocketAddr| shared.open.lock().contains_key(peer);
+        match sys::accepted_socket(hint, self.local, known) {
+            Some((socket, peer)) => {
+                let requests = client.map(|next| next.map_err(|error| error.to_string()));
+                Came::One(Box::new(requests), socket, peer)
+            }
+            None if hint.is_some() => Came::Gone,
+            None => Came::Lost(NO_DESCRIPTOR.to_owned()),
+        }
+    }
+}
+
+const NO_DESCRIPTOR: &str = "there is no descriptor left for it";
+
+fn is_timeout(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut | Interrupted)
+}
+
+/// Where connection threads without a connection wait for one.
+type Handover = (Requests, Arc<Connection>);
+
+/// Gives a new connection to a thread, or refuses it.
+fn admit(
+    shared: &Arc<Shared>,
+    requests: Requests,
+    socket: TcpStream,
+    peer: SocketAddr,
+    (hand_over, waiting): &(Sender<Handover>, Receiver<Handover>),
+) {
+    let options = &shared.options;
+    let full = {
+        let open = shared.open.lock();
+        let same = || open.keys().filter(|p| p.ip() == peer.ip()).count();
+        open.len() >= options.max_connections
+            || !peer.ip().to_canonical().is_loopback() && same() >= options.max_connections_per_ip
+    };
+    let _ = socket.set_read_timeout(None);
+    let _ = socket.set_nodelay(true);
+    let _ = socket.set_write_timeout(Some(options.request_timeout));
+    let deadline = shared.in_time(options.head_timeout);
+    let connection = Arc::new(Connection::new(socket, peer, deadline));
+    if full {
+        return turn_away(shared, &connection);
+    }
+    shared.open.lock().insert(peer, connection.clone());
+    let Err(refused) = hand_over.try_send((requests, connection.clone())) else {
+        return;
+    };
+    let job = refused.into_inner();
+    let (inside, waiting) = (shared.clone(), waiting.clone());
+    let spawned = std::thread::Builder::new()
+        .name("connection".to_owned())
+        .stack_size(CONNECTION_STACK)
+        .spawn(move || {
+            let mut next = Some(job);
+            while let Some((requests, connection)) = next.take() {
+                serve(&inside, requests, &connection);
+                inside.open.lock().remove(&connection.peer);
+                if !inside.is_stopping() {
+                    drop(connection);
+                    next = waiting.recv_timeout(THREAD_IDLE).ok();
+                }
+            }
+        });
+    if let Err(error) = spawned {
+        log::error!("Cannot start a connection thread: {error}");
+        shared.open.lock().remove(&peer);
+        turn_away(shared, &connection);
+    }
+}
+
+/// There is no room for it: says so, without waiting for a request.
+fn turn_away(shared: &Shared, connection: &Connection) {
+    let _ = connection
+        .socket
+        .set_write_timeout(Some(Duration::from_millis(100)));
+    let message = "There are too many connections; try again in a moment";
+    let problem = Problem::new(503, "too_many_connections", message).with("Retry-After", "1");
+    refuse(shared, connection, problem);
+    let _ = connection.socket.shutdown(Shutdown::Both);
+}

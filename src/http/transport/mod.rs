@@ -1,0 +1,190 @@
+//! The transport: the only module that names `tiny_http`.
+//!
+//! One thread accepts; each connection has a thread that reads a request, has it answered in
+//! place and writes the answer, with no queue between. Connection threads are reused and
+//! bounded. A guard closes connections that miss a deadline.
+//!
+//! `tiny_http` parses heads and bodies. Answers are written here, through a second handle on the
+//! socket, because its own cannot say `Connection: close`, answers what nobody asked when an
+//! idle connection ends, and reads a refused body to its end before the refusal goes out. What
+//! it has buffered to write meanwhile is discarded by shutting the socket down first.
+
+mod accept;
+mod serve;
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::http::connection::{Connection, Phase};
+use crate::http::{Request, Response, sys};
+
+/// How many connections, how long, how large.
+#[derive(Clone, Debug)]
+pub(crate) struct TransportOptions {
+    pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_ip: usize,
+    pub(crate) head_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) keep_alive_timeout: Duration,
+    pub(crate) max_body_bytes: usize,
+}
+
+/// What answers requests.
+pub(crate) type Service = dyn Fn(&Request<'_>) -> Response + Send + Sync;
+
+/// How often the guard looks at the deadlines.
+const GUARD_TICK: Duration = Duration::from_millis(100);
+
+/// How long, at the stop, a connection may still send the request that it was about to send.
+const LAST_REQUEST: Duration = Duration::from_millis(300);
+
+/// Descriptors that a connection takes: the parser's two and ours.
+const PER_CONNECTION: u64 = 3;
+
+/// Descriptors that everything else may take.
+const OTHERS: u64 = 32;
+
+struct Shared {
+    options: TransportOptions,
+    service: Box<Service>,
+    /// Guards which connections are open. No other lock is taken under it.
+    open: Mutex<HashMap<SocketAddr, Arc<Connection>>>,
+    stopping: AtomicBool,
+    epoch: Instant,
+    ids: (RandomState, AtomicU64),
+}
+
+impl Shared {
+    fn clock(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+
+    fn in_time(&self, span: Duration) -> u64 {
+        self.clock() + span.as_millis() as u64
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// A request id that nobody can guess from another.
+    fn new_id(&self) -> String {
+        let number = self.ids.1.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}", self.ids.0.hash_one(number))
+    }
+}
+
+/// The running transport.
+pub(crate) struct Transport {
+    shared: Arc<Shared>,
+    local: SocketAddr,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Transport {
+    /// Binds and starts to serve.
+    pub(crate) fn start(
+        host: &str,
+        port: u16,
+        mut options: TransportOptions,
+        service: Box<Service>,
+    ) -> io::Result<Transport> {
+        let (wanted, places) = (options.max_connections, places());
+        if places < wanted {
+            log::warn!(
+                "The limit of open files leaves room for {places} connections, not for {wanted} \
+                 (MAX_CONNECTIONS); raise it with ulimit -n"
+            );
+            options.max_connections = places;
+        }
+        let listener = accept::bind(host, port)?;
+        let local = listener.local_addr()?;
+        let transport = Transport {
+            shared: Arc::new(Shared {
+                options,
+                service,
+                open: Mutex::default(),
+                stopping: AtomicBool::new(false),
+                epoch: Instant::now(),
+                ids: Default::default(),
+            }),
+            local,
+            threads: Mutex::default(),
+        };
+        let shared = transport.shared.clone();
+        transport.spawn("guard", move || guard(&shared))?;
+        let shared = transport.shared.clone();
+        transport.spawn("accept", move || accept::accept(&shared, listener, local))?;
+        Ok(transport)
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        self.threads.lock().push(thread.spawn(body)?);
+        Ok(())
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// From now on an answer is its connection's last, and only connections that have been made
+    /// already are taken in.
+    pub(crate) fn stop_accepting(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Stops accepting, lets requests in hand finish until `deadline`, and closes the rest.
+    /// Harmless when repeated.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        self.stop_accepting();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let begun = Instant::now();
+        loop {
+            let open: Vec<_> = self.shared.open.lock().values().cloned().collect();
+            let late = Instant::now() >= deadline;
+            for connection in &open {
+                if late {
+                    let _ = connection.socket.shutdown(Shutdown::Both);
+                } else if connection.is(Phase::Idle) && begun.elapsed() >= LAST_REQUEST {
+                    // A request that has just come in whole can still be answered.
+                    let _ = connection.socket.shutdown(Shutdown::Read);
+                }
+            }
+            if late || open.is_empty() && threads.iter().all(JoinHandle::is_finished) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How many connections the limit of open descriptors leaves room for.
+fn places() -> usize {
+    let limit = sys::raise_descriptor_limit().unwrap_or(u64::MAX);
+    let places = limit.saturating_sub(OTHERS) / PER_CONNECTION;
+    usize::try_from(places).unwrap_or(usize::MAX).max(1)
+}
+
+/// Closes connections whose deadline has passed.
+fn guard(shared: &Shared) {
+    while !shared.is_stopping() {
+        std::thread::sleep(GUARD_TICK);
+        let now = shared.clock();
+        for connection in shared.open.lock().values() {
+            connection.guard(now);
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! One connection, from its first request to its end.
+
+use std::io::Read;
+use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use crate::executor::panic_text;
+use crate::http::connection::{Connection, Intake, Next, Phase};
+use crate::http::head::{BodyLength, body_too_large, malformed};
+use crate::http::request::{Client, Headers};
+use crate::http::response::Body;
+use crate::http::transport::Shared;
+use crate::http::wire::{self, Framing, write};
+use crate::http::{Method, Problem, Request};
+
+/// A connection's requests, as the parser yields them.
+pub(super) type Requests = Box<dyn Iterator<Item = Result<tiny_http::Request, String>> + Send>;
+
+/// Serves one connection to its end.
+pub(super) fn serve(shared: &Shared, mut requests: Requests, connection: &Connection) {
+    let mut intake = Intake::new(connection);
+    let opened = shared.clock();
+    let mut first = Some(opened);
+    while serve_next(shared, &mut requests, connection, &mut intake, first.take()) {
+        let deadline = shared.in_time(shared.options.keep_alive_timeout);
+        connection.enter(Phase::Idle, deadline);
+    }
+    // First the socket, then the crate's writer: what it still holds was not asked for.
+    close(connection);
+    drop(requests);
+}
+
+/// Answers the next request; false where the connection ends with it. A connection's first
+/// request began when it was `opened`, a later one with its first byte.
+fn serve_next(
+    shared: &Shared,
+    requests: &mut Requests,
+    connection: &Connection,
+    intake: &mut Intake<'_>,
+    opened: Option<u64>,
+) -> bool {
+    let options = &shared.options;
+    let after = |begun: u64, span: Duration| begun + span.as_millis() as u64;
+    let mut begun = 0;
+    let next = intake.next_head(options.max_body_bytes, || {
+        begun = opened.unwrap_or_else(|| shared.clock());
+        connection.enter(Phase::Reading, after(begun, options.head_timeout));
+    });
+    let head = match next {
+        Next::Head(head) => head,
+        Next::Refused(problem) => {
+            refuse(shared, connection, problem);
+            return false;
+        }
+        Next::Gone => {
+            if intake.has_begun() && connection.is_late(shared.clock()) {
+                refuse(shared, connection, too_slow());
+            }
+            return false;
+        }
+    };
+    connection.enter(Phase::Reading, after(begun, options.request_timeout));
+    if head.body == BodyLength::Chunked {
+        // A chunk of one byte takes six.
+        let framed = 8 * options.max_body_bytes as u64 + 64 * 1024;
+        connection.allow(intake.through(&head) + framed);
+    }
+    let length = match head.body {
+        BodyLength::Bytes(length) => Some(head.length + length),
+        BodyLength::None => Some(head.length),
+        // Where it ends is known to its reader alone.
+        BodyLength::Chunked => None,
+    };
+    if let Some(length) = length {
+        intake.look_behind(length);
+    }
+    let raw = match requests.next() {
+        Some(Ok(raw)) => raw,
+        Some(Err(error)) => {
+            log::debug!("A request could not be read: {}", crate::LogSafe(&error));
+            refuse(shared, connection, not_whole(shared, connection));
+            return false;
+        }
+        None => return false,
+    };
+    exchange(shared, raw, connection, head.body, || {
+        length.is_some_and(|length| intake.finish(length))
+    })
+}
+
+/// Says no to what is not a request, or not yet.
+pub(super) fn refuse(shared: &Shared, connection: &Connection, problem: Problem) {
+    connection.enter(
+        Phase::Writing,
+        shared.in_time(shared.options.request_timeout),
+    );
+    let id = shared.new_id();
+    let response = problem.into_response(&id);
+    write(&connection.socket, response, &id, Framing::CLOSE);
+}
+
+fn too_slow() -> Problem {
+    let message = "The request took too long to arrive";
+    Problem::new(408, "request_timeout", message)
+}
+
+fn not_whole(shared: &Shared, connection: &Connection) -> Problem {
+    match connection.is_late(shared.clock()) {
+        true => too_slow(),
+        false => malformed("The body did not arrive whole"),
+    }
+}
+
+/// Ends a connection after its last answer. Closing over unread bytes would reset it and take
+/// the answer with it, so what the client still sends is read away, for a moment.
+fn close(connection: &Connection) {
+    let mut socket = &connection.socket;
+    let _ = socket.shutdown(Shutdown::Write);
+    let _ = socket.set_read_timeout(Some(Duration::from_millis(100)));
+    let mut scrap = [0; 4096];
+    for _ in 0..32 {
+        if !matches!(socket.read(&mut scrap), Ok(n) if n > 0) {
+            let _ = socket.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+    connection.reset();
+}
+
+/// Answers one request; false where the connection ends with it. `can_go_on` tells, once the
+/// body is read, whether the next request can be found.
+fn exchange(
+    shared: &Shared,
+    mut raw: tiny_http::Request,
+    connection: &Connection,
+    length: BodyLength,
+    can_go_on: impl FnOnce() -> bool,
+) -> bool {
+    let id = match TinyHeaders(raw.headers()).get("X-Request-Id") {
+        Some(id) if is_sane_id(id) => id.to_owned(),
+        _ => shared.new_id(),
+    };
+    let body = match read_body(&mut raw, length, shared.options.max_body_bytes) {
+        Ok(Some(body)) => body,
+        refused => {
+            let problem = refused
+                .err()
+                .unwrap_or_else(|| not_whole(shared, connection));
+            // Out with it before the rest of the body comes in; `raw` must not wait for that.
+            refuse(shared, connection, problem);
+            close(connection);
+            return false;
+        }
+    };
+    let last = !can_go_on() || shared.is_stopping();
+    connection.work();
+    let headers = TinyHeaders(raw.headers());
+    let method = Method::parse(raw.method().as_str());
+    let (keep, word) = persistence(&raw, &headers);
+    let framing = Framing {
+        head_only: method == Method::Head,
+        chunks: *raw.http_version() >= (1, 1),
+        connection: if last { Some("close") } else { word },
+    };
+    let client = Client {
+        peer: Some(connection.peer.ip().to_canonical()),
+        request_id: &id,
+        is_open: &|| wire::is_open(&connection.socket),
+    };
+    let request = Request::new(method, raw.url(), &headers, &body, client);
+    let response = catch_unwind(AssertUnwindSafe(|| (shared.service)(&request)));
+    let response = response.unwrap_or_else(|panic| {
+        let text = panic_text(&*panic).to_owned();
+        log::error!("A handler panicked: {}", crate::LogSafe(&text));
+        let message = "Something went wrong here; the server's log has the details";
+        Problem::new(500, "internal_error", message).into_response(&id)
+    });
+    // Takes the crate's writer away, which would answer 500 where nobody used it.
+    drop(raw.into_writer());
+    if matches!(response.body, Body::Bytes(_)) {
+        let deadline = shared.in_time(shared.options.request_timeout);
+        connection.enter(Phase::Writing, deadline);
+    }
+    write(&connection.socket, response, &id, framing) && keep && !last
+}
+
+/// Whether the connection stays open (as the crate sees it), and the word to say about it.
+fn persistence(
+    raw: &tiny_http::Request,
+    headers: &TinyHeaders<'_>,
+) -> (bool, Option<&'static str>) {
+    let asked = headers.get("Connection").map(str::to_ascii_lowercase);
+    let has = |word| asked.as_deref().is_some_and(|asked| asked.contains(word));
+    let old = *raw.http_version() <= (1, 0);
+    if has("close") || has("upgrade") || old && !has("keep-alive") {
+        (false, Some("close"))
+    } else {
+        (true, old.then_some("keep-alive"))
+    }
+}
+
+/// The client's own request id is used where it can do no harm in a header or a log.
+fn is_sane_id(id: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    (1..=128).contains(&id.len()) && id.bytes().all(allowed)
+}
+
+/// The body; `None` where it has not arrived whole.
+fn read_body(
+    raw: &mut tiny_http::Request,
+    length: BodyLength,
+    max: usize,
+) -> Result<Option<Vec<u8>>, Problem> {
+    let (least, most) = match length {
+        BodyLength::None => return Ok(Some(Vec::new())),
+        BodyLength::Bytes(length) => (length, length),
+        BodyLength::Chunked => (0, max + 1),
+    };
+    let mut body = Vec::with_capacity(least);
+    let read = raw.as_reader().take(most as u64).read_to_end(&mut body);
+    if read.is_err() || body.len() < least {
+        return Ok(None);
+    }
+    if body.len() > max {
+        return Err(body_too_large(max));
+    }
+    Ok(Some(body))
+}
+
+struct TinyHeaders<'a>(&'a tiny_http::Headers);
+
+impl Headers for TinyHeaders<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| value.as_str())
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        // The crate lends only the first of a name: rename each one that was seen.
+        let mut rest = self.0.clone();
+        let mut values = Vec::new();
+        while let Some(header) = rest.get_header_mut(name) {
+            values.push(header.value.as_str().to_owned());
+            match tiny_http::HeaderField::try_from("Seen") {
+                Ok(seen) => header.field = seen,
+                Err(_) => break,
+            }
+        }
+        values
+    }
+}
