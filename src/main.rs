@@ -2,9 +2,10 @@
 
 use std::io::{LineWriter, stderr};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use async_task_system::{Config, ExecutorRegistry, Server, config};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
 
@@ -54,6 +55,8 @@ fn serve(check: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     start_log(config.log_level);
+    // A file that may not grow is an error to its writer, not the end of the process.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
     // Before any thread starts, so that no signal is missed.
     let mut signals = match Signals::new([SIGINT, SIGTERM]) {
         Ok(signals) => signals,

@@ -130,6 +130,10 @@ impl Audit {
         self.entries.lock().take();
         if let Some(thread) = self.thread.lock().take() {
             join_until(thread, deadline);
+            let waiting = self.counters.waiting.load(Relaxed);
+            if waiting > 0 {
+                log::error!("The last {waiting} entries of the audit log could not be written");
+            }
         }
     }
 }

@@ -16,6 +16,8 @@ mod demo;
 mod errors;
 /// How executors run: panics, time limits, slices, results, stale attempts.
 mod execution;
+/// What the machine may lack: descriptors, threads, room on the disk; and the stop under load.
+mod faults;
 /// `/`: the text for terminals, the page's own rules.
 mod home;
 /// `Idempotency-Key`.

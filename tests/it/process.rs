@@ -1,47 +1,11 @@
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::io::Read;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, TempDir, id_of, json_lines, wait_until};
-
-fn binary(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_async-task-system"));
-    command.env_clear().current_dir(dir).stdin(Stdio::null());
-    command
-}
-
-/// Runs the binary to its end.
-fn run(dir: &TempDir, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = binary(dir.path());
-    command.args(arguments).envs(variables.iter().copied());
-    let child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut child = child.expect("the binary starts");
-    let start = Instant::now();
-    while child.try_wait().expect("its state can be asked").is_none() {
-        if start.elapsed() > Duration::from_secs(10) {
-            let _ = child.kill();
-            panic!("{arguments:?} {variables:?} does not end");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().expect("its output")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use crate::support::{
+    FREE_PORT, Process, TempDir, id_of, json_lines, run, stderr, stdout, wait_until,
+};
 
 /// A refused start: its one line.
 fn refused(dir: &TempDir, variables: &[(&str, &str)]) -> String {
@@ -52,108 +16,6 @@ fn refused(dir: &TempDir, variables: &[(&str, &str)]) -> String {
     assert_eq!(stdout(&output), "");
     text
 }
-
-/// The running binary; killed when dropped.
-struct Process {
-    child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
-    reader: Option<JoinHandle<()>>,
-    client: Client,
-}
-
-impl Process {
-    fn start(dir: &TempDir, variables: &[(&str, &str)]) -> Process {
-        let mut command = binary(dir.path());
-        command.envs(variables.iter().copied());
-        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let mut child = child.expect("the binary starts");
-        let mut stream = BufReader::new(child.stderr.take().expect("stderr is piped"));
-        let lines = Arc::<Mutex<Vec<String>>>::default();
-        let sink = lines.clone();
-        let reader = std::thread::spawn(move || {
-            let mut line = Vec::new();
-            while stream.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-                let text = String::from_utf8_lossy(&line);
-                let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
-                sink.lock().expect("no poison").push(text);
-                line.clear();
-            }
-        });
-        let mut process = Process {
-            child,
-            lines,
-            reader: Some(reader),
-            client: Client::new(([127, 0, 0, 1], 0).into()),
-        };
-        let address = || {
-            let log = process.log();
-            let line = log
-                .iter()
-                .find_map(|l| l.split_once("Listening on http://"));
-            line.map(|(_, address)| address.trim().parse().expect("an address"))
-        };
-        wait_until(|| address().is_some());
-        process.client = Client::new(address().expect("it listens"));
-        wait_until(|| process.has("Task system initialized successfully"));
-        process
-    }
-
-    fn log(&self) -> Vec<String> {
-        self.lines.lock().expect("no poison").clone()
-    }
-
-    fn has(&self, text: &str) -> bool {
-        self.log().iter().any(|line| line.contains(text))
-    }
-
-    /// The level of the line that ends with `text`.
-    #[track_caller]
-    fn level_of(&self, text: &str) -> String {
-        wait_until(|| self.log().iter().any(|line| line.ends_with(text)));
-        let log = self.log();
-        let line = log.iter().find(|line| line.ends_with(text));
-        let level = line.and_then(|line| line.split(['[', ']']).nth(1));
-        level.expect("a level").to_owned()
-    }
-
-    fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.child.id());
-        let status = Command::new("sh").args(["-c", &command]).status();
-        assert!(status.expect("sh runs").success(), "{command}");
-    }
-
-    /// Waits for its end: the exit code and how long it took.
-    fn ended(&mut self) -> (Option<i32>, Duration) {
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("its state can be asked") {
-                break status;
-            }
-            assert!(
-                start.elapsed().as_secs() < 10,
-                "it does not end: {:?}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        if let Some(reader) = self.reader.take() {
-            reader.join().expect("the log was read");
-        }
-        (status.code(), start.elapsed())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
-    }
-}
-
-const FREE_PORT: (&str, &str) = ("PORT", "0");
 
 /// `2025-08-12 05:56:10 [INFO] text`: the level, where the line has this form.
 fn level(line: &str) -> Option<&str> {
