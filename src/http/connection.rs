@@ -10,9 +10,6 @@ use socket2::SockRef;
 use crate::http::head::{self, Head};
 use crate::http::{Problem, sys};
 
-/// A deadline that never comes.
-const NEVER: u64 = u64::MAX;
-
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -33,38 +30,55 @@ pub(super) struct Connection {
     pub(super) socket: TcpStream,
     pub(super) peer: SocketAddr,
     phase: AtomicU8,
-    /// Milliseconds of the transport's clock, or [`NEVER`].
+    /// When the phase began, in milliseconds of the transport's clock.
+    since: AtomicU64,
+    /// By when it must be over, likewise.
     deadline: AtomicU64,
     /// Bytes that it may have taken at most, whatever the body looks like.
     allowed: AtomicU64,
 }
 
 impl Connection {
-    /// A connection whose first request must have come by `deadline`.
-    pub(super) fn new(socket: TcpStream, peer: SocketAddr, deadline: u64) -> Connection {
-        Connection {
+    /// A connection that was opened `now` and whose first request must have come `within` a time.
+    pub(super) fn new(
+        socket: TcpStream,
+        peer: SocketAddr,
+        now: u64,
+        within: Duration,
+    ) -> Connection {
+        let connection = Connection {
             socket,
             peer,
             phase: AtomicU8::new(Phase::Idle as u8),
-            deadline: AtomicU64::new(deadline),
+            since: AtomicU64::new(now),
+            deadline: AtomicU64::new(u64::MAX),
             allowed: AtomicU64::new(u64::MAX),
-        }
+        };
+        connection.enter(Phase::Idle, now, within);
+        connection
     }
 
-    /// Enters `phase`, which must be over by `deadline`.
-    pub(super) fn enter(&self, phase: Phase, deadline: u64) {
+    /// Enters a phase that began at `since` and must be over `within` a time.
+    pub(super) fn enter(&self, phase: Phase, since: u64, within: Duration) {
+        let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        self.since.store(since, SeqCst);
         self.phase.store(phase as u8, SeqCst);
-        self.deadline.store(deadline, SeqCst);
+        self.deadline.store(since.saturating_add(within), SeqCst);
     }
 
     /// A handler has the request: it takes what it takes.
     pub(super) fn work(&self) {
-        self.enter(Phase::Working, NEVER);
+        self.enter(Phase::Working, 0, Duration::MAX);
         self.allowed.store(u64::MAX, SeqCst);
     }
 
     pub(super) fn is(&self, phase: Phase) -> bool {
         self.phase.load(SeqCst) == phase as u8
+    }
+
+    /// Whether it has been between two requests since `moment`.
+    pub(super) fn is_idle_since(&self, moment: u64) -> bool {
+        self.is(Phase::Idle) && self.since.load(SeqCst) <= moment
     }
 
     pub(super) fn is_late(&self, now: u64) -> bool {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::http::connection::Connection;
@@ -68,21 +69,25 @@ pub(super) fn accept(shared: &Arc<Shared>, listener: TcpListener, local: SocketA
         if shared.is_stopping() && Instant::now() >= *end.get_or_insert_with(last_ones_until) {
             return;
         }
-        match entrance.next(shared) {
+        let trouble = match entrance.next(shared) {
             Came::One(requests, socket, peer) => {
-                failing = false;
-                admit(shared, requests, socket, peer, &threads);
+                match admit(shared, requests, socket, peer, &threads) {
+                    Ok(()) => None,
+                    Err(error) => Some(format!("no thread can be started for it: {error}")),
+                }
             }
             Came::Nobody if end.is_some() => return,
-            Came::Nobody | Came::Gone => {}
+            Came::Nobody | Came::Gone => continue,
             Came::Lost(why) => {
-                if !failing {
-                    log::warn!("Cannot accept a connection, and go on trying: {why}");
-                }
-                failing = true;
                 std::thread::sleep(BACK_OFF);
+                Some(why)
             }
+        };
+        // Once for a bad time, however long it lasts.
+        if let (Some(trouble), false) = (&trouble, failing) {
+            log::warn!("Cannot take a connection, and go on trying: {trouble}");
         }
+        failing = trouble.is_some();
     }
 }
 
@@ -153,14 +158,14 @@ fn is_timeout(error: &io::Error) -> bool {
 /// Where connection threads without a connection wait for one.
 type Handover = (Requests, Arc<Connection>);
 
-/// Gives a new connection to a thread, or refuses it.
+/// Gives a new connection to a thread, or refuses it. Fails where no thread can be started.
 fn admit(
     shared: &Arc<Shared>,
     requests: Requests,
     socket: TcpStream,
     peer: SocketAddr,
     (hand_over, waiting): &(Sender<Handover>, Receiver<Handover>),
-) {
+) -> io::Result<()> {
     let options = &shared.options;
     let full = {
         let open = shared.open.lock();
@@ -171,35 +176,45 @@ fn admit(
     let _ = socket.set_read_timeout(None);
     let _ = socket.set_nodelay(true);
     let _ = socket.set_write_timeout(Some(options.request_timeout));
-    let deadline = shared.in_time(options.head_timeout);
-    let connection = Arc::new(Connection::new(socket, peer, deadline));
+    let connection = Connection::new(socket, peer, shared.clock(), options.head_timeout);
+    let connection = Arc::new(connection);
     if full {
-        return turn_away(shared, &connection);
+        turn_away(shared, &connection);
+        return Ok(());
     }
     shared.open.lock().insert(peer, connection.clone());
     let Err(refused) = hand_over.try_send((requests, connection.clone())) else {
-        return;
+        return Ok(());
     };
-    let job = refused.into_inner();
-    let (inside, waiting) = (shared.clone(), waiting.clone());
-    let spawned = std::thread::Builder::new()
+    // Kept here as well: dropped with a thread that cannot be started, it would close the socket
+    // before the client is told.
+    let first = Arc::new(Mutex::new(Some(refused.into_inner())));
+    let (theirs, inside, waiting) = (first.clone(), shared.clone(), waiting.clone());
+    std::thread::Builder::new()
         .name("connection".to_owned())
         .stack_size(CONNECTION_STACK)
         .spawn(move || {
-            let mut next = Some(job);
-            while let Some((requests, connection)) = next.take() {
-                serve(&inside, requests, &connection);
-                inside.open.lock().remove(&connection.peer);
-                if !inside.is_stopping() {
-                    drop(connection);
-                    next = waiting.recv_timeout(THREAD_IDLE).ok();
-                }
-            }
-        });
-    if let Err(error) = spawned {
-        log::error!("Cannot start a connection thread: {error}");
-        shared.open.lock().remove(&peer);
-        turn_away(shared, &connection);
+            let first = theirs.lock().take();
+            serve_all(&inside, first, &waiting);
+        })
+        .map(drop)
+        .inspect_err(|_| {
+            shared.open.lock().remove(&peer);
+            turn_away(shared, &connection);
+            drop(first);
+        })
+}
+
+/// A connection thread: serves one connection after the other as long as some come.
+fn serve_all(shared: &Shared, first: Option<Handover>, waiting: &Receiver<Handover>) {
+    let mut next = first;
+    while let Some((requests, connection)) = next.take() {
+        serve(shared, requests, &connection);
+        shared.open.lock().remove(&connection.peer);
+        if !shared.is_stopping() {
+            drop(connection);
+            next = waiting.recv_timeout(THREAD_IDLE).ok();
+        }
     }
 }
 

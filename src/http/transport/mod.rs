@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::http::connection::{Connection, Phase};
+use crate::http::connection::Connection;
 use crate::http::{Request, Response, sys};
 
 /// How many connections, how long, how large.
@@ -44,8 +44,12 @@ pub(crate) type Service = dyn Fn(&Request<'_>) -> Response + Send + Sync;
 /// How often the guard looks at the deadlines.
 const GUARD_TICK: Duration = Duration::from_millis(100);
 
-/// How long, at the stop, a connection may still send the request that it was about to send.
-const LAST_REQUEST: Duration = Duration::from_millis(300);
+/// At the stop, a connection may still send the request that it was about to send: every one for
+/// this long,
+const GRACE: Duration = Duration::from_millis(300);
+
+/// and this long after its last answer.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 
 /// Descriptors that a connection takes: the parser's two and ours.
 const PER_CONNECTION: u64 = 3;
@@ -66,10 +70,6 @@ struct Shared {
 impl Shared {
     fn clock(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
-    }
-
-    fn in_time(&self, span: Duration) -> u64 {
-        self.clock() + span.as_millis() as u64
     }
 
     fn is_stopping(&self) -> bool {
@@ -152,10 +152,14 @@ impl Transport {
         loop {
             let open: Vec<_> = self.shared.open.lock().values().cloned().collect();
             let late = Instant::now() >= deadline;
+            let quiet = self
+                .shared
+                .clock()
+                .saturating_sub(LAST_REQUEST.as_millis() as u64);
             for connection in &open {
                 if late {
                     let _ = connection.socket.shutdown(Shutdown::Both);
-                } else if connection.is(Phase::Idle) && begun.elapsed() >= LAST_REQUEST {
+                } else if begun.elapsed() >= GRACE && connection.is_idle_since(quiet) {
                     // A request that has just come in whole can still be answered.
                     let _ = connection.socket.shutdown(Shutdown::Read);
                 }

@@ -23,8 +23,8 @@ pub(super) fn serve(shared: &Shared, mut requests: Requests, connection: &Connec
     let opened = shared.clock();
     let mut first = Some(opened);
     while serve_next(shared, &mut requests, connection, &mut intake, first.take()) {
-        let deadline = shared.in_time(shared.options.keep_alive_timeout);
-        connection.enter(Phase::Idle, deadline);
+        let keep_alive = shared.options.keep_alive_timeout;
+        connection.enter(Phase::Idle, shared.clock(), keep_alive);
     }
     // First the socket, then the crate's writer: what it still holds was not asked for.
     close(connection);
@@ -41,11 +41,10 @@ fn serve_next(
     opened: Option<u64>,
 ) -> bool {
     let options = &shared.options;
-    let after = |begun: u64, span: Duration| begun + span.as_millis() as u64;
     let mut begun = 0;
     let next = intake.next_head(options.max_body_bytes, || {
         begun = opened.unwrap_or_else(|| shared.clock());
-        connection.enter(Phase::Reading, after(begun, options.head_timeout));
+        connection.enter(Phase::Reading, begun, options.head_timeout);
     });
     let head = match next {
         Next::Head(head) => head,
@@ -60,7 +59,7 @@ fn serve_next(
             return false;
         }
     };
-    connection.enter(Phase::Reading, after(begun, options.request_timeout));
+    connection.enter(Phase::Reading, begun, options.request_timeout);
     if head.body == BodyLength::Chunked {
         // A chunk of one byte takes six.
         let framed = 8 * options.max_body_bytes as u64 + 64 * 1024;
@@ -91,10 +90,8 @@ fn serve_next(
 
 /// Says no to what is not a request, or not yet.
 pub(super) fn refuse(shared: &Shared, connection: &Connection, problem: Problem) {
-    connection.enter(
-        Phase::Writing,
-        shared.in_time(shared.options.request_timeout),
-    );
+    let within = shared.options.request_timeout;
+    connection.enter(Phase::Writing, shared.clock(), within);
     let id = shared.new_id();
     let response = problem.into_response(&id);
     write(&connection.socket, response, &id, Framing::CLOSE);
@@ -179,8 +176,8 @@ fn exchange(
     // Takes the crate's writer away, which would answer 500 where nobody used it.
     drop(raw.into_writer());
     if matches!(response.body, Body::Bytes(_)) {
-        let deadline = shared.in_time(shared.options.request_timeout);
-        connection.enter(Phase::Writing, deadline);
+        let within = shared.options.request_timeout;
+        connection.enter(Phase::Writing, shared.clock(), within);
     }
     write(&connection.socket, response, &id, framing) && keep && !last
 }
