@@ -5,110 +5,37 @@
 """
 
 import argparse
-import http.client
-import json
-import os
-import re
-import signal
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-HERE = os.path.dirname(os.path.realpath(__file__))
+from common import BINARY, Server
+
 DELAY_MS = 5000
 CONNECTIONS = 8
-BODY = json.dumps({"delayMs": DELAY_MS})
-HEADERS = {"X-App-Session": "burst", "Content-Type": "application/json"}
-
-
-def default_binary():
-    target = os.environ.get("CARGO_TARGET_DIR") or os.path.join(HERE, "..", "target")
-    return os.path.join(target, "release", "async-task-system")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def start_server(binary, cwd, port):
-    env = dict(os.environ, HOST="127.0.0.1", PORT=str(port), LOG_LEVEL="warn", WORKER_THREADS="4")
-    env["TASK_CLEANUP_INTERVAL"] = "3600000"  # no finished task may go before it is counted
-    server = subprocess.Popen([os.path.realpath(binary)], cwd=cwd, env=env)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if ask(connect(port), "GET", "/api/v1/health")[0] == 200:
-                return server
-        except OSError:
-            time.sleep(0.05)
-    stop(server)
-    sys.exit("the server did not come up")
-
-
-def stop(process):
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def connect(port):
-    return http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-
-
-def ask(connection, method, path, body=None):
-    connection.request(method, path, body, HEADERS)
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
-def ask_json(connection, method, path, body=None, expected=200):
-    status, answer = ask(connection, method, path, body)
-    if status != expected:
-        raise RuntimeError(f"{method} {path} answered {status}: {answer[:300]!r}")
-    return json.loads(answer)
-
-
-def proc(pid, name):
-    with open(f"/proc/{pid}/status") as status:
-        return int(re.search(rf"^{name}:\s+(\d+)", status.read(), re.M).group(1))
+BODY = {"delayMs": DELAY_MS}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", default=default_binary(), help="the server (default: the release build)")
+    parser.add_argument("--binary", default=BINARY, help="the server (default: the release build)")
     parser.add_argument("--tasks", type=int, default=10_000, help="a session takes 10,000 by default")
     args = parser.parse_args()
-    if not os.path.isfile(args.binary):
-        sys.exit(f"no server at {args.binary}: run `cargo build --release` or pass --binary")
-
-    with tempfile.TemporaryDirectory() as work:
-        port = free_port()
-        server = start_server(args.binary, work, port)
-        try:
-            run(server.pid, port, args.tasks)
-        finally:
-            stop(server)
+    # No finished task may go before it is counted.
+    with Server(args.binary, WORKER_THREADS="4", TASK_CLEANUP_INTERVAL="3600000") as server:
+        run(server, args.tasks)
 
 
-def run(pid, port, total):
-    idle_rss = proc(pid, "VmRSS")
+def run(server, total):
+    idle = server.memory()
     failures = []
 
     def creator(count):
         try:
-            connection = connect(port)
+            connection = server.connect()
             for _ in range(count):
-                ask_json(connection, "POST", "/api/v1/demo/tasks/sample", BODY, expected=201)
+                server.call("POST", "/demo/tasks/sample", BODY, connection)
             connection.close()
         except Exception as failure:
             failures.append(failure)
@@ -122,15 +49,15 @@ def run(pid, port, total):
     # During the creation this script itself is busy, which its latencies show; so the two phases stand apart.
     latencies = {"creating": [], "running": []}
     created_in, threads, peak_running = None, 0, 0
-    connection = connect(port)
+    connection = server.connect()
     while True:
         creating = any(thread.is_alive() for thread in creators)
         if not creating and created_in is None:
             created_in = time.monotonic() - began
         asked = time.perf_counter()
-        stats = ask_json(connection, "GET", "/api/v1/tasks/stats")["stats"]
+        stats = server.call("GET", "/tasks/stats", connection=connection)["stats"]
         latencies["creating" if creating else "running"].append((time.perf_counter() - asked) * 1000)
-        threads = max(threads, proc(pid, "Threads"))
+        threads = max(threads, server.number("Threads"))
         peak_running = max(peak_running, stats["running"])
         if failures:
             sys.exit(f"creation: {failures[0]}")
@@ -140,11 +67,11 @@ def run(pid, port, total):
             sys.exit(f"not completed within 120 s: {stats}")
         time.sleep(0.05)
     took = time.monotonic() - began
-    peak, rss = proc(pid, "VmHWM"), proc(pid, "VmRSS")
+    peak, memory = server.memory("VmHWM"), server.memory()
 
     tasks, cursor = [], ""
     while True:
-        page = ask_json(connection, "GET", "/api/v1/tasks?limit=1000" + cursor)
+        page = server.call("GET", "/tasks?limit=1000" + cursor, connection=connection)
         tasks += page["tasks"]
         if not page["nextCursor"]:
             break
@@ -166,7 +93,7 @@ def run(pid, port, total):
         ("lateness", f"median {statistics.median(lateness):.0f}, min {min(lateness)}, max {max(lateness)} ms"),
         ("stats while creating", worst(latencies["creating"])),
         ("stats after that", worst(latencies["running"])),
-        ("memory", f"idle {idle_rss / 1024:.1f}, at the end {rss / 1024:.1f}, peak {peak / 1024:.1f} MiB"),
+        ("memory", f"idle {idle:.1f}, at the end {memory:.1f}, peak {peak:.1f} MiB"),
         ("threads at most", threads),
     ]
     for name, value in rows:

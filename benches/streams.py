@@ -12,58 +12,31 @@ Starts the release binary on a free port. Needs Python 3.8 and nothing else.
 - 200 long polls: from just before a cancel is sent to the poll's answer.
 """
 
-import json
-import os
 import selectors
 import socket
 import statistics
-import subprocess
-import sys
 import threading
 import time
-from http.client import HTTPConnection
 
-BINARY = os.path.join(os.path.dirname(__file__), "..", "target", "release", "async-task-system")
-SESSION = {"X-App-Session": "bench", "Content-Type": "application/json"}
+from common import SESSION, Server, percentile
+
 WATCHERS, STEPS, STEP_MS, IDLE, POLLS = 500, 20, 500, 1_000, 200
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def call(port, method, path, body=None):
-    connection = HTTPConnection("127.0.0.1", port)
-    connection.request(method, "/api/v1" + path, body and json.dumps(body), SESSION)
-    answer = connection.getresponse()
-    return json.loads(answer.read())
-
-
-def open_stream(port, path):
-    stream = socket.create_connection(("127.0.0.1", port))
-    request = f"GET /api/v1{path} HTTP/1.1\r\nHost: h\r\nX-App-Session: bench\r\n\r\n"
+def open_stream(server, path):
+    stream = socket.create_connection(("127.0.0.1", server.port))
+    request = f"GET /api/v1{path} HTTP/1.1\r\nHost: h\r\nX-App-Session: {SESSION}\r\n\r\n"
     stream.sendall(request.encode())
     return stream
 
 
-def rss_kib(pid):
-    with open(f"/proc/{pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-
-
-def percentile(values, part):
-    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
-
-
-def fan_out(port):
+def fan_out(server):
     steps = [{"name": f"Step {i}", "durationMs": STEP_MS} for i in range(1, STEPS + 1)]
     body = {"name": "watched", "metadata": {"type": "workflow", "steps": steps}}
-    task = call(port, "POST", "/tasks", body)["task"]["id"]
+    task = server.call("POST", "/tasks", body)["task"]["id"]
     selector = selectors.DefaultSelector()
     for _ in range(WATCHERS):
-        stream = open_stream(port, f"/tasks/{task}/events")
+        stream = open_stream(server, f"/tasks/{task}/events")
         selector.register(stream, selectors.EVENT_READ, bytearray())
     # Each has told the state now before the task begins to move.
     ready = set()
@@ -73,7 +46,7 @@ def fan_out(port):
             if b"event: created" in key.data:
                 ready.add(key.fileobj)
                 key.data.clear()
-    call(port, "POST", f"/tasks/{task}/start")
+    server.call("POST", f"/tasks/{task}/start")
     arrivals = []
     while selector.get_map():
         for key, _ in selector.select(10):
@@ -85,7 +58,7 @@ def fan_out(port):
             if b"\r\n0\r\n\r\n" in bytes_ or not bytes_:
                 selector.unregister(key.fileobj)
                 key.fileobj.close()
-    history = call(port, "GET", f"/tasks/{task}/history")["history"]
+    history = server.call("GET", f"/tasks/{task}/history")["history"]
     at = {entry["seq"]: entry["at"] for entry in history}
     wanted = WATCHERS * (len(history) - 1)
     delays = [now - at[seq] for seq, now in arrivals]
@@ -96,37 +69,37 @@ def fan_out(port):
     )
 
 
-def idle(port, pid):
-    before = rss_kib(pid)
-    task = call(port, "POST", "/tasks", {"name": "idle"})["task"]["id"]
-    streams = [open_stream(port, f"/tasks/{task}/events") for _ in range(IDLE)]
+def idle(server):
+    before = server.memory()
+    task = server.call("POST", "/tasks", {"name": "idle"})["task"]["id"]
+    streams = [open_stream(server, f"/tasks/{task}/events") for _ in range(IDLE)]
     for stream in streams:
         seen = b""
         while b"event: created" not in seen:
             seen += stream.recv(4096)
-    with_them = rss_kib(pid)
+    with_them = server.memory()
     cost = with_them - before
-    print(f"{IDLE} idle streams: {before / 1024:.1f} MiB before, {with_them / 1024:.1f} MiB with them")
-    print(f"  {cost / 1024:.1f} MiB in all, {cost / IDLE:.1f} KiB each")
+    print(f"{IDLE} idle streams: {before:.1f} MiB before, {with_them:.1f} MiB with them")
+    print(f"  {cost:.1f} MiB in all, {cost * 1024 / IDLE:.1f} KiB each")
     for stream in streams:
         stream.close()
 
 
-def long_polls(port):
+def long_polls(server):
     delays = []
     for _ in range(POLLS):
-        task = call(port, "POST", "/tasks", {"name": "polled"})["task"]["id"]
+        task = server.call("POST", "/tasks", {"name": "polled"})["task"]["id"]
         answered = []
 
         def poll():
-            status = call(port, "GET", f"/tasks/{task}/status?wait=30")["status"]
+            status = server.call("GET", f"/tasks/{task}/status?wait=30")["status"]
             answered.append((time.perf_counter(), status))
 
         waiting = threading.Thread(target=poll)
         waiting.start()
         time.sleep(0.02)
         begun = time.perf_counter()
-        call(port, "POST", f"/tasks/{task}/cancel")
+        server.call("POST", f"/tasks/{task}/cancel")
         waiting.join()
         (end, status), = answered
         assert status == "cancelled", status
@@ -138,23 +111,11 @@ def long_polls(port):
 
 
 def main():
-    port = free_port()
-    environment = dict(os.environ, PORT=str(port), LOG_LEVEL="warn", MAX_CONNECTIONS="2000")
-    server = subprocess.Popen([BINARY], env=environment)
-    try:
-        for _ in range(200):
-            try:
-                call(port, "GET", "/health")
-                break
-            except OSError:
-                time.sleep(0.02)
-        idle(port, server.pid)
-        long_polls(port)
-        fan_out(port)
-    finally:
-        server.terminate()
-        server.wait()
+    with Server(MAX_CONNECTIONS="2000") as server:
+        idle(server)
+        long_polls(server)
+        fan_out(server)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,6 +20,8 @@ mod clean;
 mod history;
 mod limits;
 mod list;
+#[cfg(test)]
+mod model;
 mod new_task;
 #[cfg(test)]
 mod races;

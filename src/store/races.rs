@@ -45,7 +45,7 @@ fn at_once<A: Send, B: Send>(
 }
 
 /// Counters, bytes and trails, counted again.
-fn check(tasks: &TaskManager) {
+pub(super) fn check(tasks: &TaskManager) {
     let (mut bytes, mut shared) = (0, 0);
     for session in tasks.sessions() {
         let state = session.state.read();
