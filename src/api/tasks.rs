@@ -6,10 +6,11 @@ use serde_json::value::RawValue;
 use super::Call;
 use super::fields::{Fields, Query};
 use super::view::{TaskAnswer, TaskView, path};
+use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
-use crate::store::{ListQuery, NewTask, Refused, Stats};
-use crate::task::{HistoryEvent, Millis, Task, TaskId, TaskStatus};
+use crate::store::{ListQuery, NewTask, Refused, Stats, TaskManager};
+use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
 
 const MAX_NAME: usize = 200;
 const MAX_DESCRIPTION: usize = 2_000;
@@ -68,26 +69,55 @@ fn type_in(metadata: &RawValue) -> Option<String> {
 }
 
 pub(super) fn list(call: &Call<'_>) -> Answer {
-    let query = list_query(call)?;
-    let mut tasks = b"[".to_vec();
-    let page = call.api.system.tasks().list(&call.session, &query, |task| {
-        if tasks.len() > 1 {
-            tasks.push(b',');
+    let mut page = ListedPage {
+        tasks: call.api.system.tasks().clone(),
+        key: call.session.clone(),
+        query: list_query(call)?,
+        count: 0,
+        total: None,
+    };
+    Ok(Response::json_parts(move |out| page.part(out)))
+}
+
+/// A page on its way out. A part is a moment's state; between two parts tasks may change.
+struct ListedPage {
+    tasks: TaskManager,
+    key: SessionKey,
+    query: ListQuery,
+    count: usize,
+    total: Option<usize>,
+}
+
+impl ListedPage {
+    fn part(&mut self, out: &mut Vec<u8>) -> bool {
+        if self.total.is_none() {
+            out.extend_from_slice(b"{\"success\":true,\"tasks\":[");
         }
-        // Our own types write into memory: there is nothing in it that can fail.
-        let _ = serde_json::to_writer(&mut tasks, &TaskView::listed(task));
-    });
-    tasks.push(b']');
-    let mut body = Vec::with_capacity(tasks.len() + 128);
-    body.extend_from_slice(b"{\"success\":true,\"tasks\":");
-    body.extend_from_slice(&tasks);
-    let next = page
-        .next
-        .map_or("null".to_owned(), |id| format!("\"{id}\""));
-    let (count, total) = (page.items.len(), page.total);
-    let rest = format!(",\"count\":{count},\"total\":{total},\"nextCursor\":{next}}}");
-    body.extend_from_slice(rest.as_bytes());
-    Ok(Response::json_bytes(200, body))
+        let before = self.count;
+        let part = self
+            .tasks
+            .list_part(&self.key, &self.query, self.total.is_none(), |task| {
+                if self.count > 0 {
+                    out.push(b',');
+                }
+                self.count += 1;
+                // Our own types write into memory: there is nothing in it that can fail.
+                let _ = serde_json::to_writer(&mut *out, &TaskView::listed(task));
+                out.len() < PART
+            });
+        let total = *self.total.get_or_insert(part.total);
+        self.query.limit -= self.count - before;
+        self.query.cursor = part.last.or(self.query.cursor);
+        if part.more && self.query.limit > 0 {
+            return true;
+        }
+        let next = part.last.filter(|_| part.more);
+        let next = next.map_or("null".to_owned(), |id| format!("\"{id}\""));
+        let count = self.count;
+        let rest = format!("],\"count\":{count},\"total\":{total},\"nextCursor\":{next}}}");
+        out.extend_from_slice(rest.as_bytes());
+        false
+    }
 }
 
 fn list_query(call: &Call<'_>) -> Result<ListQuery, Problem> {
@@ -148,29 +178,34 @@ fn inspect(call: &Call<'_>, read: impl FnOnce(&Task) -> Response) -> Answer {
     Ok(tasks.inspect(&call.session, id(call)?, read)?)
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct HistoryAnswer<'a> {
-    success: bool,
-    task_id: TaskId,
-    history: Vec<HistoryEvent<'a>>,
-    count: usize,
-}
-
 pub(super) fn history(call: &Call<'_>) -> Answer {
     let task_id = id(call)?;
-    let tasks = call.api.system.tasks();
-    let answer = tasks.history(&call.session, task_id, |events| {
-        let history: Vec<_> = events.collect();
-        let answer = HistoryAnswer {
-            success: true,
-            task_id,
-            count: history.len(),
-            history,
-        };
-        Response::json(200, &answer)
-    });
-    Ok(answer?)
+    let (tasks, key) = (call.api.system.tasks().clone(), call.session.clone());
+    tasks.inspect(&key, task_id, |_| ())?;
+    let (mut from, mut count) = (None, 0);
+    Ok(Response::json_parts(move |out| {
+        if from.is_none() {
+            let start = format!("{{\"success\":true,\"taskId\":\"{task_id}\",\"history\":[");
+            out.extend_from_slice(start.as_bytes());
+        }
+        let part = tasks.history_part(&key, task_id, from, |event| {
+            if count > 0 {
+                out.push(b',');
+            }
+            count += 1;
+            let _ = serde_json::to_writer(&mut *out, event);
+            out.len() < PART
+        });
+        // A task that is cleaned away meanwhile has no more to tell.
+        let more = part.is_ok_and(|(mark, more)| {
+            from = Some(mark);
+            more
+        });
+        if !more {
+            out.extend_from_slice(format!("],\"count\":{count}}}").as_bytes());
+        }
+        more
+    }))
 }
 
 #[derive(Serialize)]

@@ -14,9 +14,17 @@ pub(crate) struct Response {
 
 pub(crate) enum Body {
     Bytes(Vec<u8>),
+    /// Too large to be held at once: the first part, and what makes the others.
+    Parts(Vec<u8>, Box<Parts>),
     /// Sent piece by piece, until the function returns or the client has gone.
     Stream(Box<Stream>),
 }
+
+/// Appends the next part, about [`PART`] bytes; false where it is the last.
+pub(crate) type Parts = dyn FnMut(&mut Vec<u8>) -> bool + Send;
+
+/// A body that is larger is made in parts of this size.
+pub(crate) const PART: usize = 64 * 1024;
 
 pub(crate) type Stream = dyn FnOnce(&mut dyn Outlet) -> io::Result<()> + Send;
 
@@ -64,6 +72,18 @@ impl Response {
         let written = serde_json::to_writer(&mut bytes, body);
         debug_assert!(written.is_ok());
         Response::json_bytes(status, bytes)
+    }
+
+    /// JSON that `parts` makes; in one piece where it is small.
+    pub(crate) fn json_parts(
+        mut parts: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
+    ) -> Response {
+        let mut first = Vec::with_capacity(512);
+        let body = match parts(&mut first) {
+            true => Body::Parts(first, Box::new(parts)),
+            false => Body::Bytes(first),
+        };
+        Response::new(200, "application/json", body)
     }
 
     pub(crate) fn json_bytes(status: u16, body: Vec<u8>) -> Response {

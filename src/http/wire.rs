@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use crate::executor::panic_text;
-use crate::http::response::{Body, Outlet, Response, Stream, reason_phrase};
+use crate::http::response::{Body, Outlet, Parts, Response, Stream, reason_phrase};
 use crate::http::sys;
 
 /// How an answer is framed.
@@ -29,7 +29,7 @@ impl Framing {
     };
 }
 
-/// The most that a connection thread keeps of its buffer after a large answer.
+/// A body up to this size goes out with the head; a thread keeps a buffer for both.
 const KEPT_BUFFER: usize = 16 * 1024;
 
 /// Writes an answer; false where the connection cannot take another.
@@ -42,18 +42,36 @@ pub(super) fn write(socket: &TcpStream, response: Response, id: &str, framing: F
     let written = OUT.with_borrow_mut(|out| {
         out.clear();
         render_head(out, &response, id, framing);
-        if let (Body::Bytes(body), false) = (&response.body, bodiless) {
+        let mut socket = socket;
+        if let (Body::Bytes(body), false) = (&response.body, bodiless)
+            && body.len() <= KEPT_BUFFER
+        {
             out.extend_from_slice(body);
         }
-        let mut socket = socket;
-        let written = socket.write_all(out).is_ok();
-        out.shrink_to(KEPT_BUFFER);
-        written
+        socket.write_all(out).is_ok()
     });
-    match response.body {
-        Body::Stream(stream) if written && !bodiless => send_stream(socket, stream, framing.chunks),
-        _ => written,
+    if !written || bodiless {
+        return written;
     }
+    match response.body {
+        Body::Bytes(body) if body.len() > KEPT_BUFFER => (&*socket).write_all(&body).is_ok(),
+        Body::Bytes(_) => true,
+        Body::Parts(first, parts) => {
+            let all = move |out: &mut dyn Outlet| send_parts(out, first, parts);
+            send_stream(socket, Box::new(all), framing.chunks)
+        }
+        Body::Stream(stream) => send_stream(socket, stream, framing.chunks),
+    }
+}
+
+fn send_parts(out: &mut dyn Outlet, first: Vec<u8>, mut parts: Box<Parts>) -> io::Result<()> {
+    let (mut part, mut more) = (first, true);
+    while more {
+        out.send(&part)?;
+        part.clear();
+        more = parts(&mut part);
+    }
+    out.send(&part)
 }
 
 fn render_head(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framing) {
@@ -77,8 +95,8 @@ fn render_head(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framin
     match &response.body {
         _ if matches!(status, 204 | 304) => {}
         Body::Bytes(body) => put(&["\r\nContent-Length: ", &body.len().to_string()]),
-        Body::Stream(_) if framing.chunks => put(&["\r\nTransfer-Encoding: chunked"]),
-        Body::Stream(_) => connection = Some("close"),
+        _ if framing.chunks => put(&["\r\nTransfer-Encoding: chunked"]),
+        _ => connection = Some("close"),
     }
     if let Some(word) = connection {
         put(&["\r\nConnection: ", word]);

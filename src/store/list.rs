@@ -68,58 +68,88 @@ impl<R> Page<R> {
     }
 }
 
+/// Part of a page.
+#[derive(Default)]
+pub(crate) struct Part {
+    /// How many match in all; 0 where that was not asked.
+    pub(crate) total: usize,
+    /// The task read last.
+    pub(crate) last: Option<TaskId>,
+    /// Whether further ones match.
+    pub(crate) more: bool,
+}
+
 pub(crate) fn page<R>(
     session: &Session,
     query: &ListQuery,
     mut read: impl FnMut(&Task) -> R,
 ) -> Page<R> {
-    let mut page = Page::empty();
-    let mut last = None;
-    let mut more = false;
-    let wanted = |task: &Task| query.cursor.is_none_or(|cursor| task.id < cursor);
-    let mut take = |page: &mut Page<R>, task: &Task| {
-        if page.items.len() < query.limit {
-            page.items.push(read(task));
-            last = Some(task.id);
+    let mut items = Vec::new();
+    let part = part(session, query, true, |task| {
+        items.push(read(task));
+        true
+    });
+    Page {
+        items,
+        total: part.total,
+        next: part.last.filter(|_| part.more),
+    }
+}
+
+/// Hands tasks to `read` until it has enough, or the query's limit is reached.
+pub(crate) fn part(
+    session: &Session,
+    query: &ListQuery,
+    count: bool,
+    mut read: impl FnMut(&Task) -> bool,
+) -> Part {
+    let mut part = Part::default();
+    let mut room = query.limit;
+    let mut take = |part: &mut Part, task: &Task| {
+        if room == 0 {
+            part.more = true;
         } else {
-            more = true;
+            part.last = Some(task.id);
+            room = if read(task) { room - 1 } else { 0 };
         }
-        more
     };
     if query.is_counted() {
         let state = session.state.read();
-        page.total = match query.statuses.as_slice() {
-            [] => state.len(),
-            statuses => statuses.iter().map(|&status| state.count(status)).sum(),
-        };
+        if count {
+            part.total = match query.statuses.as_slice() {
+                [] => state.len(),
+                statuses => statuses.iter().map(|&status| state.count(status)).sum(),
+            };
+        }
         for record in candidates(&state, query) {
-            if take(&mut page, &record.task) {
+            take(&mut part, &record.task);
+            if part.more {
                 break;
             }
         }
-    } else {
-        // The total needs a look at every task: in chunks, so that nobody waits for long.
-        let mut place = None;
-        loop {
-            let state = session.state.read();
-            let mut seen = 0;
-            for record in state.newest(place).take(CHUNK) {
-                seen += 1;
-                place = Some(record.task.id);
-                if query.matches(&record.task) {
-                    page.total += 1;
-                    if wanted(&record.task) {
-                        take(&mut page, &record.task);
-                    }
+        return part;
+    }
+    // The total needs a look at every task: in chunks, so that nobody waits for long.
+    let wanted = |task: &Task| query.cursor.is_none_or(|cursor| task.id < cursor);
+    let mut place = query.cursor.filter(|_| !count);
+    while count || !part.more {
+        let state = session.state.read();
+        let mut seen = 0;
+        for record in state.newest(place).take(CHUNK) {
+            seen += 1;
+            place = Some(record.task.id);
+            if query.matches(&record.task) {
+                part.total += usize::from(count);
+                if wanted(&record.task) && !part.more {
+                    take(&mut part, &record.task);
                 }
             }
-            if seen < CHUNK {
-                break;
-            }
+        }
+        if seen < CHUNK {
+            break;
         }
     }
-    page.next = last.filter(|_| more);
-    page
+    part
 }
 
 /// The records of the wanted statuses below the cursor, newest first: the statuses' own

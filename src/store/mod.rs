@@ -56,6 +56,8 @@ pub use watch::{Heard, SessionHeard, SessionWatch, TaskWatch, Wait};
 
 use crate::task::{HistoryEvent, SessionKey, Task, TaskId};
 use budget::Budget;
+use history::Mark;
+use list::Part;
 use new_task::new_task;
 use record::Record;
 use session::Session;
@@ -244,6 +246,38 @@ impl TaskManager {
             Some(session) => list::page(&session, query, read),
             None => Page::empty(),
         }
+    }
+
+    /// Part of a page, as long as `read`, which runs under the session's lock, takes another.
+    /// `count` asks for the total too.
+    pub(crate) fn list_part(
+        &self,
+        key: &SessionKey,
+        query: &ListQuery,
+        count: bool,
+        read: impl FnMut(&Task) -> bool,
+    ) -> Part {
+        match self.find(key) {
+            Some(session) => list::part(&session, query, count, read),
+            None => Part::default(),
+        }
+    }
+
+    /// Part of a task's history, from `from` on or from its start, as long as `read`, which runs
+    /// under the session's lock, takes another entry. The place behind the last one.
+    pub(crate) fn history_part(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        from: Option<Mark>,
+        mut read: impl FnMut(&HistoryEvent<'_>) -> bool,
+    ) -> Result<(Mark, bool), Refused> {
+        self.with_record(key, id, |record| {
+            let from = from.unwrap_or_else(|| record.history.start());
+            let mut events = record.history.since(from);
+            let stopped = events.by_ref().any(|event| !read(&event));
+            (events.mark(), stopped)
+        })
     }
 
     /// Bytes in use.

@@ -505,6 +505,65 @@ fn a_list_has_a_hundred_tasks_where_no_limit_is_given() {
 }
 
 #[test]
+fn answers_too_large_for_one_piece_come_whole() {
+    let server = TestServer::start(&[]);
+    let note = "x".repeat(40_000);
+    let mut made: Vec<_> = (0..20)
+        .map(|n| {
+            let kind = if n % 5 == 0 { "odd" } else { "even" };
+            let metadata = json!({ "note": note, "n": n });
+            server.create(json!({ "name": "large", "type": kind, "metadata": metadata }))
+        })
+        .collect();
+    made.reverse();
+    for (query, count, total, ended) in [
+        ("", 20, 20, true),
+        ("?limit=7", 7, 20, false),
+        ("?status=pending&limit=20", 20, 20, true),
+        ("?type=even", 16, 16, true),
+        ("?type=odd&limit=3", 3, 4, false),
+    ] {
+        let page = list(&server, query);
+        assert_eq!(
+            (&page["count"], &page["total"]),
+            (&json!(count), &json!(total))
+        );
+        assert_eq!(page["nextCursor"].is_null(), ended, "{query}");
+        let tasks = page["tasks"].as_array().expect("a list");
+        assert_eq!(tasks.len(), count, "{query}");
+        assert!(tasks.iter().all(|task| task["metadata"]["note"] == *note));
+        if !query.contains("type") {
+            assert_eq!(ids(&page), made[..count], "{query}");
+        }
+        if let Some(cursor) = page["nextCursor"].as_str() {
+            let with = if query.contains("type") {
+                "&type=odd"
+            } else {
+                ""
+            };
+            let rest = list(&server, &format!("?limit=1000&cursor={cursor}{with}"));
+            assert_eq!(rest["count"], total - count, "{query}");
+        }
+    }
+    let items: Vec<_> = (0..600).collect();
+    let body = json!({ "items": items, "itemDelayMs": 0 });
+    let id = id_of(&server.post("/demo/tasks/batch", body).expect(201));
+    server.wait_status(&id, "completed");
+    let answer = server.get(&format!("/tasks/{id}/history")).expect(200);
+    assert!(answer.body.len() > 70_000, "{}", answer.body.len());
+    let answer = answer.json();
+    assert_eq!(
+        (&answer["taskId"], &answer["success"]),
+        (&json!(id), &json!(true))
+    );
+    let history = answer["history"].as_array().expect("a list");
+    assert_eq!(answer["count"], history.len());
+    for (place, entry) in history.iter().enumerate() {
+        assert_eq!(entry["seq"], place + 1);
+    }
+}
+
+#[test]
 fn filters_choose_by_status_type_and_step_and_total_counts_them() {
     let server = TestServer::start(&[]);
     let pending = server.create(json!({ "name": "n", "type": "odd one" }));

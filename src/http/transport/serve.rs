@@ -175,7 +175,7 @@ fn exchange(
     });
     // Takes the crate's writer away, which would answer 500 where nobody used it.
     drop(raw.into_writer());
-    if matches!(response.body, Body::Bytes(_)) {
+    if !matches!(response.body, Body::Stream(_)) {
         let within = shared.options.request_timeout;
         connection.enter(Phase::Writing, shared.clock(), within);
     }
