@@ -28,7 +28,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.folder = tempfile.TemporaryDirectory()
-        environment = dict(os.environ, HOST="127.0.0.1", PORT=str(self.port), LOG_LEVEL="warn")
+        environment = dict(os.environ, HOST="127.0.0.1", PORT=str(self.port), LOG_LEVEL="error")
         environment.update(variables)
         self.process = subprocess.Popen([os.path.realpath(binary)], cwd=self.folder.name, env=environment)
         self.pid = self.process.pid
