@@ -106,7 +106,7 @@ variables! {
     "AUDIT_LOG" "" Kind::Text, "file to which every history entry is appended as a line of JSON";
     "MAX_CONNECTIONS" "1024" Kind::Count(1, 1_000_000), "connections at once";
     "MAX_CONNECTIONS_PER_IP" "128" Kind::Count(1, 1_000_000), "connections at once from one address, loopback excepted";
-    "HEAD_TIMEOUT" "10000" Kind::Millis, "ms within which a new connection must have sent a request's head";
+    "HEAD_TIMEOUT" "10000" Kind::Millis, "ms within which a request's head must have come, from the connection's opening or its first byte";
     "REQUEST_TIMEOUT" "30000" Kind::Millis, "ms within which a request must have been received whole";
     "KEEP_ALIVE_TIMEOUT" "30000" Kind::Millis, "ms after which an idle connection is closed";
     "MAX_STREAMS" "1000" Kind::Count(1, 1_000_000), "open event streams at once";
