@@ -11,6 +11,7 @@
 pub(crate) mod audit;
 mod cleanup;
 mod overseer;
+pub(crate) mod pool;
 mod timer;
 mod worker;
 
@@ -18,18 +19,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use parking_lot::{Mutex, RwLock};
-
 pub use cleanup::TaskCleanupService;
 
-use crate::executor::{ExecutorRegistry, TaskExecutor, TaskInput};
+use crate::executor::{ExecutorRegistry, Report, TaskError, TaskInput};
 use crate::permits::{Permit, Permits};
 use crate::store::{Attempt, Ending, NewTask, Refused, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
-use overseer::Overseer;
-use timer::Timer;
-use worker::BlockingLane;
+use pool::{Assignment, Pool};
 
 /// How the engine runs.
 #[derive(Clone, Copy, Debug)]
@@ -58,75 +54,53 @@ pub fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4))
 }
 
-/// One attempt on its way through channel, worker and timer.
-struct Run {
-    attempt: Attempt,
-    /// When this slice was to begin.
-    due: Instant,
-    /// `None` until the first slice.
-    work: Option<Work>,
-    _permit: Permit,
-}
-
-struct Work {
-    input: TaskInput,
-    executor: Box<dyn TaskExecutor>,
-    blocking: bool,
-}
-
-struct Engine {
+/// An attempt of a task in the store.
+struct TaskAssignment {
     tasks: TaskManager,
-    registry: ExecutorRegistry,
-    options: EngineOptions,
-    active: Permits,
-    /// `None` once stopped: the workers end when the channel closes.
-    jobs: RwLock<Option<Sender<Box<Run>>>>,
-    timer: Timer,
-    lane: BlockingLane,
-    overseer: Overseer,
+    attempt: Attempt,
 }
 
-impl Engine {
-    fn permit(&self) -> Result<Permit, Refused> {
-        let full = Refused::QueueFull(self.active.max());
-        self.active.take().ok_or(full)
+impl Assignment for TaskAssignment {
+    fn id(&self) -> (TaskId, u32) {
+        (self.attempt.task, self.attempt.number)
     }
 
-    /// Hands a run to the workers. After the stop it is dropped: its task is cancelled by then.
-    fn send(&self, run: Box<Run>) {
-        if let Some(jobs) = &*self.jobs.read() {
-            // Never blocks: the channel is unbounded.
-            let _ = jobs.send(run);
-        }
+    fn kind(&self) -> Option<Arc<str>> {
+        self.tasks.kind_of(&self.attempt)
     }
 
-    fn launch(&self, attempt: Attempt, permit: Permit) {
-        self.send(Box::new(Run {
-            attempt,
-            due: Instant::now(),
-            work: None,
-            _permit: permit,
-        }));
+    fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {
+        let begun = self.tasks.begin(&self.attempt)?;
+        let (task, session) = (self.attempt.task, self.attempt.session());
+        log::info!("Starting execution of task {task} for session {session}");
+        Some(begun)
     }
 
-    fn finish(&self, attempt: &Attempt, ending: Ending) {
-        self.timer.forget(attempt);
-        let Some(task) = self.tasks.finish(attempt, ending) else {
+    fn finish(&self, ending: Ending) {
+        let Some(task) = self.tasks.finish(&self.attempt, ending) else {
             return;
         };
+        let session = self.attempt.session();
         match task.error {
             Some(why) => log::warn!("Task {} failed: {}", task.id, crate::LogSafe(&why)),
             None => log::info!(
-                "Completed execution of task {} for session {}",
-                task.id,
-                attempt.session()
+                "Completed execution of task {} for session {session}",
+                task.id
             ),
         }
     }
+}
 
-    fn time_out(&self, attempt: &Attempt, limit: Duration) {
-        let why = format!("timed out after {} ms", limit.as_millis());
-        self.finish(attempt, Ending::Failed(why));
+impl Report for TaskAssignment {
+    fn progress(&self, percent: u8, step: &str, description: &str) -> Result<(), TaskError> {
+        self.tasks
+            .report(&self.attempt, percent, step, description)?;
+        log::debug!("Task {} progress: {percent}%", self.attempt.task);
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        !self.tasks.is_running(&self.attempt)
     }
 }
 
@@ -134,8 +108,9 @@ impl Engine {
 /// one engine.
 #[derive(Clone)]
 pub struct TaskExecutionService {
-    engine: Arc<Engine>,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    tasks: TaskManager,
+    pool: Pool,
+    active: Permits,
 }
 
 impl TaskExecutionService {
@@ -149,41 +124,22 @@ impl TaskExecutionService {
         registry: ExecutorRegistry,
         options: EngineOptions,
     ) -> std::io::Result<TaskExecutionService> {
-        let (jobs, queue) = crossbeam_channel::unbounded();
-        let engine = Arc::new(Engine {
+        Ok(TaskExecutionService {
             tasks,
-            registry,
-            options,
+            pool: Pool::start(registry, options.workers, options.max_result_bytes)?,
             active: Permits::new(options.max_active_tasks),
-            jobs: RwLock::new(Some(jobs)),
-            timer: Timer::default(),
-            lane: BlockingLane::new(options.workers),
-            overseer: Overseer::default(),
-        });
-        let service = TaskExecutionService {
-            engine: engine.clone(),
-            threads: Arc::default(),
-        };
-        for n in 1..=options.workers {
-            let (engine, queue) = (engine.clone(), queue.clone());
-            service.spawn(format!("worker-{n}"), move || {
-                worker::work(&engine, || queue.recv().ok());
-            })?;
-        }
-        let (inside, jobs) = (service.clone(), queue);
-        service.spawn("overseer".to_owned(), move || {
-            overseer::watch(&inside, &jobs)
-        })?;
-        service.spawn("timer".to_owned(), move || timer::run(&engine))?;
-        Ok(service)
+        })
     }
 
-    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let thread = std::thread::Builder::new().name(name).spawn(body)?;
-        let mut threads = self.threads.lock();
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
-        Ok(())
+    fn permit(&self) -> Result<Permit, Refused> {
+        let full = Refused::QueueFull(self.active.max());
+        self.active.take().ok_or(full)
+    }
+
+    fn launch(&self, attempt: Attempt, permit: Permit) {
+        let tasks = self.tasks.clone();
+        let assignment = Arc::new(TaskAssignment { tasks, attempt });
+        self.pool.launch(assignment, Some(permit));
     }
 
     /// Creates a task and starts it at once. The task is returned as created: `pending`.
@@ -192,9 +148,9 @@ impl TaskExecutionService {
     ///
     /// As [`TaskManager::create`], and `QueueFull`; nothing is created then.
     pub fn submit(&self, key: &SessionKey, new: NewTask) -> Result<Task, Refused> {
-        let permit = self.engine.permit()?;
-        let (task, attempt) = self.engine.tasks.insert(key, new, true)?;
-        self.engine.launch(attempt, permit);
+        let permit = self.permit()?;
+        let (task, attempt) = self.tasks.insert(key, new, true)?;
+        self.launch(attempt, permit);
         Ok(task)
     }
 
@@ -205,8 +161,8 @@ impl TaskExecutionService {
     /// `TaskNotFound`, `Forbidden(NotStartable)`, or a limit that is reached.
     pub fn start(&self, key: &SessionKey, id: TaskId) -> Result<(), Refused> {
         let permit = self.permit_for(key, id)?;
-        let attempt = self.engine.tasks.queue(key, id)?;
-        self.engine.launch(attempt, permit);
+        let attempt = self.tasks.queue(key, id)?;
+        self.launch(attempt, permit);
         Ok(())
     }
 
@@ -217,16 +173,15 @@ impl TaskExecutionService {
     /// `TaskNotFound`, `Forbidden(NotRetryable)`, or a limit that is reached.
     pub fn retry(&self, key: &SessionKey, id: TaskId) -> Result<Task, Refused> {
         let permit = self.permit_for(key, id)?;
-        let (task, attempt) = self.engine.tasks.retry(key, id)?;
-        self.engine.launch(attempt, permit);
+        let (task, attempt) = self.tasks.retry(key, id)?;
+        self.launch(attempt, permit);
         Ok(task)
     }
 
     /// A permit; a full queue does not hide that the task is not there at all.
     fn permit_for(&self, key: &SessionKey, id: TaskId) -> Result<Permit, Refused> {
-        self.engine
-            .permit()
-            .or_else(|full| self.engine.tasks.inspect(key, id, |_| Err(full))?)
+        self.permit()
+            .or_else(|full| self.tasks.inspect(key, id, |_| Err(full))?)
     }
 
     /// Calls a pending or running task off. Its executor learns it at its next report.
@@ -235,20 +190,20 @@ impl TaskExecutionService {
     ///
     /// `TaskNotFound` or `Forbidden(AlreadyFinished)`.
     pub fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, Refused> {
-        let task = self.engine.tasks.cancel(key, id)?;
-        self.engine.timer.forget_task(id, task.attempt);
+        let task = self.tasks.cancel(key, id)?;
+        self.pool.forget((id, task.attempt));
         log::info!("Cancelled task {id} for session {key}");
         Ok(task)
     }
 
     /// The store that it works on.
     pub fn tasks(&self) -> &TaskManager {
-        &self.engine.tasks
+        &self.tasks
     }
 
     /// Takes no more tasks, and cancels what is queued or running, with `server stopped`.
     pub(crate) fn close(&self) {
-        let cancelled = self.engine.tasks.close("server stopped");
+        let cancelled = self.tasks.close("server stopped");
         if cancelled > 0 {
             log::info!("Cancelled {cancelled} tasks: server stopped");
         }
@@ -259,14 +214,7 @@ impl TaskExecutionService {
     /// when repeated.
     pub fn stop(&self, deadline: Instant) {
         self.close();
-        self.engine.jobs.write().take();
-        self.engine.lane.clear();
-        self.engine.timer.stop();
-        self.engine.overseer.stop();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            join_until(thread, deadline);
-        }
+        self.pool.stop(deadline);
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
-use crate::engine::{Engine, Run, TaskExecutionService, worker};
+use crate::engine::pool::{Pool, Run};
 
 /// A slice that takes longer holds its worker.
 const HELD_AFTER: Duration = Duration::from_secs(1);
@@ -100,25 +100,20 @@ impl Overseer {
 }
 
 /// The overseer's thread.
-pub(super) fn watch(service: &TaskExecutionService, jobs: &Receiver<Box<Run>>) {
-    let engine = &service.engine;
-    let most = engine.options.workers + MAX_STAND_INS;
-    while let Some((workers, all_held)) = engine.overseer.look() {
-        if !all_held || jobs.is_empty() || workers >= most {
+pub(super) fn watch(pool: &Pool, runs: &Receiver<Box<Run>>) {
+    let most = pool.shared().workers + MAX_STAND_INS;
+    while let Some((workers, all_held)) = pool.shared().overseer.look() {
+        if !all_held || runs.is_empty() || workers >= most {
             continue;
         }
         log::warn!(
             "All {workers} workers are held by executors that do not return; a stand-in goes on"
         );
-        let (inside, queue) = (engine.clone(), jobs.clone());
         let name = format!("stand-in-{workers}");
-        if let Err(error) = service.spawn(name, move || stand_in(&inside, &queue)) {
+        // As a worker, until nothing has come for a while.
+        let until_idle = |runs: &Receiver<_>| runs.recv_timeout(STAND_IN_IDLE).ok();
+        if let Err(error) = pool.start_worker(name, runs, until_idle) {
             log::error!("A stand-in cannot be started: {error}");
         }
     }
-}
-
-/// As a worker, until nothing has come for a while.
-fn stand_in(engine: &Engine, jobs: &Receiver<Box<Run>>) {
-    worker::work(engine, || jobs.recv_timeout(STAND_IN_IDLE).ok());
 }

@@ -4,12 +4,12 @@
 //! forgotten at once, so that nothing waits for nothing.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::engine::{Engine, Run};
-use crate::store::Attempt;
+use crate::engine::pool::{Assignment, Run, Shared};
 use crate::task::TaskId;
 
 /// When, and a number that keeps entries of the same moment apart and in order.
@@ -17,7 +17,7 @@ type Slot = (Instant, u64);
 
 enum Due {
     Slice(Box<Run>),
-    Limit(Attempt, Duration),
+    Limit(Arc<dyn Assignment>, Duration),
 }
 
 #[derive(Default)]
@@ -41,27 +41,23 @@ const LIMIT: usize = 1;
 impl Timer {
     /// Keeps the run until it is due.
     pub(super) fn wait(&self, run: Box<Run>) {
-        let owner = (run.attempt.task, run.attempt.number);
+        let owner = run.attempt.id();
         self.insert(run.due, owner, SLICE, Due::Slice(run));
     }
 
     /// Ends the attempt after `limit`, unless it is forgotten before.
-    pub(super) fn limit(&self, attempt: Attempt, limit: Duration) {
+    pub(super) fn limit(&self, attempt: Arc<dyn Assignment>, limit: Duration) {
         // A limit beyond what the clock can express is none.
         if let Some(at) = Instant::now().checked_add(limit) {
-            let owner = (attempt.task, attempt.number);
+            let owner = attempt.id();
             self.insert(at, owner, LIMIT, Due::Limit(attempt, limit));
         }
     }
 
-    pub(super) fn forget(&self, attempt: &Attempt) {
-        self.forget_task(attempt.task, attempt.number);
-    }
-
     /// Drops all that waits for this attempt, and only this one.
-    pub(super) fn forget_task(&self, task: TaskId, attempt: u32) {
+    pub(super) fn forget(&self, id: (TaskId, u32)) {
         let mut state = self.state.lock();
-        let slots = state.slots.remove(&(task, attempt)).unwrap_or_default();
+        let slots = state.slots.remove(&id).unwrap_or_default();
         let gone: Vec<Due> = slots
             .into_iter()
             .flatten()
@@ -127,8 +123,8 @@ impl State {
         let due = std::mem::replace(&mut self.queue, later);
         for (slot, due) in &due {
             let owner = match due {
-                Due::Slice(run) => (run.attempt.task, run.attempt.number),
-                Due::Limit(attempt, _) => (attempt.task, attempt.number),
+                Due::Slice(run) => run.attempt.id(),
+                Due::Limit(attempt, _) => attempt.id(),
             };
             if let Some(slots) = self.slots.get_mut(&owner) {
                 for own in slots.iter_mut() {
@@ -156,12 +152,12 @@ impl Due {
 }
 
 /// The timer thread.
-pub(super) fn run(engine: &Engine) {
-    while let Some(due) = engine.timer.next() {
+pub(super) fn run(pool: &Shared) {
+    while let Some(due) = pool.timer.next() {
         for due in due {
             match due {
-                Due::Slice(run) => engine.send(run),
-                Due::Limit(attempt, limit) => engine.time_out(&attempt, limit),
+                Due::Slice(run) => pool.send(run),
+                Due::Limit(attempt, limit) => pool.time_out(&*attempt, limit),
             }
         }
     }

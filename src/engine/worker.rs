@@ -2,106 +2,99 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::value::to_raw_value;
 
-use crate::engine::{Engine, Run, Work};
-use crate::executor::{Outcome, Report, TaskContext, TaskError, panic_text};
-use crate::store::{Attempt, DEFAULT_KIND, Ending, TaskManager};
+use crate::engine::pool::{Assignment, Run, Shared, Work};
+use crate::executor::{Outcome, TaskContext, TaskError, panic_text};
+use crate::store::{DEFAULT_KIND, Ending};
 
 /// Runs jobs as long as there is a next one.
-pub(super) fn work(engine: &Engine, mut next_job: impl FnMut() -> Option<Box<Run>>) {
-    let pulse = engine.overseer.join();
+pub(super) fn work(pool: &Shared, mut next_job: impl FnMut() -> Option<Box<Run>>) {
+    let pulse = pool.overseer.join();
     let paced_step = |run| {
-        engine.overseer.begin(&pulse);
-        step(engine, run);
-        engine.overseer.end(&pulse);
+        pool.overseer.begin(&pulse);
+        step(pool, run);
+        pool.overseer.end(&pulse);
     };
     while let Some(run) = next_job() {
         let mut next = Some(run);
         while let Some(run) = next.take() {
-            if is_blocking(engine, &run) {
-                if let Some(run) = engine.lane.enter(run) {
+            if is_blocking(pool, &run) {
+                if let Some(run) = pool.lane.enter(run) {
                     paced_step(run);
-                    next = engine.lane.leave();
+                    next = pool.lane.leave();
                 }
             } else {
                 paced_step(run);
             }
         }
     }
-    engine.overseer.leave(&pulse);
+    pool.overseer.leave(&pulse);
 }
 
-fn is_blocking(engine: &Engine, run: &Run) -> bool {
+fn is_blocking(pool: &Shared, run: &Run) -> bool {
     match &run.work {
         Some(work) => work.blocking,
-        None => engine
-            .tasks
-            .kind_of(&run.attempt)
-            .and_then(|kind| engine.registry.get(&kind).map(|r| r.blocking))
+        None => run
+            .attempt
+            .kind()
+            .and_then(|kind| pool.registry.get(&kind).map(|r| r.blocking))
             .unwrap_or(false),
     }
 }
 
 /// One call of the executor.
-fn step(engine: &Engine, mut run: Box<Run>) {
+fn step(pool: &Shared, mut run: Box<Run>) {
     let work = match run.work.take() {
-        Some(work) if engine.tasks.is_running(&run.attempt) => Some(work),
+        Some(work) if !run.attempt.is_stopped() => Some(work),
         Some(stale) => {
             drop_quietly(stale);
             None
         }
-        None => begin(engine, &run.attempt),
+        None => begin(pool, &run.attempt),
     };
     let Some(mut work) = work else { return };
-    let live = Live {
-        tasks: &engine.tasks,
-        attempt: &run.attempt,
-    };
     let called = catch_unwind(AssertUnwindSafe(|| {
-        work.executor.run(&mut TaskContext::new(&work.input, &live))
+        work.executor
+            .run(&mut TaskContext::new(&work.input, &*run.attempt))
     }));
-    match called.unwrap_or_else(|panic| Err(panicked(&run.attempt, &*panic))) {
+    match called.unwrap_or_else(|panic| Err(panicked(&*run.attempt, &*panic))) {
         Ok(Outcome::Again(after)) => {
             run.work = Some(work);
-            pause(engine, run, after);
+            pause(pool, run, after);
         }
         Ok(Outcome::Done(result)) => {
             drop_quietly(work);
-            engine.finish(&run.attempt, ending(engine, result));
+            pool.finish(&*run.attempt, ending(pool, result));
         }
         Err(error) => {
             drop_quietly(work);
-            engine.finish(&run.attempt, Ending::Failed(reason(&error)));
+            pool.finish(&*run.attempt, Ending::Failed(reason(&error)));
         }
     }
 }
 
 /// Takes the task up and makes its executor.
-fn begin(engine: &Engine, attempt: &Attempt) -> Option<Work> {
-    let (input, limit) = engine.tasks.begin(attempt)?;
-    log::info!(
-        "Starting execution of task {} for session {}",
-        attempt.task,
-        attempt.session()
-    );
+fn begin(pool: &Shared, attempt: &Arc<dyn Assignment>) -> Option<Work> {
+    let (input, limit) = attempt.begin()?;
     if let Some(limit) = limit {
-        engine.timer.limit(attempt.clone(), limit);
+        pool.timer.limit(attempt.clone(), limit);
         // It may have ended before its limit was noted.
-        if !engine.tasks.is_running(attempt) {
-            engine.timer.forget(attempt);
+        if attempt.is_stopped() {
+            pool.timer.forget(attempt.id());
         }
     }
-    let registry = &engine.registry;
+    let registry = &pool.registry;
     let made = match registry.get(&input.kind).or(registry.get(DEFAULT_KIND)) {
         None => Err(TaskError::new("no executor is registered for this type")),
         Some(registration) => {
             let make = AssertUnwindSafe(|| (registration.factory)(&input));
             catch_unwind(make)
-                .unwrap_or_else(|panic| Err(panicked(attempt, &*panic)))
+                .unwrap_or_else(|panic| Err(panicked(&**attempt, &*panic)))
                 .map(|executor| (executor, registration.blocking))
         }
     };
@@ -112,30 +105,30 @@ fn begin(engine: &Engine, attempt: &Attempt) -> Option<Work> {
             blocking,
         }),
         Err(error) => {
-            engine.finish(attempt, Ending::Failed(reason(&error)));
+            pool.finish(&**attempt, Ending::Failed(reason(&error)));
             None
         }
     }
 }
 
 /// Puts the run back into the channel, now or when its pause is over.
-fn pause(engine: &Engine, mut run: Box<Run>, after: Duration) {
+fn pause(pool: &Shared, mut run: Box<Run>, after: Duration) {
     let now = Instant::now();
     run.due = run.due.checked_add(after).unwrap_or(run.due).max(now);
     if run.due <= now {
         run.due = now;
-        return engine.send(run);
+        return pool.send(run);
     }
     let attempt = run.attempt.clone();
-    engine.timer.wait(run);
+    pool.timer.wait(run);
     // A cancel that came before the timer had the run did not find it there.
-    if !engine.tasks.is_running(&attempt) {
-        engine.timer.forget(&attempt);
+    if attempt.is_stopped() {
+        pool.timer.forget(attempt.id());
     }
 }
 
-fn ending(engine: &Engine, result: Option<serde_json::Value>) -> Ending {
-    let max = engine.options.max_result_bytes;
+fn ending(pool: &Shared, result: Option<serde_json::Value>) -> Ending {
+    let max = pool.max_result_bytes;
     match result.map(|value| to_raw_value(&value)) {
         None => Ending::Completed(None),
         Some(Ok(json)) if json.get().len() <= max => Ending::Completed(Some(json)),
@@ -157,9 +150,9 @@ fn reason(error: &TaskError) -> String {
 }
 
 /// What clients see of a panic is that there was one; the log has its words.
-fn panicked(attempt: &Attempt, panic: &(dyn std::any::Any + Send)) -> TaskError {
+fn panicked(attempt: &dyn Assignment, panic: &(dyn std::any::Any + Send)) -> TaskError {
     let text = crate::LogSafe(panic_text(panic));
-    log::error!("The executor of task {} panicked: {text}", attempt.task);
+    log::error!("The executor of task {} panicked: {text}", attempt.id().0);
     TaskError::new("the executor failed unexpectedly; the server's log has the details")
 }
 
@@ -167,24 +160,6 @@ fn panicked(attempt: &Attempt, panic: &(dyn std::any::Any + Send)) -> TaskError 
 pub(super) fn drop_quietly(work: Work) {
     if catch_unwind(AssertUnwindSafe(move || drop(work))).is_err() {
         log::error!("An executor panicked while it was dropped");
-    }
-}
-
-struct Live<'a> {
-    tasks: &'a TaskManager,
-    attempt: &'a Attempt,
-}
-
-impl Report for Live<'_> {
-    fn progress(&self, percent: u8, step: &str, description: &str) -> Result<(), TaskError> {
-        self.tasks
-            .report(self.attempt, percent, step, description)?;
-        log::debug!("Task {} progress: {percent}%", self.attempt.task);
-        Ok(())
-    }
-
-    fn is_stopped(&self) -> bool {
-        !self.tasks.is_running(self.attempt)
     }
 }
 

@@ -1,0 +1,175 @@
+//! The pool: workers that run executors, the timer that wakes them, and what keeps both going.
+//!
+//! It runs assignments, and does not know where they are kept: the Task System's are in memory,
+//! the Job API's in a database.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Mutex, RwLock};
+
+use crate::engine::overseer::{self, Overseer};
+use crate::engine::timer::{self, Timer};
+use crate::engine::worker::{self, BlockingLane};
+use crate::executor::{ExecutorRegistry, Report, TaskExecutor, TaskInput};
+use crate::permits::Permit;
+use crate::store::Ending;
+use crate::task::TaskId;
+
+/// One attempt, wherever it is kept.
+pub(crate) trait Assignment: Report + Send + Sync {
+    /// What tells it from every other attempt.
+    fn id(&self) -> (TaskId, u32);
+
+    /// Its type; `None` where it is gone.
+    fn kind(&self) -> Option<Arc<str>>;
+
+    /// It is about to run: what to work on, and for how long at most. `None` where it is no
+    /// longer awaited.
+    fn begin(&self) -> Option<(TaskInput, Option<Duration>)>;
+
+    /// Its end. Where it was over already nothing happens.
+    fn finish(&self, ending: Ending);
+}
+
+/// One attempt on its way through channel, worker and timer.
+pub(super) struct Run {
+    pub(super) attempt: Arc<dyn Assignment>,
+    /// When this slice was to begin.
+    pub(super) due: Instant,
+    /// `None` until the first slice.
+    pub(super) work: Option<Work>,
+    _permit: Option<Permit>,
+}
+
+pub(super) struct Work {
+    pub(super) input: TaskInput,
+    pub(super) executor: Box<dyn TaskExecutor>,
+    pub(super) blocking: bool,
+}
+
+/// What its threads share.
+pub(super) struct Shared {
+    pub(super) registry: ExecutorRegistry,
+    pub(super) workers: usize,
+    pub(super) max_result_bytes: usize,
+    /// `None` once stopped: the workers end when the channel closes.
+    runs: RwLock<Option<Sender<Box<Run>>>>,
+    pub(super) timer: Timer,
+    pub(super) lane: BlockingLane,
+    pub(super) overseer: Overseer,
+}
+
+impl Shared {
+    /// Hands a run to the workers. After the stop it is dropped: it is called off by then.
+    pub(super) fn send(&self, run: Box<Run>) {
+        if let Some(runs) = &*self.runs.read() {
+            // Never blocks: the channel is unbounded.
+            let _ = runs.send(run);
+        }
+    }
+
+    pub(super) fn finish(&self, attempt: &dyn Assignment, ending: Ending) {
+        self.timer.forget(attempt.id());
+        attempt.finish(ending);
+    }
+
+    pub(super) fn time_out(&self, attempt: &dyn Assignment, limit: Duration) {
+        let why = format!("timed out after {} ms", limit.as_millis());
+        self.finish(attempt, Ending::Failed(why));
+    }
+}
+
+/// The pool. A cheap handle.
+#[derive(Clone)]
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Pool {
+    /// Starts the workers, the timer and the overseer.
+    pub(crate) fn start(
+        registry: ExecutorRegistry,
+        workers: usize,
+        max_result_bytes: usize,
+    ) -> io::Result<Pool> {
+        let (runs, queue) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared {
+            registry,
+            workers,
+            max_result_bytes,
+            runs: RwLock::new(Some(runs)),
+            timer: Timer::default(),
+            lane: BlockingLane::new(workers),
+            overseer: Overseer::default(),
+        });
+        let pool = Pool {
+            shared: shared.clone(),
+            threads: Arc::default(),
+        };
+        for n in 1..=workers {
+            pool.start_worker(format!("worker-{n}"), &queue, |queue| queue.recv().ok())?;
+        }
+        let inside = pool.clone();
+        pool.spawn("overseer".to_owned(), move || {
+            overseer::watch(&inside, &queue)
+        })?;
+        pool.spawn("timer".to_owned(), move || timer::run(&shared))?;
+        Ok(pool)
+    }
+
+    pub(super) fn start_worker(
+        &self,
+        name: String,
+        queue: &Receiver<Box<Run>>,
+        next: fn(&Receiver<Box<Run>>) -> Option<Box<Run>>,
+    ) -> io::Result<()> {
+        let (shared, queue) = (self.shared.clone(), queue.clone());
+        self.spawn(name, move || worker::work(&shared, || next(&queue)))
+    }
+
+    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(name).spawn(body)?;
+        let mut threads = self.threads.lock();
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Queues an attempt. The permit is given back when its run is over.
+    pub(crate) fn launch(&self, attempt: Arc<dyn Assignment>, permit: Option<Permit>) {
+        self.shared.send(Box::new(Run {
+            attempt,
+            due: Instant::now(),
+            work: None,
+            _permit: permit,
+        }));
+    }
+
+    /// Lets go of what waits for this attempt. It has been called off; its executor, where it
+    /// runs, learns it at its next report.
+    pub(crate) fn forget(&self, id: (TaskId, u32)) {
+        self.shared.timer.forget(id);
+    }
+
+    /// Ends the threads, and waits for them until `deadline`; an executor that still blocks
+    /// then is left behind. What has not run is dropped. Harmless when repeated.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        self.shared.runs.write().take();
+        self.shared.lane.clear();
+        self.shared.timer.stop();
+        self.shared.overseer.stop();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            super::join_until(thread, deadline);
+        }
+    }
+}
