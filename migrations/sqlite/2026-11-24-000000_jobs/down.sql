@@ -1,0 +1,2 @@
+DROP TABLE job_progress;
+DROP TABLE jobs;

@@ -1,0 +1,264 @@
+//! The two databases behind one narrow interface: a statement takes one JSON document and gives
+//! rows of one JSON text each, so that nothing above knows which database it is.
+
+use std::fmt;
+use std::time::Duration;
+
+use diesel::backend::Backend;
+use diesel::connection::{Connection, LoadConnection, SimpleConnection};
+use diesel::pg::{Pg, PgConnection};
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, R2D2Connection};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{HasSqlType, Text};
+use diesel::sqlite::{Sqlite, SqliteConnection};
+use diesel::{QueryResult, RunQueryDsl};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use parking_lot::Mutex;
+
+const SQLITE_MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const POSTGRES_MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+
+/// Connections that handlers and workers share.
+const MAX_CONNECTIONS: u32 = 6;
+
+/// How long a caller waits for a connection before the database counts as away.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+
+/// Held while migrations run, so that of many processes one does it: any number will do, as long
+/// as nobody else's program takes the same.
+const MIGRATION_LOCK: i64 = 0x6174_735f_6a6f_6273;
+
+/// The database did not do what it was asked; in its own words, for the log alone.
+#[derive(Clone, Debug)]
+pub(super) struct DatabaseError(String);
+
+impl DatabaseError {
+    pub(super) fn new(text: &str) -> DatabaseError {
+        DatabaseError(text.to_owned())
+    }
+}
+
+impl fmt::Display for DatabaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        crate::LogSafe(&self.0).fmt(f)
+    }
+}
+
+impl<E: std::error::Error> From<E> for DatabaseError {
+    fn from(error: E) -> DatabaseError {
+        DatabaseError(error.to_string())
+    }
+}
+
+/// The rows of one statement.
+pub(super) type Rows = Vec<String>;
+
+/// A statement with `{in}` where its document goes, and the document.
+pub(super) type Step<'a> = (&'a str, &'a str);
+
+/// Which words the statements use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+pub(super) trait Database: Send + Sync {
+    fn dialect(&self) -> Dialect;
+
+    /// Runs a statement that changes nothing.
+    fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
+
+    /// Runs statements, all or none; what is acknowledged is durable.
+    fn write(&self, steps: &[Step<'_>]) -> Result<Vec<Rows>, DatabaseError>;
+
+    /// Tells the other processes, where there can be any.
+    fn notify(&self, message: &str) -> Result<(), DatabaseError>;
+}
+
+/// SQLite has one writer at a time; here they queue for a lock, not for a sleep.
+struct SqliteDatabase {
+    pool: Pool<ConnectionManager<SqliteConnection>>,
+    writing: Mutex<()>,
+}
+
+struct PostgresDatabase {
+    pool: Pool<ConnectionManager<PgConnection>>,
+}
+
+/// Opens `sqlite://PATH` or `postgres://…`, and brings its tables up to date.
+pub(super) fn open(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
+    match url.strip_prefix("sqlite:") {
+        Some(path) => {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let mut first = SqliteConnection::establish(path)?;
+            first.batch_execute(SQLITE_SETUP)?;
+            migrate(&mut first, SQLITE_MIGRATIONS)?;
+            let pool = pool(path, Some(Box::new(SqliteSetup)))?;
+            let writing = Mutex::new(());
+            Ok(Box::new(SqliteDatabase { pool, writing }))
+        }
+        None => {
+            let mut first = PgConnection::establish(url)?;
+            first.batch_execute(&format!("SELECT pg_advisory_lock({MIGRATION_LOCK})"))?;
+            // The lock goes with the connection.
+            migrate(&mut first, POSTGRES_MIGRATIONS)?;
+            drop(first);
+            let pool = pool(url, None)?;
+            Ok(Box::new(PostgresDatabase { pool }))
+        }
+    }
+}
+
+fn migrate<C, DB>(connection: &mut C, migrations: EmbeddedMigrations) -> Result<(), DatabaseError>
+where
+    DB: Backend,
+    C: MigrationHarness<DB>,
+{
+    match connection.run_pending_migrations(migrations) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(DatabaseError(format!("a migration failed: {error}"))),
+    }
+}
+
+type Customizer<C> = Box<dyn CustomizeConnection<C, diesel::r2d2::Error>>;
+
+fn pool<C: R2D2Connection + 'static>(
+    url: &str,
+    customizer: Option<Customizer<C>>,
+) -> Result<Pool<ConnectionManager<C>>, DatabaseError> {
+    let mut builder = Pool::builder()
+        .max_size(MAX_CONNECTIONS)
+        .min_idle(Some(0))
+        .idle_timeout(Some(Duration::from_secs(60)))
+        .test_on_check_out(true)
+        .connection_timeout(CONNECT_WITHIN)
+        .error_handler(Box::new(Quiet));
+    if let Some(customizer) = customizer {
+        builder = builder.connection_customizer(customizer);
+    }
+    Ok(builder.build_unchecked(ConnectionManager::new(url)))
+}
+
+/// Whoever asked for the connection reports the error.
+#[derive(Debug)]
+struct Quiet;
+
+impl<E> diesel::r2d2::HandleError<E> for Quiet {
+    fn handle_error(&self, _: E) {}
+}
+
+const SQLITE_SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+                            PRAGMA synchronous = FULL; PRAGMA cache_size = -4000";
+
+#[derive(Debug)]
+struct SqliteSetup;
+
+impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for SqliteSetup {
+    fn on_acquire(&self, connection: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
+        connection
+            .batch_execute(SQLITE_SETUP)
+            .map_err(diesel::r2d2::Error::QueryError)
+    }
+}
+
+impl Database for SqliteDatabase {
+    fn dialect(&self) -> Dialect {
+        Dialect::Sqlite
+    }
+
+    fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
+        Ok(Statement { sql, document }.load(&mut *self.pool.get()?)?)
+    }
+
+    fn write(&self, steps: &[Step<'_>]) -> Result<Vec<Rows>, DatabaseError> {
+        let mut connection = self.pool.get()?;
+        let _alone = self.writing.lock();
+        Ok(connection.immediate_transaction(|connection| run_all(connection, steps))?)
+    }
+
+    fn notify(&self, _: &str) -> Result<(), DatabaseError> {
+        Ok(())
+    }
+}
+
+impl Database for PostgresDatabase {
+    fn dialect(&self) -> Dialect {
+        Dialect::Postgres
+    }
+
+    fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
+        Ok(Statement { sql, document }.load(&mut *self.pool.get()?)?)
+    }
+
+    fn write(&self, steps: &[Step<'_>]) -> Result<Vec<Rows>, DatabaseError> {
+        let mut connection = self.pool.get()?;
+        // One statement is a transaction of its own.
+        match steps {
+            [_] => Ok(run_all(&mut *connection, steps)?),
+            _ => Ok(connection.transaction(|connection| run_all(connection, steps))?),
+        }
+    }
+
+    fn notify(&self, message: &str) -> Result<(), DatabaseError> {
+        let sql = "SELECT pg_notify('async_task_jobs', {in})::text";
+        self.read(sql, message).map(drop)
+    }
+}
+
+fn run_all<C>(connection: &mut C, steps: &[Step<'_>]) -> QueryResult<Vec<Rows>>
+where
+    C: LoadConnection,
+    for<'s> Statement<'s>: diesel::query_dsl::LoadQuery<'s, C, String>,
+{
+    steps
+        .iter()
+        .map(|&(sql, document)| Statement { sql, document }.load(connection))
+        .collect()
+}
+
+/// A statement that diesel prepares once for each connection, unlike its own `sql_query`.
+struct Statement<'a> {
+    sql: &'a str,
+    document: &'a str,
+}
+
+impl QueryId for Statement<'_> {
+    type QueryId = ();
+    // The SQL itself is the key.
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for Statement<'_> {
+    type SqlType = Text;
+}
+
+impl<C> RunQueryDsl<C> for Statement<'_> {}
+
+impl<DB> QueryFragment<DB> for Statement<'_>
+where
+    DB: Backend + HasSqlType<Text>,
+    str: ToSql<Text, DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        let (before, after) = self.sql.split_once("{in}").unwrap_or((self.sql, ""));
+        out.push_sql(before);
+        if self.sql.len() > before.len() {
+            out.push_bind_param::<Text, str>(self.document)?;
+        }
+        out.push_sql(after);
+        Ok(())
+    }
+}
+
+// The bounds above hold for both.
+const _: fn() = || {
+    fn holds<DB: Backend>()
+    where
+        for<'a> Statement<'a>: QueryFragment<DB>,
+    {
+    }
+    holds::<Sqlite>();
+    holds::<Pg>();
+};

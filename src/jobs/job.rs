@@ -1,0 +1,211 @@
+//! A job: as the database gives it, as clients see it.
+
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::macros::format_description;
+use uuid::Uuid;
+
+/// Where a job stands. The numbers are the database's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JobStatus {
+    Pending = 1,
+    Processing = 2,
+    Completed = 3,
+    Failed = 4,
+    Cancelled = 5,
+}
+
+impl JobStatus {
+    pub(super) const ALL: [JobStatus; 5] = [
+        JobStatus::Pending,
+        JobStatus::Processing,
+        JobStatus::Completed,
+        JobStatus::Failed,
+        JobStatus::Cancelled,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            JobStatus::Pending => "pending",
+            JobStatus::Processing => "processing",
+            JobStatus::Completed => "completed",
+            JobStatus::Failed => "failed",
+            JobStatus::Cancelled => "cancelled",
+        }
+    }
+
+    pub(super) fn parse(name: &str) -> Option<JobStatus> {
+        JobStatus::ALL.into_iter().find(|s| s.as_str() == name)
+    }
+
+    pub(super) fn is_final(self) -> bool {
+        self as u8 > JobStatus::Processing as u8
+    }
+}
+
+impl<'de> Deserialize<'de> for JobStatus {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<JobStatus, D::Error> {
+        let number = u8::deserialize(from)?;
+        let found = JobStatus::ALL.into_iter().find(|s| *s as u8 == number);
+        found.ok_or_else(|| serde::de::Error::custom("not a job's status"))
+    }
+}
+
+/// Milliseconds since 1970 by the database's clock.
+pub(super) type DbMillis = i64;
+
+/// A job as it stands in the database.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Job {
+    pub(super) id: Uuid,
+    /// `None`: the system's own.
+    pub(super) user: Option<String>,
+    pub(super) kind: String,
+    pub(super) status: JobStatus,
+    progress: u8,
+    step: Option<String>,
+    detail: Option<String>,
+    /// JSON, exactly as given.
+    pub(super) arguments: Option<String>,
+    result: Option<String>,
+    error: Option<String>,
+    pub(super) attempts: u32,
+    pub(super) max: u32,
+    priority: i32,
+    run: DbMillis,
+    created: DbMillis,
+    updated: DbMillis,
+    started: Option<DbMillis>,
+    completed: Option<DbMillis>,
+    pub(super) timeout: Option<u64>,
+    /// The fencing token.
+    pub(super) claim: i64,
+    /// Entries of its history, and so a version.
+    pub(super) seq: u32,
+}
+
+/// RFC 3339, to the millisecond.
+pub(super) fn rfc3339(at: DbMillis) -> String {
+    let format =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(format).ok())
+        .unwrap_or_default()
+}
+
+/// Text that is JSON already.
+fn raw(text: Option<&str>) -> Option<Box<RawValue>> {
+    RawValue::from_string(text?.to_owned()).ok()
+}
+
+impl Serialize for Job {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut job = to.serialize_struct("Job", 19)?;
+        job.serialize_field("id", &self.id)?;
+        job.serialize_field("userId", &self.user)?;
+        job.serialize_field("type", &self.kind)?;
+        job.serialize_field("status", self.status.as_str())?;
+        job.serialize_field("progress", &self.progress)?;
+        job.serialize_field("currentStep", &self.step)?;
+        job.serialize_field("currentStepDescription", &self.detail)?;
+        job.serialize_field("meta", &raw(self.arguments.as_deref()))?;
+        job.serialize_field("result", &raw(self.result.as_deref()))?;
+        job.serialize_field("error", &raw(self.error.as_deref()))?;
+        job.serialize_field("attempts", &self.attempts)?;
+        job.serialize_field("maxAttempts", &self.max)?;
+        job.serialize_field("priority", &self.priority)?;
+        job.serialize_field("runAt", &rfc3339(self.run))?;
+        job.serialize_field("createdAt", &rfc3339(self.created))?;
+        job.serialize_field("updatedAt", &rfc3339(self.updated))?;
+        job.serialize_field("startedAt", &self.started.map(rfc3339))?;
+        job.serialize_field("completedAt", &self.completed.map(rfc3339))?;
+        job.serialize_field("timeoutMs", &self.timeout)?;
+        job.end()
+    }
+}
+
+/// What is asked for when a job is added.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(super) struct NewJob {
+    #[serde(rename = "xid")]
+    pub(super) id: Uuid,
+    #[serde(rename = "xuser")]
+    pub(super) user: Option<String>,
+    #[serde(rename = "xkind")]
+    pub(super) kind: String,
+    #[serde(rename = "xarguments")]
+    pub(super) arguments: Option<String>,
+    #[serde(rename = "xtries")]
+    pub(super) max_attempts: u32,
+    #[serde(rename = "xpriority")]
+    pub(super) priority: i32,
+    /// When to run it at the earliest; else after `delay` milliseconds.
+    #[serde(rename = "xrun")]
+    pub(super) run_at: Option<DbMillis>,
+    #[serde(rename = "xdelay")]
+    pub(super) delay: u64,
+    #[serde(rename = "xkey")]
+    pub(super) unique_key: Option<String>,
+    #[serde(rename = "xtimeout")]
+    pub(super) timeout: Option<u64>,
+}
+
+/// One entry of a job's history.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Entry {
+    pub(super) seq: u32,
+    pub(super) at: String,
+    pub(super) event: String,
+    pub(super) attempt: u32,
+    pub(super) progress: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) step: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) message: Option<String>,
+}
+
+impl Entry {
+    /// A line of a trail: number, time, event, attempt, percent, and a message as JSON or nothing.
+    pub(super) fn parse(line: &str) -> Option<Entry> {
+        let mut words = line.splitn(6, ' ');
+        let mut next = || words.next();
+        Some(Entry {
+            seq: next()?.parse().ok()?,
+            at: rfc3339(next()?.parse().ok()?),
+            event: next()?.to_owned(),
+            attempt: next()?.parse().ok()?,
+            progress: next()?.parse().ok()?,
+            step: None,
+            message: next().and_then(|json| serde_json::from_str(json).ok()),
+        })
+    }
+}
+
+/// A report between two transitions, as the database gives it.
+#[derive(Deserialize)]
+pub(super) struct ReportRow {
+    seq: u32,
+    at: DbMillis,
+    attempt: u32,
+    progress: u8,
+    step: Option<String>,
+    detail: Option<String>,
+}
+
+impl From<ReportRow> for Entry {
+    fn from(row: ReportRow) -> Entry {
+        Entry {
+            seq: row.seq,
+            at: rfc3339(row.at),
+            event: "progress".to_owned(),
+            attempt: row.attempt,
+            progress: row.progress,
+            step: row.step,
+            message: row.detail,
+        }
+    }
+}

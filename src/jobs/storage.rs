@@ -1,0 +1,281 @@
+//! What can be done with jobs in a database.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::jobs::database::{Database, DatabaseError};
+use crate::jobs::job::{Entry, Job, JobStatus, NewJob, ReportRow};
+use crate::jobs::sql::Statements;
+
+/// The queue's table, and its statements.
+pub(super) struct Storage {
+    database: Box<dyn Database>,
+    sql: Statements,
+}
+
+/// Who asks: an admin sees every job, others their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) admin: bool,
+}
+
+/// Which jobs to list.
+pub(super) struct JobQuery {
+    pub(super) statuses: Vec<JobStatus>,
+    pub(super) kind: Option<String>,
+    pub(super) cursor: Option<Uuid>,
+    pub(super) limit: usize,
+}
+
+/// A claim that holds: which job, and its fencing token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub(super) struct Claim {
+    #[serde(rename = "xid")]
+    pub(super) id: Uuid,
+    #[serde(rename = "xclaim")]
+    pub(super) token: i64,
+}
+
+/// The newest percent and step of an attempt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Standing {
+    #[serde(rename = "xprogress")]
+    pub(super) progress: u8,
+    #[serde(rename = "xstep")]
+    pub(super) step: Option<String>,
+    #[serde(rename = "xdetail")]
+    pub(super) detail: Option<String>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Finish {
+    #[serde(flatten)]
+    pub(super) claim: Claim,
+    #[serde(flatten)]
+    pub(super) standing: Standing,
+    #[serde(rename = "xstatus")]
+    pub(super) status: u8,
+    #[serde(rename = "xresult")]
+    pub(super) result: Option<String>,
+    /// JSON: an object with a message.
+    #[serde(rename = "xerror")]
+    pub(super) error: Option<String>,
+    /// JSON: the message alone.
+    #[serde(rename = "xmessage")]
+    pub(super) message: Option<String>,
+    /// Milliseconds to the next attempt, where there is to be one.
+    #[serde(rename = "xagain")]
+    pub(super) again: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Reported<'a> {
+    #[serde(flatten)]
+    claim: Claim,
+    #[serde(flatten)]
+    standing: &'a Standing,
+}
+
+type Done<T> = Result<T, DatabaseError>;
+
+impl Storage {
+    pub(super) fn new(database: Box<dyn Database>) -> Storage {
+        let sql = Statements::new(database.dialect());
+        Storage { database, sql }
+    }
+
+    fn write(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
+        let document = serde_json::to_string(document)?;
+        let mut rows = self.database.write(&[(sql, &document)])?;
+        Ok(rows.pop().unwrap_or_default())
+    }
+
+    fn read(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
+        self.database.read(sql, &serde_json::to_string(document)?)
+    }
+
+    /// Adds jobs, all or none; in their order, each new or the one that has its unique key.
+    pub(super) fn insert(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
+        let mut found: HashMap<Uuid, Job> = by_id(parse(&self.write(&self.sql.insert, &jobs)?)?);
+        let mut added = Vec::with_capacity(jobs.len());
+        for new in jobs {
+            match found.remove(&new.id) {
+                Some(job) => added.push((job, true)),
+                None => added.push(self.settle(new)?),
+            }
+        }
+        Ok(added)
+    }
+
+    /// A job whose unique key is taken: the one that has it, or this one where that has ended
+    /// meanwhile.
+    fn settle(&self, new: &NewJob) -> Done<(Job, bool)> {
+        for _ in 0..100 {
+            let holder = self.read(&self.sql.by_unique_key, &[new])?;
+            if let Some(job) = parse(&holder)?.pop() {
+                return Ok((job, false));
+            }
+            let added = self.write(&self.sql.insert, &[new])?;
+            if let Some(job) = parse(&added)?.pop() {
+                return Ok((job, true));
+            }
+        }
+        Err(DatabaseError::new("a unique key changes hands too fast"))
+    }
+
+    pub(super) fn get(&self, id: Uuid) -> Done<Option<Job>> {
+        let rows = self.read(&self.sql.get, &json!({ "id": id }))?;
+        Ok(parse(&rows)?.pop())
+    }
+
+    /// Its history, oldest first.
+    pub(super) fn history(&self, id: Uuid) -> Done<Vec<Entry>> {
+        let document = json!({ "id": id });
+        let reports: Vec<ReportRow> = parse(&self.read(&self.sql.progress, &document)?)?;
+        let trail = self.read(&self.sql.trail, &document)?;
+        let transitions = trail.iter().flat_map(|trail| trail.lines());
+        let mut entries: Vec<Entry> = transitions.filter_map(Entry::parse).collect();
+        entries.extend(reports.into_iter().map(Entry::from));
+        entries.sort_by_key(|entry| entry.seq);
+        Ok(entries)
+    }
+
+    /// A page, newest first, one more than its limit where there are more; and how many there
+    /// are in all.
+    pub(super) fn list(&self, user: &User, query: &JobQuery) -> Done<(Vec<Job>, usize)> {
+        let statuses = (!query.statuses.is_empty()).then(|| {
+            let numbers = query.statuses.iter().map(|s| (*s as u8).to_string());
+            format!(",{},", numbers.collect::<Vec<_>>().join(","))
+        });
+        let document = json!({
+            "admin": i32::from(user.admin), "user": user.name, "statuses": statuses,
+            "kind": query.kind, "cursor": query.cursor, "limit": query.limit + 1,
+        });
+        let jobs = parse(&self.read(&self.sql.list, &document)?)?;
+        let total = self.read(&self.sql.count, &document)?;
+        let total = total.first().and_then(|total| total.parse().ok());
+        Ok((jobs, total.unwrap_or(0)))
+    }
+
+    /// How many jobs have each status.
+    pub(super) fn stats(&self, user: &User) -> Done<Vec<(JobStatus, u64)>> {
+        #[derive(Deserialize)]
+        struct Row {
+            status: JobStatus,
+            count: u64,
+        }
+        let document = json!({ "admin": i32::from(user.admin), "user": user.name });
+        let rows: Vec<Row> = parse(&self.read(&self.sql.stats, &document)?)?;
+        Ok(rows.iter().map(|row| (row.status, row.count)).collect())
+    }
+
+    /// The job as cancelled; `None` where it had ended.
+    pub(super) fn cancel(&self, id: Uuid) -> Done<Option<Job>> {
+        let rows = self.write(&self.sql.cancel, &json!({ "id": id }))?;
+        Ok(parse(&rows)?.pop())
+    }
+
+    /// The job as pending again; `None` where it has not ended badly.
+    pub(super) fn retry(&self, id: Uuid) -> Done<Option<Job>> {
+        let rows = self.write(&self.sql.retry, &json!({ "id": id }))?;
+        Ok(parse(&rows)?.pop())
+    }
+
+    /// Takes up to `count` jobs that are due, for `lease` at most without a renewal.
+    pub(super) fn claim(&self, count: usize, lease: Duration) -> Done<Vec<Job>> {
+        let document = json!({ "count": count, "lease": lease.as_millis() as u64 });
+        parse(&self.write(&self.sql.claim, &document)?)
+    }
+
+    /// Makes jobs ready whose time has come, and takes back those whose worker was lost; how
+    /// many.
+    pub(super) fn tend(&self) -> Done<usize> {
+        let due = self.write(&self.sql.promote, &())?;
+        let lost = self.write(&self.sql.rescue, &())?;
+        if !lost.is_empty() {
+            log::warn!("The workers of {} jobs were lost", lost.len());
+        }
+        Ok(due.len() + lost.len())
+    }
+
+    /// How long until the next job that is not due yet.
+    pub(super) fn next_run(&self) -> Done<Option<Duration>> {
+        let rows = self.read(&self.sql.next_run, &())?;
+        let wait = rows.first().and_then(|ms| ms.parse::<i64>().ok());
+        Ok(wait.map(|ms| Duration::from_millis(ms.max(0) as u64)))
+    }
+
+    /// Prolongs claims; those that still hold.
+    pub(super) fn renew(&self, claims: &[Claim], lease: Duration) -> Done<Vec<Uuid>> {
+        let lease = lease.as_millis() as u64;
+        let rows: Vec<_> = claims
+            .iter()
+            .map(|claim| json!({ "xid": claim.id, "xclaim": claim.token, "xlease": lease }))
+            .collect();
+        ids(self.write(&self.sql.renew, &rows)?)
+    }
+
+    /// Writes standings down; the jobs whose claims still hold.
+    pub(super) fn report(&self, reports: &[(Claim, Standing)]) -> Done<Vec<Uuid>> {
+        let rows: Vec<_> = reports
+            .iter()
+            .map(|(claim, standing)| Reported {
+                claim: *claim,
+                standing,
+            })
+            .collect();
+        let document = serde_json::to_string(&rows)?;
+        let steps = [
+            (self.sql.report.as_str(), document.as_str()),
+            (&self.sql.log_reports, &document),
+        ];
+        let mut rows = self.database.write(&steps)?;
+        rows.truncate(1);
+        ids(rows.pop().unwrap_or_default())
+    }
+
+    /// Writes ends down; the jobs whose claims still held.
+    pub(super) fn finish(&self, ends: &[Finish]) -> Done<Vec<Uuid>> {
+        ids(self.write(&self.sql.finish, &ends)?)
+    }
+
+    /// Gives claims back unused: the attempt does not count.
+    pub(super) fn release(&self, claims: &[Claim]) -> Done<Vec<Uuid>> {
+        ids(self.write(&self.sql.release, &claims)?)
+    }
+
+    /// Deletes some of the jobs that ended longer ago than `age`; how many.
+    pub(super) fn purge(&self, age: Duration) -> Done<usize> {
+        let document = json!({ "age": age.as_millis() as u64 });
+        let gone = self.write(&self.sql.purge, &document)?;
+        let rows: Vec<_> = gone.iter().map(|id| json!({ "xid": id })).collect();
+        if !rows.is_empty() {
+            self.write(&self.sql.purge_progress, &rows)?;
+        }
+        Ok(gone.len())
+    }
+
+    pub(super) fn notify(&self, message: &str) -> Done<()> {
+        self.database.notify(message)
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(rows: &[String]) -> Done<Vec<T>> {
+    let rows = rows.iter().map(|row| serde_json::from_str(row));
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn ids(rows: Vec<String>) -> Done<Vec<Uuid>> {
+    let ids = rows.iter().map(|row| row.parse());
+    Ok(ids.collect::<Result<_, _>>()?)
+}
+
+fn by_id(jobs: Vec<Job>) -> HashMap<Uuid, Job> {
+    jobs.into_iter().map(|job| (job.id, job)).collect()
+}
