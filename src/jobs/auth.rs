@@ -1,0 +1,150 @@
+//! Who asks: bearer tokens, signed by a key that the configuration names.
+//!
+//! The algorithm follows from the key, never from the token. Whatever is wrong with a token, the
+//! answer is the same.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use crate::http::{Problem, Request};
+use crate::jobs::storage::User;
+
+/// No honest token is longer.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// How far the clocks of issuer and server may be apart.
+const LEEWAY_S: u64 = 5;
+
+#[derive(Deserialize, Serialize)]
+struct Claims {
+    sub: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    role: Option<String>,
+    exp: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    iss: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    aud: Option<String>,
+}
+
+/// How tokens are checked.
+pub(super) struct Gatekeeper {
+    key: DecodingKey,
+    rules: Validation,
+}
+
+/// What tokens are signed and checked with.
+#[derive(Clone, Debug, Default)]
+pub struct TokenConfig {
+    /// The secret of HS256, at least 32 bytes.
+    pub secret: Option<String>,
+    /// A public key in PEM: RSA, EC on P-256, or Ed25519.
+    pub public_key: Option<Vec<u8>>,
+    /// The issuer that tokens must name.
+    pub issuer: Option<String>,
+    /// The audience that tokens must name.
+    pub audience: Option<String>,
+}
+
+impl Gatekeeper {
+    /// # Errors
+    ///
+    /// What the configuration lacks, for the person who wrote it.
+    pub(super) fn new(config: &TokenConfig) -> Result<Gatekeeper, String> {
+        let (key, algorithm) = match (&config.public_key, &config.secret) {
+            (Some(pem), _) => public_key(pem)
+                .ok_or("JWT_PUBLIC_KEY_FILE is no PEM public key of RSA, EC P-256 or Ed25519")?,
+            (None, Some(secret)) if secret.len() >= 32 => {
+                (DecodingKey::from_secret(secret.as_bytes()), Algorithm::HS256)
+            }
+            (None, Some(_)) => return Err("JWT_SECRET must have at least 32 bytes".to_owned()),
+            (None, None) => {
+                let wanted = "the Job API needs JWT_SECRET (at least 32 bytes) or JWT_PUBLIC_KEY_FILE";
+                return Err(wanted.to_owned());
+            }
+        };
+        let mut rules = Validation::new(algorithm);
+        rules.leeway = LEEWAY_S;
+        rules.validate_nbf = true;
+        rules.set_required_spec_claims(&["exp", "sub"]);
+        rules.validate_aud = false;
+        if let Some(issuer) = &config.issuer {
+            rules.set_issuer(&[issuer]);
+            rules.required_spec_claims.insert("iss".to_owned());
+        }
+        if let Some(audience) = &config.audience {
+            rules.validate_aud = true;
+            rules.set_audience(&[audience]);
+            rules.required_spec_claims.insert("aud".to_owned());
+        }
+        Ok(Gatekeeper { key, rules })
+    }
+
+    /// The user whose token the request carries.
+    pub(super) fn admit(&self, request: &Request<'_>) -> Result<User, Problem> {
+        self.user(request).ok_or_else(|| {
+            let message = "A valid token is needed: Authorization: Bearer TOKEN";
+            Problem::new(401, "unauthorized", message).with("WWW-Authenticate", "Bearer")
+        })
+    }
+
+    fn user(&self, request: &Request<'_>) -> Option<User> {
+        let (scheme, token) = request.header("Authorization")?.split_once(' ')?;
+        let token = token.trim();
+        if !scheme.eq_ignore_ascii_case("Bearer") || token.len() > MAX_TOKEN {
+            return None;
+        }
+        let claims = jsonwebtoken::decode::<Subject>(token, &self.key, &self.rules)
+            .ok()?
+            .claims;
+        let usable = (1..=255).contains(&claims.sub.len()) && !claims.sub.contains('\0');
+        usable.then(|| User {
+            admin: claims.role.as_deref() == Some("admin"),
+            name: claims.sub,
+        })
+    }
+}
+
+/// Of a token that has passed, only this counts.
+#[derive(Deserialize)]
+struct Subject {
+    sub: String,
+    role: Option<String>,
+}
+
+fn public_key(pem: &[u8]) -> Option<(DecodingKey, Algorithm)> {
+    let rsa = DecodingKey::from_rsa_pem(pem).map(|key| (key, Algorithm::RS256));
+    let ec = || DecodingKey::from_ec_pem(pem).map(|key| (key, Algorithm::ES256));
+    let ed = || DecodingKey::from_ed_pem(pem).map(|key| (key, Algorithm::EdDSA));
+    rsa.or_else(|_| ec()).or_else(|_| ed()).ok()
+}
+
+/// A token for a test with curl.
+///
+/// # Errors
+///
+/// What is missing, for the person at the terminal.
+pub fn issue(
+    config: &TokenConfig,
+    subject: &str,
+    role: Option<&str>,
+    lifetime: Duration,
+) -> Result<String, String> {
+    let Some(secret) = config.secret.as_deref().filter(|s| s.len() >= 32) else {
+        return Err("a token is signed with JWT_SECRET, of at least 32 bytes".to_owned());
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let end = now.map_err(|_| "the clock stands before 1970")? + lifetime;
+    let claims = Claims {
+        sub: subject.to_owned(),
+        role: role.map(str::to_owned),
+        exp: end.as_secs(),
+        iss: config.issuer.clone(),
+        aud: config.audience.clone(),
+    };
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::default(), &claims, &key)
+        .map_err(|error| format!("the token cannot be signed: {error}"))
+}

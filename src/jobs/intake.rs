@@ -1,0 +1,110 @@
+//! Taking jobs in: requests that come at the same time share one commit.
+//!
+//! A thread takes what has come while it wrote the batch before. Nobody waits for company, and
+//! under load a commit carries as many jobs as there are clients.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
+
+use crate::engine::join_until;
+use crate::jobs::database::DatabaseError;
+use crate::jobs::job::{Job, NewJob};
+use crate::jobs::storage::Storage;
+
+/// The most jobs in one commit.
+const MAX_BATCH: usize = 2_000;
+
+/// The most requests that wait for the database.
+const MAX_WAITING: usize = 10_000;
+
+type Added = Result<Vec<(Job, bool)>, DatabaseError>;
+
+struct Request {
+    jobs: Vec<NewJob>,
+    reply: Sender<Added>,
+}
+
+/// The way in.
+pub(super) struct Intake {
+    requests: Mutex<Option<Sender<Request>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Intake {
+    /// `added` is called after each commit.
+    pub(super) fn start(
+        storage: Arc<Storage>,
+        added: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Intake> {
+        let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
+        let thread = std::thread::Builder::new()
+            .name("intake".to_owned())
+            .spawn(move || serve(&storage, &queue, &added))?;
+        Ok(Intake {
+            requests: Mutex::new(Some(requests)),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Adds jobs, all or none, and waits until that is durable. Each is new, or the one that
+    /// has its unique key.
+    pub(super) fn add(&self, jobs: Vec<NewJob>) -> Added {
+        let busy = || DatabaseError::new("too many requests wait for the database");
+        let stopped = || DatabaseError::new("the server is stopping");
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let requests = self.requests.lock().clone().ok_or_else(stopped)?;
+        let request = Request { jobs, reply };
+        requests.try_send(request).map_err(|_| busy())?;
+        answer.recv().map_err(|_| stopped())?
+    }
+
+    pub(super) fn stop(&self, deadline: Instant) {
+        self.requests.lock().take();
+        if let Some(thread) = self.thread.lock().take() {
+            join_until(thread, deadline);
+        }
+    }
+}
+
+fn serve(storage: &Storage, queue: &Receiver<Request>, added: &dyn Fn()) {
+    while let Ok(first) = queue.recv() {
+        let mut count = first.jobs.len();
+        let mut batch = vec![first];
+        while count < MAX_BATCH
+            && let Ok(next) = queue.try_recv()
+        {
+            count += next.jobs.len();
+            batch.push(next);
+        }
+        commit(storage, batch);
+        added();
+    }
+}
+
+fn commit(storage: &Storage, batch: Vec<Request>) {
+    let all: Vec<NewJob> = batch.iter().flat_map(|r| r.jobs.iter().cloned()).collect();
+    match storage.insert(&all) {
+        Ok(jobs) => {
+            let mut jobs = jobs.into_iter();
+            for request in batch {
+                let own = jobs.by_ref().take(request.jobs.len()).collect();
+                let _ = request.reply.send(Ok(own));
+            }
+        }
+        // What the database refuses in one request is no reason to refuse the others.
+        Err(_) if batch.len() > 1 => {
+            for request in batch {
+                let _ = request.reply.send(storage.insert(&request.jobs));
+            }
+        }
+        Err(error) => {
+            for request in batch {
+                let _ = request.reply.send(Err(error.clone()));
+            }
+        }
+    }
+}
