@@ -115,6 +115,13 @@ variables! {
     "METRICS" "false" Kind::Flag, "reserved for the metrics page";
     "STORAGE" "memory" Kind::OneOf(&["memory", "sqlite", "postgres", "prisma"]), "where the Job API keeps its jobs; memory: no Job API";
     "ENABLE_QUEUE" "false" Kind::Flag, "run the Job API's workers in this process";
+    "DATABASE_URL" "" Kind::Text, "the Job API's database; sqlite://jobs.db where STORAGE=sqlite and none is given";
+    "JWT_SECRET" "" Kind::Text, "secret of the Job API's tokens (HS256), at least 32 bytes";
+    "JWT_PUBLIC_KEY_FILE" "" Kind::Text, "PEM file of the key that tokens are signed with instead (RS256, ES256, EdDSA)";
+    "JWT_ISSUER" "" Kind::Text, "issuer that tokens must name, where set";
+    "JWT_AUDIENCE" "" Kind::Text, "audience that tokens must name, where set";
+    "JOB_LEASE_SECONDS" "30" Kind::Count(1, 86_400), "a job whose worker died is run again within so many seconds";
+    "JOB_RETENTION_DAYS" "7" Kind::Count(1, 36_500), "days that finished jobs are kept";
 }
 
 /// The configuration, checked.
@@ -150,6 +157,15 @@ pub struct Config {
     pub keep_alive_timeout: Duration,
     pub allowed_hosts: Vec<String>,
     pub cors_allowed_origins: Vec<String>,
+    pub enable_queue: bool,
+    /// Where the Job API keeps its jobs; `None`: there is no Job API.
+    pub database_url: Option<String>,
+    pub jwt_secret: Option<String>,
+    pub jwt_public_key_file: Option<PathBuf>,
+    pub jwt_issuer: Option<String>,
+    pub jwt_audience: Option<String>,
+    pub job_lease: Duration,
+    pub job_retention: Duration,
 }
 
 /// Why the configuration cannot be used: one line, for the person who wrote it.
@@ -257,11 +273,34 @@ impl Values {
             .collect()
     }
 
-    fn into_config(self) -> Result<Config, ConfigError> {
+    fn optional(&self, name: &str) -> Option<String> {
+        Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// `STORAGE` and `DATABASE_URL`, which must fit together.
+    fn database_url(&self) -> Result<Option<String>, ConfigError> {
         let storage = self.text("STORAGE");
-        if storage != "memory" {
-            return Err(refuse("STORAGE", storage, "memory in this build"));
+        if storage == "memory" {
+            return Ok(None);
         }
+        if cfg!(not(feature = "jobs")) {
+            let allowed = "memory in this build; build with --features jobs for more";
+            return Err(refuse("STORAGE", storage, allowed));
+        }
+        let url = self.optional("DATABASE_URL");
+        let (schemes, default): (&[_], _) = match storage {
+            "sqlite" => (&["sqlite:"], Some("sqlite://jobs.db".to_owned())),
+            _ => (&["postgres://", "postgresql://"], None),
+        };
+        let wanted = format!("an address that begins with {}", schemes.join(" or "));
+        match url.or(default) {
+            Some(url) if schemes.iter().any(|scheme| url.starts_with(scheme)) => Ok(Some(url)),
+            // It may hold a password.
+            _ => Err(refuse("DATABASE_URL", "…", &wanted)),
+        }
+    }
+
+    fn into_config(self) -> Result<Config, ConfigError> {
         let default_session = self.text("DEFAULT_SESSION");
         Ok(Config {
             host: self.text("HOST").to_owned(),
@@ -288,9 +327,7 @@ impl Values {
             max_completed_tasks: self.count("MAX_COMPLETED_TASKS"),
             max_failed_tasks: self.count("MAX_FAILED_TASKS"),
             max_cancelled_tasks: self.count("MAX_CANCELLED_TASKS"),
-            audit_log: Some(self.text("AUDIT_LOG"))
-                .filter(|path| !path.is_empty())
-                .map(PathBuf::from),
+            audit_log: self.optional("AUDIT_LOG").map(PathBuf::from),
             max_connections: self.count("MAX_CONNECTIONS"),
             max_connections_per_ip: self.count("MAX_CONNECTIONS_PER_IP"),
             head_timeout: self.millis("HEAD_TIMEOUT"),
@@ -298,6 +335,14 @@ impl Values {
             keep_alive_timeout: self.millis("KEEP_ALIVE_TIMEOUT"),
             allowed_hosts: self.words("ALLOWED_HOSTS"),
             cors_allowed_origins: self.words("CORS_ALLOWED_ORIGINS"),
+            enable_queue: self.flag("ENABLE_QUEUE"),
+            database_url: self.database_url()?,
+            jwt_secret: self.optional("JWT_SECRET"),
+            jwt_public_key_file: self.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),
+            jwt_issuer: self.optional("JWT_ISSUER"),
+            jwt_audience: self.optional("JWT_AUDIENCE"),
+            job_lease: Duration::from_secs(self.count("JOB_LEASE_SECONDS") as u64),
+            job_retention: Duration::from_secs(self.count("JOB_RETENTION_DAYS") as u64 * 86_400),
         })
     }
 }

@@ -5,11 +5,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::Call;
-use super::fields::Fields;
 use super::tasks::{description, name};
 use super::view::{TaskAnswer, path};
 use crate::demo::{MAX_DELAY_MS, MAX_ITEMS, SPEEDS};
 use crate::http::Response;
+use crate::http::fields::Fields;
 use crate::http::router::Answer;
 use crate::store::NewTask;
 

@@ -4,10 +4,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Call;
-use super::fields::Query;
 use super::tasks::{StatsAnswer, id};
 use super::view::StatusView;
 use crate::events::TaskEvent;
+use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
 use crate::http::{Outlet, Problem, Request, Response};

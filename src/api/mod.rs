@@ -1,7 +1,6 @@
 //! The Task System's routes: a handler parses, calls one method, answers.
 
 mod demo;
-mod fields;
 mod health;
 mod live;
 mod origin;
@@ -20,6 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::config::Config;
+use crate::http::fields::{self, Fields};
 use crate::http::response::Body;
 use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::{Problem, Request, Response};
@@ -27,7 +27,6 @@ use crate::permits::Permits;
 use crate::store::{self, Once, Refused};
 use crate::system::TaskSystem;
 use crate::task::{Forbidden, SessionKey};
-use fields::Fields;
 
 /// What the handlers share.
 pub(crate) struct Api {

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::Call;
-use super::fields::Query;
 use super::tasks::id;
 use super::view::StatusView;
+use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
 use crate::store::{Refused, Wait};

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::Call;
-use super::fields::{Fields, Query};
 use super::view::{TaskAnswer, TaskView, path};
+use crate::http::fields::{Fields, Query};
 use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};

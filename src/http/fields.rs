@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::http::problem::FieldError;
 use crate::http::{Problem, Request};
 
-pub(super) fn error(field: &str, message: impl Into<String>) -> FieldError {
+pub(crate) fn error(field: &str, message: impl Into<String>) -> FieldError {
     FieldError {
         field: field.to_owned(),
         message: message.into(),
@@ -18,7 +18,7 @@ pub(super) fn error(field: &str, message: impl Into<String>) -> FieldError {
 }
 
 /// The fields not yet taken, and what was wrong so far. A field that is `null` is absent.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     left: Vec<(String, &'a RawValue)>,
     /// Put before field names in errors: `steps[2].`.
     prefix: String,
@@ -27,7 +27,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The body's fields; none where there is no body.
-    pub(super) fn parse(request: &Request<'a>) -> Result<Fields<'a>, Problem> {
+    pub(crate) fn parse(request: &Request<'a>) -> Result<Fields<'a>, Problem> {
         let body = request.body;
         let mut fields = Fields::new(Vec::new(), String::new());
         if body.is_empty() {
@@ -68,13 +68,13 @@ impl<'a> Fields<'a> {
     }
 
     /// Notes that `field` is wrong.
-    pub(super) fn fault(&mut self, field: &str, message: impl Into<String>) {
+    pub(crate) fn fault(&mut self, field: &str, message: impl Into<String>) {
         let field = format!("{}{field}", self.prefix);
         self.errors.push(error(&field, message));
     }
 
     /// How many faults were noted so far.
-    pub(super) fn faults(&self) -> usize {
+    pub(crate) fn faults(&self) -> usize {
         self.errors.len()
     }
 
@@ -85,7 +85,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text of at most `max` characters.
-    pub(super) fn text(&mut self, name: &str, max: usize) -> Option<String> {
+    pub(crate) fn text(&mut self, name: &str, max: usize) -> Option<String> {
         let value = self.take(name)?;
         match serde_json::from_str::<String>(value.get()) {
             Ok(text) if text.chars().count() <= max => Some(text),
@@ -101,7 +101,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text that must be there, and not be blank; else an empty one.
-    pub(super) fn required_text(&mut self, name: &str, max: usize) -> String {
+    pub(crate) fn required_text(&mut self, name: &str, max: usize) -> String {
         let faults = self.errors.len();
         let text = self.text(name, max).unwrap_or_default();
         if text.trim().is_empty() && self.errors.len() == faults {
@@ -111,7 +111,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number within `range`.
-    pub(super) fn whole(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+    pub(crate) fn whole(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(name)?;
         // 5000.0 is whole too, to a client whose numbers are floats.
         let number = serde_json::from_str::<u64>(value.get()).ok().or_else(|| {
@@ -128,7 +128,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number within `range`.
-    pub(super) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Option<f64> {
+    pub(crate) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.take(name)?;
         let number = serde_json::from_str::<f64>(value.get()).ok();
         let accepted = number.filter(|n| range.contains(n));
@@ -140,7 +140,7 @@ impl<'a> Fields<'a> {
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&mut self, name: &str) -> Option<bool> {
+    pub(crate) fn flag(&mut self, name: &str) -> Option<bool> {
         let value = self.take(name)?;
         let flag = serde_json::from_str(value.get()).ok();
         if flag.is_none() {
@@ -150,7 +150,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An object, to the letter.
-    pub(super) fn object(&mut self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn object(&mut self, name: &str) -> Option<&'a RawValue> {
         let value = self.take(name)?;
         if value.get().starts_with('{') {
             return Some(value);
@@ -160,18 +160,18 @@ impl<'a> Fields<'a> {
     }
 
     /// Any value, to the letter.
-    pub(super) fn any(&mut self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn any(&mut self, name: &str) -> Option<&'a RawValue> {
         self.take(name)
     }
 
     /// An array's elements; `None` where there is none, or it is no array.
-    pub(super) fn array(&mut self, name: &str) -> Option<Vec<&'a RawValue>> {
+    pub(crate) fn array(&mut self, name: &str) -> Option<Vec<&'a RawValue>> {
         serde_json::from_str(self.take(name)?.get()).ok()
     }
 
     /// The fields of an element of an array, with errors under its own name; what is wrong in
     /// it is handed back to [`adopt`](Self::adopt).
-    pub(super) fn element(&mut self, name: &str, value: &'a RawValue) -> Option<Fields<'a>> {
+    pub(crate) fn element(&mut self, name: &str, value: &'a RawValue) -> Option<Fields<'a>> {
         match serde_json::from_str::<Pairs<'a>>(value.get()) {
             Ok(pairs) => {
                 let mut fields = Fields::new(Vec::new(), format!("{name}."));
@@ -186,7 +186,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Takes over what was wrong in an element.
-    pub(super) fn adopt(&mut self, mut element: Fields<'_>) {
+    pub(crate) fn adopt(&mut self, mut element: Fields<'_>) {
         element.refuse_unknown();
         self.errors.append(&mut element.errors);
     }
@@ -200,7 +200,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     ///
     /// All that was wrong, unknown fields included.
-    pub(super) fn finish(mut self) -> Result<(), Problem> {
+    pub(crate) fn finish(mut self) -> Result<(), Problem> {
         self.refuse_unknown();
         if self.errors.is_empty() {
             Ok(())
@@ -242,7 +242,7 @@ impl<'de> Deserialize<'de> for Pairs<'de> {
 }
 
 /// The query's values, checked like a body's fields.
-pub(super) struct Query<'a> {
+pub(crate) struct Query<'a> {
     pairs: &'a [(String, String)],
     errors: Vec<FieldError>,
 }
@@ -251,7 +251,7 @@ impl<'a> Query<'a> {
     /// # Errors
     ///
     /// None yet: what is unknown or doubled is noted, and told by [`finish`](Self::finish).
-    pub(super) fn new(request: &'a Request<'_>, known: &[&str]) -> Query<'a> {
+    pub(crate) fn new(request: &'a Request<'_>, known: &[&str]) -> Query<'a> {
         let pairs = request.query();
         let mut errors = Vec::new();
         for (i, (name, _)) in pairs.iter().enumerate() {
@@ -266,13 +266,13 @@ impl<'a> Query<'a> {
         Query { pairs, errors }
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         let mut pairs = self.pairs.iter();
         pairs.find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
     /// A value that `parse` accepts; `wanted` says what it would.
-    pub(super) fn parse<T>(
+    pub(crate) fn parse<T>(
         &mut self,
         name: &str,
         wanted: &str,
@@ -286,7 +286,7 @@ impl<'a> Query<'a> {
         parsed
     }
 
-    pub(super) fn finish(self) -> Result<(), Problem> {
+    pub(crate) fn finish(self) -> Result<(), Problem> {
         if self.errors.is_empty() {
             Ok(())
         } else {

@@ -3,6 +3,7 @@
 //! Nothing here knows what a task is. [`transport`] is the only module that names `tiny_http`.
 
 mod connection;
+pub(crate) mod fields;
 pub(crate) mod head;
 pub(crate) mod problem;
 pub(crate) mod request;
