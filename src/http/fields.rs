@@ -17,6 +17,9 @@ pub(crate) fn error(field: &str, message: impl Into<String>) -> FieldError {
     }
 }
 
+/// More than any body has. Looking for doubles among ever more would cost ever more.
+const MAX_FIELDS: usize = 100;
+
 /// The fields not yet taken, and what was wrong so far. A field that is `null` is absent.
 pub(crate) struct Fields<'a> {
     left: Vec<(String, &'a RawValue)>,
@@ -58,7 +61,11 @@ impl<'a> Fields<'a> {
     }
 
     fn add(&mut self, pairs: Pairs<'a>) {
-        for (name, value) in pairs.0 {
+        for (i, (name, value)) in pairs.0.into_iter().enumerate() {
+            if i == MAX_FIELDS {
+                self.fault(&name, format!("{name} is one field too many"));
+                break;
+            }
             if self.left.iter().any(|(n, _)| *n == name) {
                 self.fault(&name, format!("{name} is given twice"));
             } else {
