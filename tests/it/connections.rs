@@ -139,14 +139,14 @@ fn an_idle_connection_is_closed_without_a_word() {
 
 #[test]
 fn a_client_that_reads_nothing_is_cut_off() {
-    let variables = [("REQUEST_TIMEOUT", "500"), ("MAX_CONNECTIONS", "2")];
+    let variables = [("REQUEST_TIMEOUT", "2000"), ("MAX_CONNECTIONS", "8")];
     let server = TestServer::start(&variables);
     let client = server.session("big");
     for _ in 0..120 {
         let text = "x".repeat(60_000);
         client.create(serde_json::json!({ "name": "n", "metadata": { "text": text } }));
     }
-    let deaf: Vec<_> = (0..2)
+    let deaf: Vec<_> = (0..8)
         .map(|_| {
             let mut socket = server.connect();
             let request =
