@@ -114,7 +114,8 @@ fn http_date() -> Rc<str> {
     thread_local! {
         static LAST: RefCell<(u64, Rc<str>)> = RefCell::new((0, "".into()));
     }
-    let now = SystemTime::now();
+    // No date before that can be told.
+    let now = SystemTime::now().max(SystemTime::UNIX_EPOCH);
     let second = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());

@@ -239,6 +239,26 @@ fn a_flood_of_bad_fields_costs_little_and_gets_a_short_answer() {
 }
 
 #[test]
+fn metadata_nested_so_deep_that_readers_would_choke_is_refused() {
+    let server = TestServer::start(&[]);
+    let nested = |depth: usize| {
+        let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
+        format!(r#"{{"name":"n","metadata":{{"a":{open}{close}}}}}"#)
+    };
+    let kind = Some("application/json");
+    create_raw(&server, kind, nested(100)).expect(201);
+    for depth in [101, 30_000] {
+        create_raw(&server, kind, nested(depth)).expect_problem(400, "invalid_request");
+    }
+    // Brackets in a text are no nesting.
+    let text = format!(
+        r#"{{"name":"n","metadata":{{"a":"{}"}}}}"#,
+        "[{\\\"".repeat(1_000)
+    );
+    create_raw(&server, kind, text).expect(201);
+}
+
+#[test]
 fn each_field_is_checked() {
     let server = TestServer::start(&[]);
     for (field, body) in [
