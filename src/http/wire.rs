@@ -169,6 +169,12 @@ impl Outlet for StreamBody<'_> {
         }
         self.buffer.clear();
         write!(self.buffer, "{:x}\r\n", bytes.len())?;
+        if bytes.len() > KEPT_BUFFER {
+            // Copied, it would be held twice for as long as the client does not read.
+            self.put(&self.buffer)?;
+            self.put(bytes)?;
+            return self.put(b"\r\n");
+        }
         self.buffer.extend_from_slice(bytes);
         self.buffer.extend_from_slice(b"\r\n");
         self.put(&self.buffer)
