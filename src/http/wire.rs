@@ -181,14 +181,6 @@ impl Outlet for StreamBody<'_> {
     }
 
     fn is_open(&self) -> bool {
-        is_open(self.socket)
-    }
-}
-
-/// Whether the other side has not closed its end.
-pub(super) fn is_open(socket: &TcpStream) -> bool {
-    match sys::peek_now(socket, &mut [0]) {
-        Ok(length) => length > 0,
-        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        sys::is_open(self.socket)
     }
 }
