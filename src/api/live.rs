@@ -34,7 +34,8 @@ pub(super) fn permit(streams: &Permits) -> Result<Permit, Problem> {
 
 /// The format that the client asks for.
 pub(super) fn format(request: &Request<'_>) -> EventFormat {
-    match request.accepts(EventFormat::NDJSON_TYPE) {
+    let (sse, lines) = (EventFormat::SSE_TYPE, EventFormat::NDJSON_TYPE);
+    match request.wanted(&[sse, lines], sse) == lines {
         true => EventFormat::NdJson,
         false => EventFormat::Sse,
     }
@@ -51,7 +52,8 @@ pub(super) fn task_events(call: &Call<'_>) -> Answer {
     let after = last_event_id(call.request);
     let tasks = call.api.system.tasks();
     let watch = tasks.watch(&call.session, id(call)?, after)?;
-    stream_task(&call.api.streams, watch, format(call.request))
+    let answer = stream_task(&call.api.streams, watch, format(call.request))?;
+    Ok(answer.with("Vary", "Accept"))
 }
 
 /// A task's events to their end; 204 tells a client that has them all not to come back.
@@ -83,13 +85,14 @@ pub(super) fn session_events(call: &Call<'_>) -> Answer {
     let permit = permit(&call.api.streams)?;
     let mut watch = call.api.system.tasks().watch_session(&call.session)?;
     let format = format(call.request);
-    Ok(Response::stream(format.content_type(), move |out| {
+    let answer = Response::stream(format.content_type(), move |out| {
         let _permit = permit;
         let mut number = 0;
         pump(out, format, |buffer, patience| {
             fill(buffer, patience, &mut watch, format, &mut number)
         })
-    }))
+    });
+    Ok(answer.with("Vary", "Accept"))
 }
 
 /// Waits for the session's next event, and takes those that are there already with it.

@@ -2,23 +2,23 @@
 
 use uuid::Uuid;
 
-use super::Call;
-use super::terminal::TEXT;
+use super::terminal::{TEXT, TEXT_UTF8};
+use super::{Call, session};
 use crate::http::Response;
 use crate::http::router::Answer;
 
 const INDEX: &str = include_str!("../page/index.html");
 const SHARED: &str = include_str!("../page/shared.html");
+pub(super) const HTML: &str = "text/html";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(super) fn home(call: &Call<'_>) -> Answer {
-    let session = call.session.as_str();
-    let response = match call.request.accepts("text/html") {
+    let response = match call.request.wanted(&[HTML], TEXT) == HTML {
         true => {
-            let page = INDEX.replace("{{session}}", session);
+            let page = INDEX.replace("{{session}}", call.session.as_str());
             html(200, &page.replace("{{version}}", VERSION))
         }
-        false => Response::bytes(TEXT, text(host(call), session)),
+        false => Response::bytes(TEXT_UTF8, text(call)),
     };
     Ok(response.with("Vary", "Accept"))
 }
@@ -58,30 +58,36 @@ fn host<'a>(call: &'a Call<'_>) -> &'a str {
     }
 }
 
-fn text(host: &str, session: &str) -> String {
+/// What to paste next: commands that stay in the session that this request named.
+fn text(call: &Call<'_>) -> String {
+    let (host, session) = (host(call), call.session.as_str());
+    let header = match session::named(call.request) {
+        Some(_) => format!(" -H 'X-App-Session: {session}'"),
+        None => String::new(),
+    };
     format!(
-        "Async Task System {VERSION}: background tasks with progress
+        r#"Async Task System {VERSION}: background tasks with progress
 
 Your session: {session}
 
 Start a demo task, and watch it run:
 
-  curl -X POST http://{host}/api/v1/demo/tasks/sample
-  curl -N http://{host}/api/v1/tasks/ID/watch
+  ID=$(curl -s -X POST http://{host}/api/v1/demo/tasks/sample{header} | sed 's/.*"id":"\([^"]*\).*/\1/')
+  curl -N http://{host}/api/v1/tasks/$ID/watch{header}
 
 Your own process, step by step:
 
-  curl -X POST http://{host}/api/v1/demo/tasks/workflow \\
-    -H 'Content-Type: application/json' \\
-    -d '{{\"name\":\"Order\",\"steps\":[{{\"name\":\"Pick\",\"durationMs\":2000}},{{\"name\":\"Ship\",\"durationMs\":3000}}]}}'
+  curl -X POST http://{host}/api/v1/demo/tasks/workflow{header} \
+    -H 'Content-Type: application/json' \
+    -d '{{"name":"Order","steps":[{{"name":"Pick","durationMs":2000}},{{"name":"Ship","durationMs":3000}}]}}'
 
 Look around:
 
-  curl http://{host}/api/v1/tasks
-  curl http://{host}/api/v1/tasks/stats
-  curl -N http://{host}/api/v1/tasks/events
+  curl http://{host}/api/v1/tasks{header}
+  curl http://{host}/api/v1/tasks/stats{header}
+  curl -N http://{host}/api/v1/tasks/events{header}
 
 The same with a page: open http://{host}/?session={session} in a browser.
-"
+"#
     )
 }

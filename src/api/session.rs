@@ -10,11 +10,7 @@ use crate::task::SessionKey;
 impl Api {
     /// The first of header, query, cookie, address and default that is there.
     pub(super) fn session_of(&self, request: &Request<'_>) -> Result<SessionKey, Problem> {
-        let explicit = request
-            .header("X-App-Session")
-            .or_else(|| request.query_value("session"))
-            .or_else(|| cookie(request.header("Cookie")?, "app_session"));
-        if let Some(text) = explicit {
+        if let Some(text) = named(request) {
             return SessionKey::parse(text).ok_or_else(invalid);
         }
         if self.config.auto_map_session_by_ip
@@ -40,6 +36,14 @@ impl Api {
             .and_then(|text| parse_address(text.trim()))
             .or(request.peer)
     }
+}
+
+/// The key that the request itself names.
+pub(super) fn named<'r>(request: &'r Request<'_>) -> Option<&'r str> {
+    request
+        .header("X-App-Session")
+        .or_else(|| request.query_value("session"))
+        .or_else(|| cookie(request.header("Cookie")?, "app_session"))
 }
 
 fn invalid() -> Problem {

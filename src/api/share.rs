@@ -7,13 +7,15 @@ use serde::Serialize;
 
 use super::live::{format, last_event_id, stream_task};
 use super::tasks::id;
-use super::terminal::{Screen, draw};
+use super::terminal::{Screen, TEXT, draw};
 use super::{Api, Call, page};
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
 use crate::http::{Problem, Request, Response};
 use crate::store::ShareToken;
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
+
+const JSON: &str = "application/json";
 
 #[derive(Serialize)]
 struct ShareAnswer<'a> {
@@ -94,7 +96,7 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
         None => (last, false),
     };
     let Some((key, id)) = target(api, token) else {
-        return match request.accepts("text/html") && !badge {
+        return match wanted(request) == page::HTML && !badge {
             true => Ok(page::shared(404)),
             false => Err(ended()),
         };
@@ -103,20 +105,26 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
     if badge {
         return tasks.inspect(&key, id, svg).map_err(|_| ended());
     }
-    let answer =
-        if request.accepts(EventFormat::SSE_TYPE) || request.accepts(EventFormat::NDJSON_TYPE) {
-            let watch = tasks.watch(&key, id, last_event_id(request))?;
-            stream_task(&api.streams, watch, format(request))?
-        } else if request.accepts("text/html") {
-            page::shared(200)
-        } else if request.accepts("application/json") {
-            tasks.inspect(&key, id, json)?
-        } else {
+    let answer = match wanted(request) {
+        page::HTML => page::shared(200),
+        JSON => tasks.inspect(&key, id, json)?,
+        TEXT => {
             let name = tasks.inspect(&key, id, |task| task.name.clone())?;
             let screen = Screen::parse(request, &name)?;
             draw(&api.streams, tasks.watch(&key, id, None)?, screen)?
-        };
+        }
+        _ => {
+            let watch = tasks.watch(&key, id, last_event_id(request))?;
+            stream_task(&api.streams, watch, format(request))?
+        }
+    };
     Ok(answer.with("Vary", "Accept"))
+}
+
+/// The form that the client asks for.
+fn wanted(request: &Request<'_>) -> &'static str {
+    let (sse, lines) = (EventFormat::SSE_TYPE, EventFormat::NDJSON_TYPE);
+    request.wanted(&[page::HTML, JSON, sse, lines], TEXT)
 }
 
 fn target(api: &Api, token: &str) -> Option<(SessionKey, TaskId)> {

@@ -20,7 +20,8 @@ use crate::task::{EventKind, Millis, TaskStatus, now_ms};
 /// Twice a second, so that the seconds shown do not jump.
 const TICK: Duration = Duration::from_millis(500);
 
-pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain";
+pub(super) const TEXT_UTF8: &str = "text/plain; charset=utf-8";
 
 const DEFAULT_WIDTH: usize = 80;
 
@@ -73,11 +74,13 @@ pub(super) fn watch(call: &Call<'_>) -> Answer {
 /// Draws a task until it has ended.
 pub(super) fn draw(streams: &Permits, mut watch: TaskWatch, screen: Screen) -> Answer {
     let permit = permit(streams)?;
-    Ok(Response::stream(TEXT, move |out| {
+    Ok(Response::stream(TEXT_UTF8, move |out| {
         let _permit = permit;
         let mut picture = Picture::new(screen);
         out.send(picture.title().as_bytes())?;
-        pour(out, TICK, b"", |buffer, patience| {
+        // A return to the line's begin shows nothing; a line a change has no such silent word.
+        let heartbeat: &[u8] = if picture.screen.plain { b"" } else { b"\r" };
+        pour(out, TICK, heartbeat, |buffer, patience| {
             let heard = watch.next(patience);
             let mut text = String::new();
             let more = match heard {

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows what a task is. [`transport`] is the only module that names `tiny_http`.
 
+mod accept;
 mod chunks;
 mod connection;
 pub(crate) mod fields;

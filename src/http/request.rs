@@ -113,19 +113,6 @@ impl<'a> Request<'a> {
             .unwrap_or_default()
     }
 
-    /// Whether `Accept` asks for this media type by its name.
-    pub(crate) fn accepts(&self, media_type: &str) -> bool {
-        let accepted = self.headers.all("Accept");
-        let mut ranges = accepted.iter().flat_map(|value| value.split(','));
-        ranges.any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let named = parts.next().unwrap_or_default();
-            // `q=0` says: anything but this.
-            let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-            named.eq_ignore_ascii_case(media_type) && !refused
-        })
-    }
-
     /// The path, without a trailing slash.
     pub(crate) fn path(&self) -> &'a str {
         let path = self.target.split(['?', '#']).next().unwrap_or_default();

@@ -30,10 +30,11 @@ impl EventFormat {
         }
     }
 
-    /// What a stream begins with: after how many milliseconds a browser comes back.
+    /// What a stream begins with: after how many milliseconds a browser comes back. No empty line
+    /// ends it, nor a heartbeat: some clients hand on an empty event for each that does.
     pub(crate) fn opening(self) -> &'static [u8] {
         match self {
-            EventFormat::Sse => b"retry: 2000\n\n",
+            EventFormat::Sse => b"retry: 2000\n",
             EventFormat::NdJson => b"",
         }
     }
@@ -41,7 +42,7 @@ impl EventFormat {
     /// What says nothing and keeps proxies awake: a comment, or an empty line.
     pub(crate) fn heartbeat(self) -> &'static [u8] {
         match self {
-            EventFormat::Sse => b": still here\n\n",
+            EventFormat::Sse => b": still here\n",
             EventFormat::NdJson => b"\n",
         }
     }

@@ -1,3 +1,5 @@
+use std::process::Command;
+
 use crate::support::TestServer;
 
 #[test]
@@ -22,10 +24,37 @@ fn a_terminal_gets_a_text_with_its_session_and_commands_that_work() {
         assert_eq!(reply.header("X-App-Session"), Some(&*server.key()));
         let host = server.addr().to_string();
         assert!(reply.text().contains(&format!(
-            "curl -X POST http://{host}/api/v1/demo/tasks/sample"
+            "curl -s -X POST http://{host}/api/v1/demo/tasks/sample |"
         )));
         assert!(reply.text().lines().count() <= 30, "short");
     }
+}
+
+#[test]
+fn the_commands_stay_in_the_session_that_was_named() {
+    let server = TestServer::start(&[]);
+    let reply = server
+        .call_exact("GET", "/?session=team-7")
+        .send()
+        .expect(200);
+    let text = reply.text();
+    let commands = text.lines().filter(|line| line.contains("http://"));
+    for command in commands {
+        assert!(command.contains("team-7"), "{command}");
+    }
+    if Command::new("curl").arg("--version").output().is_err() {
+        return eprintln!("skipped: no curl in PATH");
+    }
+    let mut lines = text.lines().map(str::trim);
+    let start = lines.find(|line| line.starts_with("ID=")).expect("a start");
+    let output = Command::new("sh")
+        .args(["-c", &format!("{start}\necho $ID")])
+        .env("NO_PROXY", "*")
+        .env("no_proxy", "*")
+        .output()
+        .expect("a shell runs");
+    let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert_eq!(server.session("team-7").task(&id)["id"], *id);
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn a_stream_tells_the_state_now_and_ends_after_the_final_event() {
     let header = |name| stream.head.header(name);
     assert_eq!(header("Content-Type"), Some("text/event-stream"));
     assert_eq!(header("X-Accel-Buffering"), Some("no"));
-    assert_eq!(stream.until("\n\n").as_deref(), Some("retry: 2000\n\n"));
+    assert_eq!(header("Vary"), Some("Accept"));
+    assert_eq!(stream.until("\n").as_deref(), Some("retry: 2000\n"));
     let first = stream.event().expect("the state now");
     assert_eq!((first.id, first.name.as_str()), (4, "progress"));
     let mut status = server.get(&format!("/tasks/{id}/status")).json();
@@ -155,6 +156,30 @@ fn the_same_events_come_as_lines_of_json() {
         expected["id"] = json!(event.id);
         expected["event"] = json!(event.name);
         assert_eq!(*line, expected);
+    }
+}
+
+#[test]
+fn the_form_is_the_one_that_the_client_wants_most() {
+    let server = TestServer::start(&[]);
+    let id = server.run_to("quick", "completed");
+    for (accept, kind) in [
+        ("*/*", "text/event-stream"),
+        (
+            "text/event-stream, application/x-ndjson;q=0.5",
+            "text/event-stream",
+        ),
+        (
+            "text/event-stream;q=0.1, application/x-ndjson",
+            "application/x-ndjson",
+        ),
+        ("application/x-ndjson;q=0", "text/event-stream"),
+    ] {
+        for path in [format!("/tasks/{id}/events"), "/tasks/events".to_owned()] {
+            let stream = server.call("GET", &path).header("Accept", accept).open();
+            assert_eq!(stream.head.header("Content-Type"), Some(kind), "{accept}");
+            assert_eq!(stream.head.header("Vary"), Some("Accept"));
+        }
     }
 }
 
@@ -284,15 +309,24 @@ fn a_silent_stream_says_that_it_is_there() {
     let id = server.create(json!({ "name": "n" }));
     let mut one = events_of(&server, &id);
     let mut all = session_events(&server);
+    let mut screen = server.call("GET", &format!("/tasks/{id}/watch")).open();
+    screen.set_patience(Duration::from_secs(20));
+    screen.until("waiting to be started").expect("the bar");
     for stream in [&mut one, &mut all] {
         stream.set_patience(Duration::from_secs(20));
-        stream.until("\n\n").expect("retry");
+        stream.until("\n").expect("retry");
         stream.event().expect("the state now");
     }
     for stream in [&mut one, &mut all] {
-        let heartbeat = stream.until("\n\n").expect("a heartbeat");
+        let heartbeat = stream.until("\n").expect("a heartbeat");
         assert!(heartbeat.starts_with(':'), "{heartbeat:?}");
     }
+    // On a screen it must not show.
+    let rest = screen.until("\r").expect("a heartbeat");
+    assert_eq!(rest.trim_start_matches(' '), "\r");
+    // It is part of the next event, so that nobody takes it for one.
+    server.act(&format!("/tasks/{id}/cancel")).expect(200);
+    assert_eq!(one.event().expect("an event").name, "cancelled");
 }
 
 #[test]

@@ -178,6 +178,10 @@ fn a_refusal_is_shown_where_it_happened() {
     tab.wait_for("document.querySelector('#launch-error').textContent.includes('failAt')");
     tab.wait_for("document.querySelector('#failAt').getAttribute('aria-invalid') === 'true'");
     assert_eq!(scene.mine.total(), 0);
+    // It is forgotten with the mistake.
+    tab.fill(&on("#failAt"), "30");
+    tab.wait_for("document.querySelector('#launch-error').textContent === ''");
+    tab.wait_for("!document.querySelector('[aria-invalid]')");
     // Somebody else was faster: the row says so.
     let id = scene.mine.run("held");
     tab.wait_for(&is("held", "running"));
@@ -487,6 +491,27 @@ fn the_page_finds_a_restarted_server_and_says_so() {
 }
 
 #[test]
+fn without_a_stream_to_spare_the_page_still_shows_what_is() {
+    let server = TestServer::start(&[("MAX_STREAMS", "1")]);
+    let mine = server.session("mine");
+    mine.create(json!({ "name": "Before" }));
+    let taken = mine.call("GET", "/tasks/events").open();
+    let Some(browser) = Browser::get() else {
+        return;
+    };
+    let tab = browser.open(&address(&server, "mine"));
+    tab.wait_for(&is("Before", "pending"));
+    tab.wait_for("document.querySelector('#list-error').textContent.includes('no live stream')");
+    tab.wait_for("document.querySelector('#tiles b').textContent === '1'");
+    // What nobody tells is found by looking again.
+    mine.create(json!({ "name": "Meanwhile" }));
+    tab.wait_for(&row("Meanwhile"));
+    drop(taken);
+    tab.wait_for("document.querySelector('#live').dataset.live === 'yes'");
+    tab.wait_for("document.querySelector('#list-error').textContent === ''");
+}
+
+#[test]
 fn the_drawer_tells_the_whole_story() {
     let Some(scene) = Scene::open() else { return };
     let (tab, mine) = (&scene.tab, &scene.mine);
@@ -504,7 +529,7 @@ fn the_drawer_tells_the_whole_story() {
         format!("document.querySelectorAll('#trail > li:not([hidden])').length === {count}")
     };
     tab.wait_for(&told(mine.history(&id).len()));
-    let shown = tab.text("document.querySelector('#drawer').innerText");
+    // What is told is drawn in a later frame.
     for text in [
         "Tale",
         "of two attempts",
@@ -512,7 +537,10 @@ fn the_drawer_tells_the_whole_story() {
         "the disk is full",
         "Trying",
     ] {
-        assert!(shown.contains(text), "{text} in {shown}");
+        tab.wait_for(&format!(
+            "document.querySelector('#drawer').innerText.includes({})",
+            json!(text)
+        ));
     }
     // It goes on while it is open.
     let before = mine.history(&id).len();

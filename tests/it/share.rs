@@ -74,6 +74,33 @@ fn a_link_shows_one_task_in_every_form_and_no_session_key() {
 }
 
 #[test]
+fn a_link_comes_in_the_form_that_is_wanted_most() {
+    let server = TestServer::start(&[]);
+    let id = server.run_to("quick", "completed");
+    let url = share(&server, &id);
+    for (accept, kind) in [
+        ("*/*", "text/plain; charset=utf-8"),
+        ("text/plain, text/html;q=0.9", "text/plain; charset=utf-8"),
+        (
+            "text/html,application/xhtml+xml,*/*;q=0.8",
+            "text/html; charset=utf-8",
+        ),
+        ("text/html;q=0.1, application/json", "application/json"),
+        ("application/json, text/plain, */*", "application/json"),
+        ("text/event-stream", "text/event-stream"),
+        (
+            "application/x-ndjson, text/event-stream;q=0.9",
+            "application/x-ndjson",
+        ),
+    ] {
+        let call = server.call_exact("GET", &url).header("Accept", accept);
+        let stream = call.send().expect(200);
+        assert_eq!(stream.header("Content-Type"), Some(kind), "{accept}");
+        assert_eq!(stream.header("Vary"), Some("Accept"));
+    }
+}
+
+#[test]
 fn a_bystander_can_touch_nothing() {
     let server = TestServer::start(&[]);
     let owner = server.session("owner");

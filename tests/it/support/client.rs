@@ -292,23 +292,21 @@ impl Stream {
         String::from_utf8(std::mem::take(&mut self.unread)).expect("UTF-8")
     }
 
-    /// The next event, past comments and `retry`; `None` at the proper end.
+    /// The next event, past comments and `retry`; `None` at the proper end. Each empty line ends
+    /// an event: clients differ in what they make of one that ends nothing.
     #[track_caller]
     pub(crate) fn event(&mut self) -> Option<Event> {
-        loop {
-            let block = self.until("\n\n")?;
-            let field = |name: &str| {
-                let mut lines = block.lines();
-                lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-            };
-            if let Some(data) = field("data") {
-                return Some(Event {
-                    id: field("id").and_then(|id| id.parse().ok()).expect("an id"),
-                    name: field("event").expect("a name").to_owned(),
-                    data: serde_json::from_str(data).expect("JSON"),
-                });
-            }
-        }
+        let block = self.until("\n\n")?;
+        let field = |name: &str| {
+            let mut lines = block.lines();
+            let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            found.unwrap_or_else(|| panic!("no {name} in {block:?}"))
+        };
+        Some(Event {
+            id: field("id").parse().expect("a number"),
+            name: field("event").to_owned(),
+            data: serde_json::from_str(field("data")).expect("JSON"),
+        })
     }
 
     /// Every event to the end.
