@@ -3,6 +3,7 @@
 mod demo;
 mod health;
 mod live;
+mod openapi;
 mod origin;
 mod page;
 mod session;
@@ -66,6 +67,8 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
     };
     vec![
         get("/", page::home),
+        to_anyone("/docs", openapi::page),
+        to_anyone("/api/v1/openapi.json", openapi::document),
         to_anyone("/s/:token", share::show),
         get("/api/v1/health", health::health),
         get("/api/v1/tasks", tasks::list).and_post(on(tasks::create)),

@@ -12,26 +12,28 @@ pub(crate) type Answer = Result<Response, Problem>;
 
 /// One path pattern, like `/tasks/:id/start`, with its methods.
 pub(crate) struct Route {
+    pattern: &'static str,
     segments: Vec<&'static str>,
     get: Option<Handler>,
     post: Option<Handler>,
 }
 
 impl Route {
-    pub(crate) fn get(pattern: &'static str, handler: Handler) -> Route {
+    fn new(pattern: &'static str, get: Option<Handler>, post: Option<Handler>) -> Route {
         Route {
+            pattern,
             segments: pattern.split('/').collect(),
-            get: Some(handler),
-            post: None,
+            get,
+            post,
         }
     }
 
+    pub(crate) fn get(pattern: &'static str, handler: Handler) -> Route {
+        Route::new(pattern, Some(handler), None)
+    }
+
     pub(crate) fn post(pattern: &'static str, handler: Handler) -> Route {
-        Route {
-            segments: pattern.split('/').collect(),
-            get: None,
-            post: Some(handler),
-        }
+        Route::new(pattern, None, Some(handler))
     }
 
     pub(crate) fn and_post(mut self, handler: Handler) -> Route {
@@ -74,6 +76,18 @@ pub(crate) struct Router {
 impl Router {
     pub(crate) fn new(routes: Vec<Route>) -> Router {
         Router { routes }
+    }
+
+    /// Every method with the pattern that it is for.
+    #[cfg(test)]
+    pub(crate) fn table(&self) -> Vec<(&'static str, &'static str)> {
+        let routes = self.routes.iter();
+        let methods = routes.flat_map(|route| {
+            let get = route.get.as_ref().map(|_| ("GET", route.pattern));
+            let post = route.post.as_ref().map(|_| ("POST", route.pattern));
+            [get, post]
+        });
+        methods.flatten().collect()
     }
 
     pub(crate) fn answer(&self, request: &Request<'_>) -> Answer {
