@@ -141,6 +141,11 @@ impl<'a> Fields<'a> {
         if name.is_empty() || !name.bytes().all(is_token) {
             return Err(malformed("A header is NAME: VALUE"));
         }
+        let value = value.trim_matches([' ', '\t']);
+        // The parser does not take it, and would only say that something is wrong.
+        if value.contains('\t') {
+            return Err(malformed(&format!("{name} has a tab within its value")));
+        }
         let place = match name.len() {
             4 if name.eq_ignore_ascii_case("Host") => &mut self.host,
             6 if name.eq_ignore_ascii_case("Expect") => &mut self.expect,
@@ -148,7 +153,7 @@ impl<'a> Fields<'a> {
             17 if name.eq_ignore_ascii_case("Transfer-Encoding") => &mut self.transfer_encoding,
             _ => return Ok(()),
         };
-        match place.replace(value.trim_matches([' ', '\t'])) {
+        match place.replace(value) {
             None => Ok(()),
             Some(_) => Err(malformed(&format!("{name} is given twice"))),
         }
@@ -274,6 +279,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\n folded: x\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: h\r\nX: a\tb\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nX: y\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", 400),
