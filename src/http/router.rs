@@ -59,6 +59,24 @@ impl Route {
             .collect()
     }
 
+    fn answer(&self, request: &Request<'_>, path: &[&str]) -> Answer {
+        let handler = match request.method {
+            Method::Get | Method::Head => self.get.as_ref(),
+            Method::Post => self.post.as_ref(),
+            Method::Options => {
+                return Ok(Response::empty(204).with("Allow", self.allow()));
+            }
+            Method::Other => None,
+        };
+        match handler {
+            Some(handler) => handler(request, &self.parameters(path)),
+            None => {
+                let message = format!("This path allows only {}", self.allow());
+                Err(Problem::new(405, "method_not_allowed", message).with("Allow", self.allow()))
+            }
+        }
+    }
+
     fn allow(&self) -> &'static str {
         match (&self.get, &self.post) {
             (Some(_), Some(_)) => "GET, HEAD, POST, OPTIONS",
@@ -78,6 +96,11 @@ impl Router {
         Router { routes }
     }
 
+    /// Each route's pattern, by its number.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &'static str> {
+        self.routes.iter().map(|route| route.pattern)
+    }
+
     /// Every method with the pattern that it is for.
     #[cfg(test)]
     pub(crate) fn table(&self) -> Vec<(&'static str, &'static str)> {
@@ -90,28 +113,19 @@ impl Router {
         methods.flatten().collect()
     }
 
-    pub(crate) fn answer(&self, request: &Request<'_>) -> Answer {
+    /// The answer, and the number of the route that gave it; beyond them all where none did.
+    pub(crate) fn answer(&self, request: &Request<'_>) -> (usize, Answer) {
+        let none = self.routes.len();
         if request.method == Method::Options && request.path() == "*" {
-            return Ok(Response::empty(204).with("Allow", "GET, HEAD, POST, OPTIONS"));
+            let all = Response::empty(204).with("Allow", "GET, HEAD, POST, OPTIONS");
+            return (none, Ok(all));
         }
         let path: Vec<&str> = request.path().split('/').collect();
-        let Some(route) = self.routes.iter().find(|route| route.matches(&path)) else {
-            let message = "There is nothing at this path; see the README for the routes";
-            return Err(Problem::new(404, "not_found", message));
-        };
-        let handler = match request.method {
-            Method::Get | Method::Head => route.get.as_ref(),
-            Method::Post => route.post.as_ref(),
-            Method::Options => {
-                return Ok(Response::empty(204).with("Allow", route.allow()));
-            }
-            Method::Other => None,
-        };
-        match handler {
-            Some(handler) => handler(request, &route.parameters(&path)),
+        match self.routes.iter().position(|route| route.matches(&path)) {
+            Some(number) => (number, self.routes[number].answer(request, &path)),
             None => {
-                let message = format!("This path allows only {}", route.allow());
-                Err(Problem::new(405, "method_not_allowed", message).with("Allow", route.allow()))
+                let message = "There is nothing at this path; see /docs for the routes";
+                (none, Err(Problem::new(404, "not_found", message)))
             }
         }
     }

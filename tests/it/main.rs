@@ -24,6 +24,8 @@ mod home;
 mod idempotency;
 /// Streams: events, resume, limits, readers that are slow or gone.
 mod live;
+/// `/metrics`.
+mod metrics;
 /// The API's document and its page.
 mod openapi;
 /// The page and the page of a share link, in a browser.
