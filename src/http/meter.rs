@@ -84,7 +84,7 @@ impl HttpMeter {
             }
         }
         let name = "task_system_http_request_duration_seconds";
-        let help = "From a request's arrival to its answer's first byte, by route.";
+        let help = "From a request's arrival to its answer, by route; without sending it.";
         out.family(name, "histogram", help);
         for meter in &self.0 {
             out.histogram(name, &[("route", meter.pattern)], &meter.time);
