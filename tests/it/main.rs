@@ -22,6 +22,8 @@ mod faults;
 mod home;
 /// `Idempotency-Key`.
 mod idempotency;
+/// Limits that many threads reach at once.
+mod limits;
 /// Streams: events, resume, limits, readers that are slow or gone.
 mod live;
 /// `/metrics`.

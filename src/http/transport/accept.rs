@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::executor::panic_text;
 use crate::http::connection::Connection;
 use crate::http::transport::Shared;
 use crate::http::transport::serve::{Requests, refuse, serve};
@@ -19,6 +20,9 @@ use crate::http::{Problem, sys};
 const THREAD_IDLE: Duration = Duration::from_secs(10);
 
 const CONNECTION_STACK: usize = 256 * 1024;
+
+/// As much as a large answer is made at once.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// How often the accept loop looks whether it is to end.
 const ACCEPT_TICK: Duration = Duration::from_millis(100);
@@ -43,7 +47,10 @@ pub(super) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
             socket.bind(&address.into())?;
             // Bursts of a thousand connections do not wait for a retransmission.
             socket.listen(1_024)?;
-            // What is accepted inherits it, and is set free of it.
+            // What is accepted inherits it: a client that does not read holds no more of the
+            // kernel's memory, which would otherwise grow to four megabytes for each.
+            socket.set_send_buffer_size(SEND_BUFFER)?;
+            // What is accepted inherits this too, and is set free of it.
             socket.set_read_timeout(Some(ACCEPT_TICK))?;
             Ok(socket.into())
         };
@@ -209,7 +216,13 @@ fn admit(
 fn serve_all(shared: &Shared, first: Option<Handover>, waiting: &Receiver<Handover>) {
     let mut next = first;
     while let Some((requests, connection)) = next.take() {
-        serve(shared, requests, &connection);
+        // The place must come back, whatever the parser thinks of what it reads.
+        let served = AssertUnwindSafe(|| serve(shared, requests, &connection));
+        if let Err(panic) = catch_unwind(served) {
+            let text = panic_text(&*panic);
+            log::error!("A connection's thread panicked: {}", crate::LogSafe(text));
+            connection.reset();
+        }
         shared.open.lock().remove(&connection.peer);
         if !shared.is_stopping() {
             drop(connection);
@@ -227,4 +240,60 @@ fn turn_away(shared: &Shared, connection: &Connection) {
     let problem = Problem::new(503, "too_many_connections", message).with("Retry-After", "1");
     refuse(shared, connection, problem);
     let _ = connection.socket.shutdown(Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::http::transport::TransportOptions;
+
+    #[test]
+    fn a_client_that_does_not_read_holds_little_of_the_kernels_memory() {
+        let listener = bind("127.0.0.1", 0).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        deaf.set_recv_buffer_size(4_096).expect("a small buffer");
+        deaf.connect(&address.into()).expect("a connection");
+        let (mut socket, _) = listener.accept().expect("a connection");
+        socket.set_nonblocking(true).expect("set");
+        let mut taken = 0;
+        while let Ok(length) = socket.write(&[0; 4_096]) {
+            taken += length;
+        }
+        assert!((1..8 * SEND_BUFFER).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn a_parser_that_panics_costs_its_own_connection_alone() {
+        let minute = Duration::from_secs(60);
+        let shared = Shared::new(
+            TransportOptions {
+                max_connections: 1,
+                max_connections_per_ip: 1,
+                head_timeout: minute,
+                request_timeout: minute,
+                keep_alive_timeout: minute,
+                max_body_bytes: 1,
+            },
+            Box::new(|_| unreachable!("no request comes through")),
+        );
+        let listener = bind("127.0.0.1", 0).expect("a free port");
+        let mut client =
+            TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (socket, peer) = listener.accept().expect("a connection");
+        let head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        client.write_all(head).expect("sent");
+        let connection = Arc::new(Connection::new(socket, peer, 0, minute));
+        shared.open.lock().insert(peer, connection.clone());
+        let parser: Requests = Box::new(std::iter::from_fn(|| panic!("this head")));
+        let (hand_over, waiting) = crossbeam_channel::bounded(0);
+        drop(hand_over);
+        serve_all(&shared, Some((parser, connection)), &waiting);
+        assert!(shared.open.lock().is_empty());
+        let end = client.read(&mut [0]);
+        let is_reset = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionReset;
+        assert!(end.as_ref().map_or_else(is_reset, |&n| n == 0), "{end:?}");
+    }
 }
