@@ -112,7 +112,7 @@ variables! {
     "MAX_STREAMS" "1000" Kind::Count(1, 1_000_000), "open event streams at once";
     "ALLOWED_HOSTS" "" Kind::Text, "comma-separated Host names to answer to; all where not set";
     "CORS_ALLOWED_ORIGINS" "" Kind::Text, "comma-separated origins whose pages may use the API";
-    "METRICS" "false" Kind::Flag, "reserved for the metrics page";
+    "METRICS" "false" Kind::Flag, "count, and show it to Prometheus at /metrics";
     "STORAGE" "memory" Kind::OneOf(&["memory", "sqlite", "postgres", "prisma"]), "where the Job API keeps its jobs; memory: no Job API";
     "ENABLE_QUEUE" "false" Kind::Flag, "run the Job API's workers in this process";
     "DATABASE_URL" "" Kind::Text, "the Job API's database; sqlite://jobs.db where STORAGE=sqlite and none is given";
@@ -157,6 +157,7 @@ pub struct Config {
     pub keep_alive_timeout: Duration,
     pub allowed_hosts: Vec<String>,
     pub cors_allowed_origins: Vec<String>,
+    pub metrics: bool,
     pub enable_queue: bool,
     /// Where the Job API keeps its jobs; `None`: there is no Job API.
     pub database_url: Option<String>,
@@ -335,6 +336,7 @@ impl Values {
             keep_alive_timeout: self.millis("KEEP_ALIVE_TIMEOUT"),
             allowed_hosts: self.words("ALLOWED_HOSTS"),
             cors_allowed_origins: self.words("CORS_ALLOWED_ORIGINS"),
+            metrics: self.flag("METRICS"),
             enable_queue: self.flag("ENABLE_QUEUE"),
             database_url: self.database_url()?,
             jwt_secret: self.optional("JWT_SECRET"),

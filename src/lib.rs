@@ -36,6 +36,7 @@ pub mod executor;
 pub mod fuzzing;
 mod http;
 mod jobs;
+mod metrics;
 mod permits;
 mod server;
 pub mod store;

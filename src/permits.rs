@@ -26,6 +26,11 @@ impl Permits {
         self.max
     }
 
+    /// How many are taken now.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+
     /// A place, or `None` where all are taken.
     pub(crate) fn take(&self) -> Option<Permit> {
         let one_more = |taken| (taken < self.max).then_some(taken + 1);

@@ -54,7 +54,9 @@ impl Server {
         let mut routes = api::routes(&api);
         routes.extend(jobs::routes());
         let router = Router::new(routes);
-        let service = Box::new(move |request: &Request<'_>| api.serve(&router, request));
+        api.measure(&router);
+        let serving = api.clone();
+        let service = Box::new(move |request: &Request<'_>| serving.serve(&router, request));
         let transport = match Transport::start(&host, port, options, service) {
             Ok(transport) => transport,
             Err(error) => {
@@ -63,6 +65,7 @@ impl Server {
                 return Err(io::Error::new(error.kind(), text));
             }
         };
+        api.report(transport.metrics());
         log::info!("Listening on http://{}", transport.local_addr());
         Ok(Server { system, transport })
     }

@@ -9,6 +9,7 @@ use crate::demo;
 use crate::engine::audit::Audit;
 use crate::engine::{EngineOptions, TaskCleanupService, TaskExecutionService};
 use crate::executor::ExecutorRegistry;
+use crate::metrics::WorkMeter;
 use crate::store::{Limits, TaskManager};
 
 /// How long the stop may take.
@@ -52,7 +53,9 @@ impl TaskSystem {
             max_active_tasks: config.max_active_tasks,
             max_result_bytes: config.max_result_bytes,
         };
-        let tasks = TaskManager::new(limits, audit.as_deref().map(Audit::observer));
+        let observer = audit.as_deref().map(Audit::observer);
+        let meter = config.metrics.then(|| WorkMeter::new(registry.types()));
+        let tasks = TaskManager::with_meter(limits, observer, meter);
         let execution = TaskExecutionService::start_threads(tasks.clone(), registry, options)?;
         let cleanup = TaskCleanupService::start(tasks, config.task_cleanup_interval)?;
         log::info!("Task system initialized successfully");

@@ -3,6 +3,8 @@
 mod demo;
 mod health;
 mod live;
+mod metrics;
+mod openapi;
 mod origin;
 mod page;
 mod session;
@@ -18,6 +20,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::metrics::Metrics;
 use crate::config::Config;
 use crate::http::fields::{self, Fields};
 use crate::http::response::Body;
@@ -36,6 +39,7 @@ pub(crate) struct Api {
     addresses: RandomState,
     fingerprints: RandomState,
     streams: Permits,
+    metrics: Metrics,
 }
 
 /// One call of a session-scoped route.
@@ -66,6 +70,9 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
     };
     vec![
         get("/", page::home),
+        to_anyone("/docs", openapi::page),
+        to_anyone("/metrics", metrics::show),
+        to_anyone("/api/v1/openapi.json", openapi::document),
         to_anyone("/s/:token", share::show),
         get("/api/v1/health", health::health),
         get("/api/v1/tasks", tasks::list).and_post(on(tasks::create)),
@@ -104,15 +111,17 @@ impl Api {
             started: Instant::now(),
             addresses: RandomState::new(),
             fingerprints: RandomState::new(),
+            metrics: Metrics::default(),
         }
     }
 
     /// Answers a request: the browser's rules first, then the routes, then the headers that
     /// answers of a kind share.
     pub(crate) fn serve(&self, router: &Router, request: &Request<'_>) -> Response {
-        let answer = match origin::check(&self.config, request) {
+        let measured = self.metrics.begin();
+        let (route, answer) = match origin::check(&self.config, request) {
             Ok(()) => router.answer(request),
-            Err(problem) => Err(problem),
+            Err(problem) => (usize::MAX, Err(problem)),
         };
         let mut response = answer.unwrap_or_else(|problem| problem.into_response(request.id));
         let path = request.path();
@@ -123,6 +132,9 @@ impl Api {
             && let Ok(session) = self.session_of(request)
         {
             response = response.with(SESSION_HEADER, session.as_str().to_owned());
+        }
+        if let Some((meter, begun)) = measured {
+            meter.count(route, request.method, response.status, begun.elapsed());
         }
         origin::allow(&self.config, request, response)
     }

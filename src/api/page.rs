@@ -9,6 +9,7 @@ use crate::http::router::Answer;
 
 const INDEX: &str = include_str!("../page/index.html");
 const SHARED: &str = include_str!("../page/shared.html");
+const DOCS: &str = include_str!("../page/docs.html");
 pub(super) const HTML: &str = "text/html";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -26,6 +27,11 @@ pub(super) fn home(call: &Call<'_>) -> Answer {
 /// The page of a share link, which fetches its task itself; `status` 404 where that has gone.
 pub(super) fn shared(status: u16) -> Response {
     html(status, SHARED)
+}
+
+/// The page that shows the API's document.
+pub(super) fn docs() -> Response {
+    html(200, DOCS)
 }
 
 /// A page whose scripts and styles are those it came with, and no other.
@@ -87,7 +93,7 @@ Look around:
   curl http://{host}/api/v1/tasks/stats{header}
   curl -N http://{host}/api/v1/tasks/events{header}
 
-The same with a page: open http://{host}/?session={session} in a browser.
+The same with a page: open http://{host}/?session={session} in a browser; all routes: http://{host}/docs
 "#
     )
 }

@@ -25,7 +25,7 @@ use crate::executor::{ExecutorRegistry, Report, TaskError, TaskInput};
 use crate::permits::{Permit, Permits};
 use crate::store::{Attempt, Ending, NewTask, Refused, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
-use pool::{Assignment, Pool};
+use pool::{Assignment, Pool, PoolFigures};
 
 /// How the engine runs.
 #[derive(Clone, Copy, Debug)]
@@ -194,6 +194,16 @@ impl TaskExecutionService {
         self.pool.forget((id, task.attempt));
         log::info!("Cancelled task {id} for session {key}");
         Ok(task)
+    }
+
+    /// What its pool is doing.
+    pub(crate) fn figures(&self) -> PoolFigures {
+        self.pool.figures()
+    }
+
+    /// Queued and running tasks, and how many there may be.
+    pub(crate) fn active(&self) -> (usize, usize) {
+        (self.active.taken(), self.active.max())
     }
 
     /// The store that it works on.

@@ -25,9 +25,14 @@ const MAX_STAND_INS: usize = 64;
 /// How long a stand-in waits for something to do.
 const STAND_IN_IDLE: Duration = Duration::from_secs(5);
 
-/// What one worker is doing: since when its slice runs, in milliseconds; 0 between slices.
+/// What one worker is doing.
 #[derive(Default)]
-pub(super) struct Pulse(AtomicU64);
+pub(super) struct Pulse {
+    /// Since when its slice runs, in milliseconds; 0 between slices.
+    since: AtomicU64,
+    /// How many slices it has run. Only the worker itself writes.
+    slices: AtomicU64,
+}
 
 /// The pulses of all workers, and the stop of the thread that watches them.
 pub(super) struct Overseer {
@@ -39,7 +44,19 @@ pub(super) struct Overseer {
 #[derive(Default)]
 struct State {
     pulses: Vec<Arc<Pulse>>,
+    /// Slices of workers that have left.
+    slices: u64,
     stopped: bool,
+}
+
+/// The workers at a moment.
+pub(super) struct Crew {
+    /// How many there are, stand-ins included.
+    pub(super) workers: usize,
+    /// How many are within a slice.
+    pub(super) busy: usize,
+    /// Slices run so far.
+    pub(super) slices: u64,
 }
 
 impl Default for Overseer {
@@ -67,14 +84,28 @@ impl Overseer {
     pub(super) fn leave(&self, pulse: &Arc<Pulse>) {
         let mut state = self.state.lock();
         state.pulses.retain(|other| !Arc::ptr_eq(other, pulse));
+        state.slices += pulse.slices.load(Relaxed);
+    }
+
+    pub(super) fn crew(&self) -> Crew {
+        let state = self.state.lock();
+        let slices = state.pulses.iter().map(|pulse| pulse.slices.load(Relaxed));
+        let busy = |pulse: &&Arc<Pulse>| pulse.since.load(Relaxed) > 0;
+        Crew {
+            workers: state.pulses.len(),
+            busy: state.pulses.iter().filter(busy).count(),
+            slices: state.slices + slices.sum::<u64>(),
+        }
     }
 
     pub(super) fn begin(&self, pulse: &Pulse) {
-        pulse.0.store(self.clock(), Relaxed);
+        pulse.since.store(self.clock(), Relaxed);
     }
 
     pub(super) fn end(&self, pulse: &Pulse) {
-        pulse.0.store(0, Relaxed);
+        pulse.since.store(0, Relaxed);
+        let slices = pulse.slices.load(Relaxed) + 1;
+        pulse.slices.store(slices, Relaxed);
     }
 
     pub(super) fn stop(&self) {
@@ -91,7 +122,7 @@ impl Overseer {
         }
         let now = self.clock();
         let is_held = |pulse: &Arc<Pulse>| {
-            let since = pulse.0.load(Relaxed);
+            let since = pulse.since.load(Relaxed);
             since > 0 && now.saturating_sub(since) > HELD_AFTER.as_millis() as u64
         };
         let held = state.pulses.iter().all(is_held);

@@ -15,6 +15,7 @@ use crate::engine::overseer::{self, Overseer};
 use crate::engine::timer::{self, Timer};
 use crate::engine::worker::{self, BlockingLane};
 use crate::executor::{ExecutorRegistry, Report, TaskExecutor, TaskInput};
+use crate::metrics::Exposition;
 use crate::permits::Permit;
 use crate::store::Ending;
 use crate::task::TaskId;
@@ -80,6 +81,38 @@ impl Shared {
     pub(super) fn time_out(&self, attempt: &dyn Assignment, limit: Duration) {
         let why = format!("timed out after {} ms", limit.as_millis());
         self.finish(attempt, Ending::Failed(why));
+    }
+}
+
+/// What a pool is doing at a moment.
+pub(crate) struct PoolFigures {
+    /// Workers, without stand-ins.
+    pub(crate) workers: usize,
+    /// Workers that go on for those that are held.
+    pub(crate) stand_ins: usize,
+    /// Workers and stand-ins within a slice.
+    pub(crate) busy: usize,
+    /// Slices run so far.
+    pub(crate) slices: u64,
+    /// Runs that wait for a worker.
+    pub(crate) waiting: usize,
+}
+
+impl PoolFigures {
+    /// Writes them, with names that begin with `noun`: `task_system`.
+    pub(crate) fn write(&self, noun: &str, out: &mut Exposition) {
+        let name = |rest: &str| format!("{noun}_{rest}");
+        let help = "Runs that wait for a worker.";
+        out.gauge(&name("queue_depth"), help, self.waiting);
+        let help = "Worker threads, without stand-ins.";
+        out.gauge(&name("workers"), help, self.workers);
+        let help = "Workers and stand-ins within a slice.";
+        out.gauge(&name("workers_busy"), help, self.busy);
+        let help = "Threads that go on for workers whose executors do not return.";
+        out.gauge(&name("stand_ins"), help, self.stand_ins);
+        let slices = name("slices_total");
+        out.family(&slices, "counter", "Calls of executors.");
+        out.sample(&slices, &[], self.slices);
     }
 }
 
@@ -158,6 +191,20 @@ impl Pool {
     /// runs, learns it at its next report.
     pub(crate) fn forget(&self, id: (TaskId, u32)) {
         self.shared.timer.forget(id);
+    }
+
+    /// What it is doing, for whoever counts.
+    pub(crate) fn figures(&self) -> PoolFigures {
+        let shared = &self.shared;
+        let crew = shared.overseer.crew();
+        let channel = shared.runs.read().as_ref().map_or(0, Sender::len);
+        PoolFigures {
+            workers: crew.workers.min(shared.workers),
+            stand_ins: crew.workers.saturating_sub(shared.workers),
+            busy: crew.busy,
+            slices: crew.slices,
+            waiting: channel + shared.lane.waiting(),
+        }
     }
 
     /// Ends the threads, and waits for them until `deadline`; an executor that still blocks

@@ -202,6 +202,11 @@ impl BlockingLane {
         lane.waiting.pop_front()
     }
 
+    /// How many runs wait for a place.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().waiting.len()
+    }
+
     pub(super) fn clear(&self) {
         let waiting = std::mem::take(&mut self.state.lock().waiting);
         drop(waiting);

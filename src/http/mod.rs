@@ -7,6 +7,7 @@ mod chunks;
 mod connection;
 pub(crate) mod fields;
 pub(crate) mod head;
+pub(crate) mod meter;
 pub(crate) mod problem;
 pub(crate) mod request;
 pub(crate) mod response;

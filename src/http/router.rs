@@ -12,26 +12,28 @@ pub(crate) type Answer = Result<Response, Problem>;
 
 /// One path pattern, like `/tasks/:id/start`, with its methods.
 pub(crate) struct Route {
+    pattern: &'static str,
     segments: Vec<&'static str>,
     get: Option<Handler>,
     post: Option<Handler>,
 }
 
 impl Route {
-    pub(crate) fn get(pattern: &'static str, handler: Handler) -> Route {
+    fn new(pattern: &'static str, get: Option<Handler>, post: Option<Handler>) -> Route {
         Route {
+            pattern,
             segments: pattern.split('/').collect(),
-            get: Some(handler),
-            post: None,
+            get,
+            post,
         }
     }
 
+    pub(crate) fn get(pattern: &'static str, handler: Handler) -> Route {
+        Route::new(pattern, Some(handler), None)
+    }
+
     pub(crate) fn post(pattern: &'static str, handler: Handler) -> Route {
-        Route {
-            segments: pattern.split('/').collect(),
-            get: None,
-            post: Some(handler),
-        }
+        Route::new(pattern, None, Some(handler))
     }
 
     pub(crate) fn and_post(mut self, handler: Handler) -> Route {
@@ -57,6 +59,24 @@ impl Route {
             .collect()
     }
 
+    fn answer(&self, request: &Request<'_>, path: &[&str]) -> Answer {
+        let handler = match request.method {
+            Method::Get | Method::Head => self.get.as_ref(),
+            Method::Post => self.post.as_ref(),
+            Method::Options => {
+                return Ok(Response::empty(204).with("Allow", self.allow()));
+            }
+            Method::Other => None,
+        };
+        match handler {
+            Some(handler) => handler(request, &self.parameters(path)),
+            None => {
+                let message = format!("This path allows only {}", self.allow());
+                Err(Problem::new(405, "method_not_allowed", message).with("Allow", self.allow()))
+            }
+        }
+    }
+
     fn allow(&self) -> &'static str {
         match (&self.get, &self.post) {
             (Some(_), Some(_)) => "GET, HEAD, POST, OPTIONS",
@@ -76,28 +96,36 @@ impl Router {
         Router { routes }
     }
 
-    pub(crate) fn answer(&self, request: &Request<'_>) -> Answer {
+    /// Each route's pattern, by its number.
+    pub(crate) fn patterns(&self) -> impl Iterator<Item = &'static str> {
+        self.routes.iter().map(|route| route.pattern)
+    }
+
+    /// Every method with the pattern that it is for.
+    #[cfg(test)]
+    pub(crate) fn table(&self) -> Vec<(&'static str, &'static str)> {
+        let routes = self.routes.iter();
+        let methods = routes.flat_map(|route| {
+            let get = route.get.as_ref().map(|_| ("GET", route.pattern));
+            let post = route.post.as_ref().map(|_| ("POST", route.pattern));
+            [get, post]
+        });
+        methods.flatten().collect()
+    }
+
+    /// The answer, and the number of the route that gave it; beyond them all where none did.
+    pub(crate) fn answer(&self, request: &Request<'_>) -> (usize, Answer) {
+        let none = self.routes.len();
         if request.method == Method::Options && request.path() == "*" {
-            return Ok(Response::empty(204).with("Allow", "GET, HEAD, POST, OPTIONS"));
+            let all = Response::empty(204).with("Allow", "GET, HEAD, POST, OPTIONS");
+            return (none, Ok(all));
         }
         let path: Vec<&str> = request.path().split('/').collect();
-        let Some(route) = self.routes.iter().find(|route| route.matches(&path)) else {
-            let message = "There is nothing at this path; see the README for the routes";
-            return Err(Problem::new(404, "not_found", message));
-        };
-        let handler = match request.method {
-            Method::Get | Method::Head => route.get.as_ref(),
-            Method::Post => route.post.as_ref(),
-            Method::Options => {
-                return Ok(Response::empty(204).with("Allow", route.allow()));
-            }
-            Method::Other => None,
-        };
-        match handler {
-            Some(handler) => handler(request, &route.parameters(&path)),
+        match self.routes.iter().position(|route| route.matches(&path)) {
+            Some(number) => (number, self.routes[number].answer(request, &path)),
             None => {
-                let message = format!("This path allows only {}", route.allow());
-                Err(Problem::new(405, "method_not_allowed", message).with("Allow", route.allow()))
+                let message = "There is nothing at this path; see /docs for the routes";
+                (none, Err(Problem::new(404, "not_found", message)))
             }
         }
     }

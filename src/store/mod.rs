@@ -20,6 +20,7 @@ mod clean;
 mod history;
 mod limits;
 mod list;
+mod meter;
 #[cfg(test)]
 mod model;
 mod new_task;
@@ -54,6 +55,7 @@ pub use session::Observer;
 pub use shares::ShareToken;
 pub use watch::{Heard, SessionHeard, SessionWatch, TaskWatch, Wait};
 
+use crate::metrics::WorkMeter;
 use crate::task::{HistoryEvent, SessionKey, Task, TaskId};
 use budget::Budget;
 use history::Mark;
@@ -86,6 +88,7 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     epoch: Instant,
     observer: Option<Box<Observer>>,
+    meter: Option<WorkMeter>,
     shares: Shares,
 }
 
@@ -119,6 +122,15 @@ impl TaskManager {
     /// An empty store. `observer` is told of every history event, under a lock: it must not
     /// block.
     pub fn new(limits: Limits, observer: Option<Box<Observer>>) -> TaskManager {
+        TaskManager::with_meter(limits, observer, None)
+    }
+
+    /// As [`new`](Self::new), and counts what becomes of tasks.
+    pub(crate) fn with_meter(
+        limits: Limits,
+        observer: Option<Box<Observer>>,
+        meter: Option<WorkMeter>,
+    ) -> TaskManager {
         TaskManager {
             shared: Arc::new(Shared {
                 shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
@@ -129,6 +141,7 @@ impl TaskManager {
                 stopping: AtomicBool::new(false),
                 epoch: Instant::now(),
                 observer,
+                meter,
                 shares: Shares::default(),
             }),
         }

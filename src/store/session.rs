@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 
 use crate::events::Hub;
 use crate::store::budget::Budget;
+use crate::store::meter;
 use crate::store::receipts::Receipt;
 use crate::store::record::Record;
 use crate::store::{Shared, Stats};
@@ -118,6 +119,9 @@ impl State {
         let id = record.task.id;
         self.active += usize::from(record.is_active());
         self.by_status[record.task.status as usize].insert(id);
+        if let Some(meter) = &shared.meter {
+            meter.of(&record.task.kind).created.increment();
+        }
         for event in record.history.iter() {
             shared.observe(key, id, &event);
         }
@@ -136,11 +140,15 @@ impl State {
         let record = self.records.get_mut(&id)?;
         let (status, active) = (record.task.status, record.is_active());
         let (mark, version) = (record.history.end(), record.task.version);
+        let changed_at = record.task.updated_at;
         let answer = change(record);
         let now = record.task.status;
         if now != status {
             self.by_status[status as usize].remove(&id);
             self.by_status[now as usize].insert(id);
+            if let Some(meter) = &shared.meter {
+                meter::moved(meter, &record.task, changed_at);
+            }
         }
         self.active = self.active + usize::from(record.is_active()) - usize::from(active);
         // The only sends under a lock, and they never block: event order is history order.

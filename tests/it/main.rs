@@ -26,6 +26,10 @@ mod idempotency;
 mod limits;
 /// Streams: events, resume, limits, readers that are slow or gone.
 mod live;
+/// `/metrics`.
+mod metrics;
+/// The API's document and its page.
+mod openapi;
 /// The page and the page of a share link, in a browser.
 mod page;
 /// ETags, conditional and long polls.

@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::http::connection::Connection;
+use crate::http::meter::StatusCounts;
 use crate::http::{Request, Response, sys};
+use crate::metrics::Exposition;
 
 /// How many connections, how long, how large.
 #[derive(Clone, Debug)]
@@ -65,6 +67,8 @@ struct Shared {
     stopping: AtomicBool,
     epoch: Instant,
     ids: (RandomState, AtomicU64),
+    /// What was answered here, before or instead of the service.
+    refused: StatusCounts,
 }
 
 impl Shared {
@@ -76,11 +80,24 @@ impl Shared {
             stopping: AtomicBool::new(false),
             epoch: Instant::now(),
             ids: Default::default(),
+            refused: StatusCounts::default(),
         }
     }
 
     fn clock(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
+    }
+
+    fn write_metrics(&self, out: &mut Exposition) {
+        let open = self.open.lock().len();
+        out.gauge("task_system_connections", "Open connections.", open);
+        let max = self.options.max_connections;
+        let help = "How many there may be.";
+        out.gauge("task_system_connections_limit", help, max);
+        let name = "task_system_http_refused_total";
+        let help = "Refused before any route, and handlers that panicked, by status.";
+        out.family(name, "counter", help);
+        self.refused.write(name, &[], out);
     }
 
     fn is_stopping(&self) -> bool {
@@ -139,6 +156,16 @@ impl Transport {
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Writes its numbers as long as it is there.
+    pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move |out| {
+            if let Some(shared) = shared.upgrade() {
+                shared.write_metrics(out);
+            }
+        }
     }
 
     /// From now on an answer is its connection's last, and only connections that have been made

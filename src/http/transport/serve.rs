@@ -89,6 +89,7 @@ fn serve_next(
 pub(super) fn refuse(shared: &Shared, connection: &Connection, problem: Problem) {
     let within = shared.options.request_timeout;
     connection.enter(Phase::Writing, shared.clock(), within);
+    shared.refused.count(problem.status);
     let id = shared.new_id();
     let response = problem.into_response(&id);
     write(&connection.socket, response, &id, Framing::CLOSE);
@@ -218,6 +219,7 @@ fn answer(
     let response = response.unwrap_or_else(|panic| {
         let text = panic_text(&*panic).to_owned();
         log::error!("A handler panicked: {}", crate::LogSafe(&text));
+        shared.refused.count(500);
         let message = "Something went wrong here; the server's log has the details";
         Problem::new(500, "internal_error", message).into_response(&id)
     });

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::document::{self, Items};
 use super::{API, PATIENCE, wait_until};
 
 /// Speaks to a server, as one session or as nobody in particular.
@@ -206,11 +207,13 @@ impl Call {
             return None;
         }
         let head = head.expect(200);
+        let items = Items::of("GET", &self.target, &head);
         assert_eq!(head.header("Transfer-Encoding"), Some("chunked"), "{head}");
         Some(Stream {
             head,
             reader,
             unread: Vec::new(),
+            items,
         })
     }
 
@@ -241,6 +244,8 @@ pub(crate) struct Stream {
     pub(crate) head: Reply,
     reader: BufReader<TcpStream>,
     unread: Vec<u8>,
+    /// What each event must be.
+    items: Option<Items>,
 }
 
 /// One server-sent event.
@@ -271,7 +276,9 @@ impl Stream {
                 .position(|w| w == end.as_bytes());
             if let Some(at) = found {
                 let piece = self.unread.drain(..at + end.len()).collect();
-                return Some(String::from_utf8(piece).expect("UTF-8"));
+                let piece = String::from_utf8(piece).expect("UTF-8");
+                self.check_lines(&piece);
+                return Some(piece);
             }
             match read_chunk(&mut self.reader) {
                 Some(chunk) => self.unread.extend(chunk),
@@ -289,7 +296,19 @@ impl Stream {
         while let Some(chunk) = read_chunk(&mut self.reader) {
             self.unread.extend(chunk);
         }
-        String::from_utf8(std::mem::take(&mut self.unread)).expect("UTF-8")
+        let rest = String::from_utf8(std::mem::take(&mut self.unread)).expect("UTF-8");
+        self.check_lines(&rest);
+        rest
+    }
+
+    /// Checks each line, where this stream is one of lines.
+    #[track_caller]
+    fn check_lines(&self, text: &str) {
+        if let Some(items) = self.items.as_ref().filter(|items| items.are_lines) {
+            for line in text.lines().filter(|line| !line.is_empty()) {
+                items.check(&serde_json::from_str(line).expect("JSON"));
+            }
+        }
     }
 
     /// The next event, past comments and `retry`; `None` at the proper end. Each empty line ends
@@ -302,11 +321,15 @@ impl Stream {
             let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
             found.unwrap_or_else(|| panic!("no {name} in {block:?}"))
         };
-        Some(Event {
+        let event = Event {
             id: field("id").parse().expect("a number"),
             name: field("event").to_owned(),
             data: serde_json::from_str(field("data")).expect("JSON"),
-        })
+        };
+        if let Some(items) = &self.items {
+            items.check(&event.data);
+        }
+        Some(event)
     }
 
     /// Every event to the end.
@@ -388,6 +411,7 @@ impl Reply {
         } else if !self.body.is_empty() && is_session_scoped {
             assert!(kind.starts_with("application/json"), "{context}");
         }
+        document::check(method, target, self, method != "HEAD");
         if self.status < 400 || method == "HEAD" || kind.starts_with("text/html") {
             return;
         }

@@ -1,6 +1,7 @@
 //! A server in this process, a client, and the program as a process of its own.
 
 mod client;
+mod document;
 mod process;
 
 use std::ops::Deref;
@@ -15,6 +16,7 @@ use async_task_system::{
 use serde_json::{Value, json};
 
 pub(crate) use client::{Call, Client, Event, Reply, Stream, id_of};
+pub(crate) use document::DOCUMENT;
 pub(crate) use process::{FREE_PORT, Process, run, stderr, stdout};
 
 pub(crate) const API: &str = "/api/v1";

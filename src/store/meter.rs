@@ -1,0 +1,73 @@
+//! What becomes of tasks, counted where they change.
+
+use std::time::Duration;
+
+use crate::metrics::WorkMeter;
+use crate::store::TaskManager;
+use crate::task::{Millis, Task, TaskStatus};
+
+/// How many tasks of a session are counted under one hold of its lock.
+const PART: usize = 1_000;
+
+/// Counts a change of status. `before` is when the task had changed last.
+pub(super) fn moved(meter: &WorkMeter, task: &Task, before: Millis) {
+    let kind = meter.of(&task.kind);
+    let ended = match task.status {
+        TaskStatus::Pending => return,
+        TaskStatus::Running => {
+            // Nothing happens between being queued and being started.
+            return kind.wait.observe(between(Some(before), task.started_at));
+        }
+        TaskStatus::Completed => &kind.completed,
+        TaskStatus::Failed => &kind.failed,
+        TaskStatus::Cancelled => &kind.cancelled,
+    };
+    ended.increment();
+    if task.started_at.is_some() {
+        kind.run
+            .observe(between(task.started_at, task.completed_at));
+    }
+}
+
+fn between(from: Option<Millis>, to: Option<Millis>) -> Duration {
+    let millis = to
+        .unwrap_or_default()
+        .saturating_sub(from.unwrap_or_default());
+    Duration::from_millis(millis)
+}
+
+impl TaskManager {
+    /// What is counted, where anything is.
+    pub(crate) fn meter(&self) -> Option<&WorkMeter> {
+        self.shared.meter.as_ref()
+    }
+
+    /// How many sessions there are.
+    pub(crate) fn session_count(&self) -> usize {
+        self.shared
+            .sessions
+            .load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// How many tasks there are of each of the meter's types, by status. Looked up task by task,
+    /// so that nobody has to keep count.
+    pub(crate) fn census(&self, meter: &WorkMeter) -> Vec<[usize; 5]> {
+        let mut counts = vec![[0; 5]; meter.names().len()];
+        for session in self.sessions() {
+            let mut last = None;
+            loop {
+                let state = session.state.read();
+                let mut seen = 0;
+                for record in state.newest(last).take(PART) {
+                    let task = &record.task;
+                    counts[meter.place(&task.kind)][task.status as usize] += 1;
+                    (last, seen) = (Some(task.id), seen + 1);
+                }
+                if seen < PART {
+                    break;
+                }
+            }
+        }
+        counts
+    }
+}
