@@ -6,7 +6,7 @@ use crate::api::{self, Api};
 use crate::config::Config;
 use crate::executor::ExecutorRegistry;
 use crate::http::head::inspect;
-use crate::http::request::{Client, Headers};
+use crate::http::request::{Client, Pairs};
 use crate::http::response::Body;
 use crate::http::router::Router;
 use crate::http::{Method, Request};
@@ -34,25 +34,6 @@ pub fn check_head(bytes: &[u8]) {
         assert!(bytes[..head.length].ends_with(b"\r\n\r\n"));
         let short = inspect(&bytes[..head.length - 1], MAX_BODY);
         assert!(matches!(short, Ok(None)));
-    }
-}
-
-struct Pairs<'a>(Vec<(&'a str, &'a str)>);
-
-impl Headers for Pairs<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        let mut pairs = self.0.iter();
-        pairs
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| *value)
-    }
-
-    fn all(&self, name: &str) -> Vec<String> {
-        let pairs = self.0.iter();
-        pairs
-            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, value)| (*value).to_owned())
-            .collect()
     }
 }
 

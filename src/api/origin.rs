@@ -6,7 +6,7 @@ use crate::http::{Method, Problem, Request, Response};
 /// Refuses requests to another host's name (DNS rebinding), and changes asked for by a page
 /// from another origin.
 pub(super) fn check(config: &Config, request: &Request<'_>) -> Result<(), Problem> {
-    let host = request.header("Host").unwrap_or_default();
+    let host = request.host();
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,

@@ -51,7 +51,7 @@ fn html(status: u16, page: &str) -> Response {
 /// The host as the client knows it, where that can be pasted into a shell without harm.
 fn host<'a>(call: &'a Call<'_>) -> &'a str {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b".:-[]".contains(&b);
-    let host = call.request.header("Host").unwrap_or_default();
+    let host = call.request.host();
     match !host.is_empty() && host.bytes().all(plain) {
         true => host,
         false => "localhost:3000",

@@ -1,12 +1,13 @@
 //! One connection: what it is doing, by when that must be done, and where its requests begin.
 
-use std::io;
+use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::http::chunks::{self, Broken};
 use crate::http::head::{self, Head};
 use crate::http::{Problem, sys};
 
@@ -34,8 +35,6 @@ pub(super) struct Connection {
     since: AtomicU64,
     /// By when it must be over, likewise.
     deadline: AtomicU64,
-    /// Bytes that it may have taken at most, whatever the body looks like.
-    allowed: AtomicU64,
 }
 
 impl Connection {
@@ -52,7 +51,6 @@ impl Connection {
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now),
             deadline: AtomicU64::new(u64::MAX),
-            allowed: AtomicU64::new(u64::MAX),
         };
         connection.enter(Phase::Idle, now, within);
         connection
@@ -69,7 +67,6 @@ impl Connection {
     /// A handler has the request: it takes what it takes.
     pub(super) fn work(&self) {
         self.enter(Phase::Working, 0, Duration::MAX);
-        self.allowed.store(u64::MAX, SeqCst);
     }
 
     pub(super) fn is(&self, phase: Phase) -> bool {
@@ -85,12 +82,7 @@ impl Connection {
         self.deadline.load(SeqCst) < now
     }
 
-    /// Bounds what a body of unknown length may take, its framing included.
-    pub(super) fn allow(&self, bytes: u64) {
-        self.allowed.store(bytes, SeqCst);
-    }
-
-    /// Closes what is late or takes too much. Its thread reads the end of the stream, says what is
+    /// Closes what is late. Its thread reads the end of the stream, says what is
     /// to be said, and lets go.
     pub(super) fn guard(&self, now: u64) {
         if self.is_late(now) {
@@ -99,11 +91,6 @@ impl Connection {
                 false => Shutdown::Read,
             };
             let _ = self.socket.shutdown(how);
-        }
-        let allowed = self.allowed.load(SeqCst);
-        if allowed != u64::MAX && sys::bytes_taken(&self.socket).is_ok_and(|taken| taken > allowed)
-        {
-            self.reset();
         }
     }
 
@@ -237,8 +224,18 @@ impl<'c> Intake<'c> {
         Ok(sys::bytes_taken(socket)?.saturating_sub(self.over))
     }
 
-    /// Bytes from the connection's opening to the end of the request's head.
-    pub(super) fn through(&self, head: &Head) -> u64 {
-        self.over + head.length as u64
+    /// The bytes of the head that was found.
+    pub(super) fn bytes_of(&self, head: &Head) -> &[u8] {
+        &self.seen[..head.length]
+    }
+
+    /// Reads the chunked body behind a head, without the parser: the connection cannot go on.
+    pub(super) fn read_chunked(&self, head: &Head, max: usize) -> Result<Vec<u8>, Broken> {
+        // What the parser holds of it was all seen.
+        let held = &self.seen[..self.ahead];
+        let mut whole = BufReader::new(held.chain(&self.connection.socket));
+        let mut head = (&mut whole).take(head.length as u64);
+        io::copy(&mut head, &mut io::sink()).map_err(|_| Broken::Cut)?;
+        chunks::read_chunks(&mut whole, max)
     }
 }

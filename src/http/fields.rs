@@ -17,6 +17,13 @@ pub(crate) fn error(field: &str, message: impl Into<String>) -> FieldError {
     }
 }
 
+/// More than any body has. Looking for doubles among ever more would cost ever more.
+const MAX_FIELDS: usize = 100;
+
+/// How deep what is stored to the letter may be nested. Many readers give up at 128, and would
+/// with it on the list that it stands in.
+const MAX_DEPTH: usize = 100;
+
 /// The fields not yet taken, and what was wrong so far. A field that is `null` is absent.
 pub(crate) struct Fields<'a> {
     left: Vec<(String, &'a RawValue)>,
@@ -58,7 +65,11 @@ impl<'a> Fields<'a> {
     }
 
     fn add(&mut self, pairs: Pairs<'a>) {
-        for (name, value) in pairs.0 {
+        for (i, (name, value)) in pairs.0.into_iter().enumerate() {
+            if i == MAX_FIELDS {
+                self.fault(&name, format!("{name} is one field too many"));
+                break;
+            }
             if self.left.iter().any(|(n, _)| *n == name) {
                 self.fault(&name, format!("{name} is given twice"));
             } else {
@@ -152,10 +163,14 @@ impl<'a> Fields<'a> {
     /// An object, to the letter.
     pub(crate) fn object(&mut self, name: &str) -> Option<&'a RawValue> {
         let value = self.take(name)?;
-        if value.get().starts_with('{') {
+        let problem = if !value.get().starts_with('{') {
+            "must be an object"
+        } else if depth(value.get()) > MAX_DEPTH {
+            "is nested too deeply"
+        } else {
             return Some(value);
-        }
-        self.fault(name, format!("{name} must be an object"));
+        };
+        self.fault(name, format!("{name} {problem}"));
         None
     }
 
@@ -208,6 +223,27 @@ impl<'a> Fields<'a> {
             Err(Problem::invalid(self.errors))
         }
     }
+}
+
+/// How deep a valid JSON text is nested.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn not_json(error: serde_json::Error) -> Problem {
@@ -291,6 +327,24 @@ impl<'a> Query<'a> {
             Ok(())
         } else {
             Err(Problem::invalid(self.errors))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::depth;
+
+    #[test]
+    fn depth_counts_brackets_outside_of_strings() {
+        for (json, want) in [
+            ("1", 0),
+            ("{}", 1),
+            (r#"{"a":[{}],"b":[]}"#, 3),
+            (r#"{"[{":"\"[[","b":"\\"}"#, 1),
+            (r#"["\\",["]"]]"#, 2),
+        ] {
+            assert_eq!(depth(json), want, "{json}");
         }
     }
 }

@@ -6,6 +6,7 @@
 //! on. What two readers could understand differently is refused.
 
 use crate::http::Problem;
+use crate::http::request::Pairs;
 
 /// The most bytes of a head, its empty line included.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -18,6 +19,8 @@ pub(crate) struct Head {
     /// Its bytes, the empty line included.
     pub(crate) length: usize,
     pub(crate) body: BodyLength,
+    /// Whether the client asks for this answer to be the connection's last.
+    pub(crate) is_last: bool,
 }
 
 /// How a request's body is delimited.
@@ -58,11 +61,15 @@ fn head_too_large() -> Problem {
     Problem::new(431, "head_too_large", message)
 }
 
+pub(super) fn is_visible(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~')
+}
+
 /// Only visible ASCII, blanks and tabs, in lines that end with CR LF.
 fn check_bytes(bytes: &[u8]) -> Result<(), Problem> {
     for (i, &byte) in bytes.iter().enumerate() {
         let fine = match byte {
-            b'\t' | b' '..=b'~' => true,
+            _ if is_visible(byte) => true,
             b'\r' => bytes.get(i + 1).is_none_or(|&next| next == b'\n'),
             b'\n' => i > 0 && bytes[i - 1] == b'\r',
             _ => false,
@@ -88,13 +95,37 @@ fn parse(head: &[u8], max_body: usize) -> Result<Head, Problem> {
         }
         fields.add(line)?;
     }
-    if !is_old && fields.host.is_none() {
-        return Err(malformed("The header Host is missing"));
+    match fields.host {
+        None if !is_old => return Err(malformed("The header Host is missing")),
+        Some(host) if !host.bytes().all(is_of_host) => {
+            return Err(malformed("The header Host is not NAME or NAME:PORT"));
+        }
+        _ => {}
     }
     Ok(Head {
         length: head.len() + 4,
         body: fields.body(is_old, max_body)?,
+        is_last: fields.is_last,
     })
+}
+
+/// A head that passed, in its parts: method, target and headers.
+pub(super) fn split(head: &[u8]) -> Option<(&str, &str, Pairs<'_>)> {
+    let mut lines = std::str::from_utf8(head).ok()?.split("\r\n");
+    let mut first = lines.next()?.split(' ');
+    let (method, target) = (first.next()?, first.next()?);
+    let pairs = lines.filter_map(|line| line.split_once(':'));
+    let pairs = pairs.map(|(name, value)| (name, trim(value)));
+    Some((method, target, Pairs(pairs.collect())))
+}
+
+fn trim(value: &str) -> &str {
+    value.trim_matches([' ', '\t'])
+}
+
+/// A name, an address, a port; no list of them, nor a user's name.
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
 }
 
 /// Whether it is HTTP/1.0.
@@ -130,6 +161,7 @@ struct Fields<'a> {
     content_length: Option<&'a str>,
     transfer_encoding: Option<&'a str>,
     expect: Option<&'a str>,
+    is_last: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -144,11 +176,17 @@ impl<'a> Fields<'a> {
         let place = match name.len() {
             4 if name.eq_ignore_ascii_case("Host") => &mut self.host,
             6 if name.eq_ignore_ascii_case("Expect") => &mut self.expect,
+            // A list, in one header or several.
+            10 if name.eq_ignore_ascii_case("Connection") => {
+                let mut words = value.split(',').map(trim);
+                self.is_last |= words.any(|word| word.eq_ignore_ascii_case("close"));
+                return Ok(());
+            }
             14 if name.eq_ignore_ascii_case("Content-Length") => &mut self.content_length,
             17 if name.eq_ignore_ascii_case("Transfer-Encoding") => &mut self.transfer_encoding,
             _ => return Ok(()),
         };
-        match place.replace(value.trim_matches([' ', '\t'])) {
+        match place.replace(trim(value)) {
             None => Ok(()),
             Some(_) => Err(malformed(&format!("{name} is given twice"))),
         }
@@ -217,6 +255,7 @@ mod tests {
         let whole = Head {
             length: text.len(),
             body: BodyLength::None,
+            is_last: false,
         };
         assert_eq!(look(text), Ok(Some(whole)));
         let with_more = look(&format!("{text}\0 not ours to judge")).expect("fine");
@@ -277,6 +316,10 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: h\r\n: x\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nX: y\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: me@a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+            ("GET / HTTP/1.0\r\nHost: a b\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nX: \0\r\n", 400),
             ("GET /ü HTTP/1.1", 400),
             ("\u{16}\u{3}\u{1}", 400),
@@ -287,6 +330,27 @@ mod tests {
         ] {
             assert_eq!(look(head), Err(want), "{head:?}");
         }
+    }
+
+    #[test]
+    fn the_last_request_may_say_so_in_any_of_its_headers() {
+        let is_last = |headers: &str| {
+            let head = look(&format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n"));
+            head.expect("fine").expect("whole").is_last
+        };
+        assert!(is_last("Connection: Close"));
+        assert!(is_last("Connection: keep-alive\r\nconnection: x ,\tclose"));
+        assert!(!is_last("Connection: keep-alive"));
+        assert!(!is_last("Connection: closed, x-close"));
+        assert!(!is_last("X: close"));
+    }
+
+    #[test]
+    fn a_head_splits_into_its_parts() {
+        let head = "GET /a?b HTTP/1.1\r\nHost: h\r\nX:\ty \r\nX:z:\r\n\r\n";
+        let (method, target, pairs) = split(head.as_bytes()).expect("parts");
+        assert_eq!((method, target), ("GET", "/a?b"));
+        assert_eq!(pairs.0, [("Host", "h"), ("X", "y"), ("X", "z:")]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows what a task is. [`transport`] is the only module that names `tiny_http`.
 
+mod chunks;
 mod connection;
 pub(crate) mod fields;
 pub(crate) mod head;

@@ -13,6 +13,9 @@ pub(crate) struct FieldError {
     pub(crate) message: String,
 }
 
+/// Nobody reads more, and an answer stays in proportion to what was asked.
+const MAX_ERRORS: usize = 100;
+
 /// An answer that says no, and what to do.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -48,8 +51,9 @@ impl Problem {
         }
     }
 
-    /// Fields that do not fit; the message tells them all.
-    pub(crate) fn invalid(errors: Vec<FieldError>) -> Problem {
+    /// Fields that do not fit; the message tells them all, up to a hundred.
+    pub(crate) fn invalid(mut errors: Vec<FieldError>) -> Problem {
+        errors.truncate(MAX_ERRORS);
         let messages: Vec<_> = errors.iter().map(|e| e.message.as_str()).collect();
         let mut problem = Problem::new(400, "invalid_request", messages.join("; "));
         problem.errors = errors;

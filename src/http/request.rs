@@ -34,10 +34,33 @@ pub(crate) trait Headers {
     fn all(&self, name: &str) -> Vec<String>;
 }
 
+/// Names and values, in order.
+pub(crate) struct Pairs<'a>(pub(crate) Vec<(&'a str, &'a str)>);
+
+impl Pairs<'_> {
+    fn named(&self, name: &str) -> impl Iterator<Item = &str> {
+        let pairs = self.0.iter();
+        let same = pairs.filter(move |(n, _)| n.eq_ignore_ascii_case(name));
+        same.map(|(_, value)| *value)
+    }
+}
+
+impl Headers for Pairs<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.named(name).next()
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        self.named(name).map(str::to_owned).collect()
+    }
+}
+
 /// A request with its body, received whole.
 pub(crate) struct Request<'a> {
     pub(crate) method: Method,
-    /// The target as it was sent.
+    /// The host that the target itself names, where it does.
+    authority: Option<&'a str>,
+    /// The target as it was sent, from its path on.
     target: &'a str,
     pub(crate) peer: Option<IpAddr>,
     pub(crate) headers: &'a dyn Headers,
@@ -64,9 +87,11 @@ impl<'a> Request<'a> {
         body: &'a [u8],
         client: Client<'a>,
     ) -> Request<'a> {
+        let (authority, target) = split_authority(target);
         Request {
             method,
-            target: strip_authority(target),
+            authority,
+            target,
             peer: client.peer,
             headers,
             body,
@@ -78,6 +103,14 @@ impl<'a> Request<'a> {
 
     pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
         self.headers.get(name)
+    }
+
+    /// The host, and port, that the client means to speak to; what the target says outweighs the
+    /// header.
+    pub(crate) fn host(&self) -> &'a str {
+        self.authority
+            .or_else(|| self.header("Host"))
+            .unwrap_or_default()
     }
 
     /// Whether `Accept` asks for this media type by its name.
@@ -126,14 +159,15 @@ impl<'a> Request<'a> {
 }
 
 /// `http://host/path` names the same target as `/path`.
-fn strip_authority(target: &str) -> &str {
-    let Some(rest) = target
-        .strip_prefix("http://")
-        .or_else(|| target.strip_prefix("https://"))
-    else {
-        return target;
-    };
-    rest.find(['/', '?']).map_or("/", |at| &rest[at..])
+fn split_authority(target: &str) -> (Option<&str>, &str) {
+    let schemes = ["http://", "https://"].into_iter();
+    match schemes.filter_map(|s| target.strip_prefix(s)).next() {
+        Some(rest) => {
+            let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            (Some(authority), if path.is_empty() { "/" } else { path })
+        }
+        None => (None, target),
+    }
 }
 
 fn form_decode(text: &str) -> String {
@@ -171,37 +205,30 @@ fn hex(digit: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    struct None_;
-    impl Headers for None_ {
-        fn get(&self, _: &str) -> Option<&str> {
-            None
-        }
-        fn all(&self, _: &str) -> Vec<String> {
-            Vec::new()
-        }
-    }
-
     #[test]
     fn targets_split_into_path_and_query() {
-        for (target, path, query) in [
+        for (target, host, path, query) in [
             (
                 "/a/b?x=1&y=%C3%BC+z",
+                "",
                 "/a/b",
                 vec![("x", "1"), ("y", "ü z")],
             ),
-            ("/a/", "/a", vec![]),
-            ("/", "/", vec![]),
-            ("http://h:1/a?b", "/a", vec![("b", "")]),
-            ("http://h", "/", vec![]),
-            ("*", "*", vec![]),
-            ("/a?%zz=%4", "/a", vec![("%zz", "%4")]),
+            ("/a/", "", "/a", vec![]),
+            ("/", "", "/", vec![]),
+            ("http://h:1/a?b", "h:1", "/a", vec![("b", "")]),
+            ("http://h", "h", "/", vec![]),
+            ("*", "", "*", vec![]),
+            ("/a?%zz=%4", "", "/a", vec![("%zz", "%4")]),
         ] {
             let client = Client {
                 peer: None,
                 request_id: "",
                 is_open: &|| true,
             };
-            let request = Request::new(Method::Get, target, &None_, b"", client);
+            let headers = Pairs(Vec::new());
+            let request = Request::new(Method::Get, target, &headers, b"", client);
+            assert_eq!(request.host(), host);
             assert_eq!(request.path(), path);
             let pairs: Vec<_> = request
                 .query()

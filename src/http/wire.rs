@@ -64,6 +64,11 @@ pub(super) fn write(socket: &TcpStream, response: Response, id: &str, framing: F
     }
 }
 
+/// Lets a client go on that waits to be told before it sends its body.
+pub(super) fn tell_to_continue(mut socket: &TcpStream) -> io::Result<()> {
+    socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+}
+
 fn send_parts(out: &mut dyn Outlet, first: Vec<u8>, mut parts: Box<Parts>) -> io::Result<()> {
     let (mut part, mut more) = (first, true);
     while more {
@@ -109,7 +114,8 @@ fn http_date() -> Rc<str> {
     thread_local! {
         static LAST: RefCell<(u64, Rc<str>)> = RefCell::new((0, "".into()));
     }
-    let now = SystemTime::now();
+    // No date before that can be told.
+    let now = SystemTime::now().max(SystemTime::UNIX_EPOCH);
     let second = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());

@@ -226,6 +226,39 @@ fn every_bad_field_is_named_at_once() {
 }
 
 #[test]
+fn a_flood_of_bad_fields_costs_little_and_gets_a_short_answer() {
+    let server = TestServer::start(&[]);
+    let many: serde_json::Map<_, _> = (0..5_000).map(|i| (format!("{i}"), 1.into())).collect();
+    let reply = server.post("/tasks", serde_json::Value::Object(many));
+    let problem = reply.expect_problem(400, "invalid_request");
+    let told = |problem: &crate::support::Reply| problem.json()["errors"].as_array().map(Vec::len);
+    assert_eq!(told(&problem), Some(100));
+    let reply = server.get(&format!("/tasks?{}", "a&".repeat(7_000)));
+    let problem = reply.expect_problem(400, "invalid_request");
+    assert_eq!(told(&problem), Some(100));
+}
+
+#[test]
+fn metadata_nested_so_deep_that_readers_would_choke_is_refused() {
+    let server = TestServer::start(&[]);
+    let nested = |depth: usize| {
+        let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
+        format!(r#"{{"name":"n","metadata":{{"a":{open}{close}}}}}"#)
+    };
+    let kind = Some("application/json");
+    create_raw(&server, kind, nested(100)).expect(201);
+    for depth in [101, 30_000] {
+        create_raw(&server, kind, nested(depth)).expect_problem(400, "invalid_request");
+    }
+    // Brackets in a text are no nesting.
+    let text = format!(
+        r#"{{"name":"n","metadata":{{"a":"{}"}}}}"#,
+        "[{\\\"".repeat(1_000)
+    );
+    create_raw(&server, kind, text).expect(201);
+}
+
+#[test]
 fn each_field_is_checked() {
     let server = TestServer::start(&[]);
     for (field, body) in [

@@ -68,13 +68,21 @@ fn chunks_are_read_or_refused() {
     for (chunks, want) in [
         ("e\r\n{\"name\": \"one\"\r\n1\r\n}\r\n0\r\n\r\n", 201),
         ("E;ext=1\r\n{\"name\": \"two\"\r\n01\r\n}\r\n0\r\n\r\n", 201),
+        ("f\r\n{\"name\": \"six\"}\r\n0\r\nChecksum: 1\r\n\r\n", 201),
         ("zz\r\n{}\r\n0\r\n\r\n", 400),
         ("-1\r\n{}\r\n0\r\n\r\n", 400),
         ("3\r\n{}\r\n0\r\n\r\n", 400),
-        ("ffffffffffffffff\r\n{}\r\n0\r\n\r\n", 400),
-        ("fffffffffffffffff\r\n{}\r\n0\r\n\r\n", 400),
+        ("ffffffffffffffff\r\n{}\r\n0\r\n\r\n", 413),
+        ("fffffffffffffffff\r\n{}\r\n0\r\n\r\n", 413),
+        ("+2\r\n{}\r\n0\r\n\r\n", 400),
         ("2\n{}\n0\n\n", 400),
+        ("\n2\r\n{}\r\n0\r\n\r\n", 400),
+        ("2;a\nb\r\n{}\r\n0\r\n\r\n", 400),
+        // Broken off: within a chunk, behind it, before it.
+        ("20\r\n{\"name\": \"n\"}", 400),
+        ("20\r\n", 400),
         ("2\r\n{}", 400),
+        ("2\r\n{}\r\n", 400),
         ("", 400),
     ] {
         let answers = statuses(&server, &format!("{head}{chunks}"));
@@ -82,11 +90,71 @@ fn chunks_are_read_or_refused() {
     }
     let big = format!("{head}c8\r\n{}\r\n1\r\n \r\n0\r\n\r\n", " ".repeat(200));
     assert_eq!(statuses(&server, &big), [413]);
-    assert_eq!(server.session("chunks").total(), 2);
+    assert_eq!(server.session("chunks").total(), 3);
+    let name = "e\r\n{\"name\": \"six\"\r\n1\r\n}\r\n0\r\n\r\n";
+    for headers in [
+        "Transfer-Encoding: Chunked",
+        "Transfer-Encoding:\tchunked\t",
+    ] {
+        let other = head.replace("Transfer-Encoding: chunked", headers);
+        assert_eq!(
+            statuses(&server, &format!("{other}{name}")),
+            [201],
+            "{headers}"
+        );
+    }
+    let upgrade = head.replace("Host", "Connection: upgrade\r\nUpgrade: h2c\r\nHost");
+    assert_eq!(statuses(&server, &format!("{upgrade}{name}")), [201]);
+    let expect = head.replace("Host", "Expect: 100-continue\r\nHost");
+    assert_eq!(statuses(&server, &format!("{expect}{name}")), [100, 201]);
     // Where a chunked body ends only its reader knows: nothing behind it is taken for a request.
     let behind =
         format!("{head}2\r\n{{}}\r\n0\r\n\r\nGET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!(statuses(&server, &behind), [400]);
+}
+
+/// Also where the parser has read some of it ahead already.
+#[test]
+fn a_chunked_body_behind_other_requests_is_read_whole() {
+    let server = TestServer::start(&[]);
+    for length in [1, 100, 900, 1_100, 5_000] {
+        let body = json!({ "name": "last", "description": "x".repeat(length % 1_500) }).to_string();
+        let body = format!("{body}{}", " ".repeat(length));
+        let get = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n";
+        let half = body.len() / 2;
+        let all = format!(
+            "{get}{get}POST {API}/tasks HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+             X-App-Session: behind\r\nTransfer-Encoding: chunked\r\n\r\n\
+             {half:x}\r\n{}\r\n{:x}\r\n{}\r\n0\r\n\r\n{get}",
+            &body[..half],
+            body.len() - half,
+            &body[half..]
+        );
+        assert_eq!(statuses(&server, &all), [200, 200, 201], "{length}");
+    }
+    assert_eq!(server.session("behind").total(), 5);
+}
+
+#[test]
+fn a_close_in_any_connection_header_is_heard() {
+    let server = TestServer::start(&[]);
+    let get = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\n";
+    let close = "Connection: keep-alive\r\nConnection: close\r\n\r\n";
+    assert_eq!(statuses(&server, &format!("{get}{close}{get}\r\n")), [200]);
+}
+
+#[test]
+fn a_target_that_names_its_host_outweighs_the_header() {
+    let server = TestServer::start(&[("ALLOWED_HOSTS", "mine.example")]);
+    for (target, host, want) in [
+        ("/", "mine.example", 200),
+        ("http://mine.example/", "evil.example", 200),
+        ("http://evil.example/", "mine.example", 421),
+        ("http://evil.example", "mine.example", 421),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(statuses(&server, &request), [want], "{target} {host}");
+    }
 }
 
 #[test]
@@ -107,6 +175,8 @@ fn odd_bytes_in_a_head_are_refused() {
         b"GET /api/v1/health  HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET /api/v1/health HTTP/1.1\r\n\r\n",
         b"GET /api/v1/health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: a, b\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: me@h\r\n\r\n",
         b"\r\n\r\nGET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ] {

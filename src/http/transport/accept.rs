@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::executor::panic_text;
 use crate::http::connection::Connection;
 use crate::http::transport::Shared;
 use crate::http::transport::serve::{Requests, refuse, serve};
@@ -209,7 +210,13 @@ fn admit(
 fn serve_all(shared: &Shared, first: Option<Handover>, waiting: &Receiver<Handover>) {
     let mut next = first;
     while let Some((requests, connection)) = next.take() {
-        serve(shared, requests, &connection);
+        // The place must come back, whatever the parser thinks of what it reads.
+        let served = AssertUnwindSafe(|| serve(shared, requests, &connection));
+        if let Err(panic) = catch_unwind(served) {
+            let text = panic_text(&*panic);
+            log::error!("A connection's thread panicked: {}", crate::LogSafe(text));
+            connection.reset();
+        }
         shared.open.lock().remove(&connection.peer);
         if !shared.is_stopping() {
             drop(connection);
@@ -227,4 +234,44 @@ fn turn_away(shared: &Shared, connection: &Connection) {
     let problem = Problem::new(503, "too_many_connections", message).with("Retry-After", "1");
     refuse(shared, connection, problem);
     let _ = connection.socket.shutdown(Shutdown::Both);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::http::transport::TransportOptions;
+
+    #[test]
+    fn a_parser_that_panics_costs_its_own_connection_alone() {
+        let minute = Duration::from_secs(60);
+        let shared = Shared::new(
+            TransportOptions {
+                max_connections: 1,
+                max_connections_per_ip: 1,
+                head_timeout: minute,
+                request_timeout: minute,
+                keep_alive_timeout: minute,
+                max_body_bytes: 1,
+            },
+            Box::new(|_| unreachable!("no request comes through")),
+        );
+        let listener = bind("127.0.0.1", 0).expect("a free port");
+        let mut client =
+            TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (socket, peer) = listener.accept().expect("a connection");
+        let head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        client.write_all(head).expect("sent");
+        let connection = Arc::new(Connection::new(socket, peer, 0, minute));
+        shared.open.lock().insert(peer, connection.clone());
+        let parser: Requests = Box::new(std::iter::from_fn(|| panic!("this head")));
+        let (hand_over, waiting) = crossbeam_channel::bounded(0);
+        drop(hand_over);
+        serve_all(&shared, Some((parser, connection)), &waiting);
+        assert!(shared.open.lock().is_empty());
+        let end = client.read(&mut [0]);
+        let is_reset = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionReset;
+        assert!(end.as_ref().map_or_else(is_reset, |&n| n == 0), "{end:?}");
+    }
 }

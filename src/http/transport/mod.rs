@@ -68,6 +68,17 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(options: TransportOptions, service: Box<Service>) -> Shared {
+        Shared {
+            options,
+            service,
+            open: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            epoch: Instant::now(),
+            ids: Default::default(),
+        }
+    }
+
     fn clock(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
@@ -109,14 +120,7 @@ impl Transport {
         let listener = accept::bind(host, port)?;
         let local = listener.local_addr()?;
         let transport = Transport {
-            shared: Arc::new(Shared {
-                options,
-                service,
-                open: Mutex::default(),
-                stopping: AtomicBool::new(false),
-                epoch: Instant::now(),
-                ids: Default::default(),
-            }),
+            shared: Arc::new(Shared::new(options, service)),
             local,
             threads: Mutex::default(),
         };

@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::executor::panic_text;
+use crate::http::chunks::Broken;
 use crate::http::connection::{Connection, Intake, Next, Phase};
-use crate::http::head::{BodyLength, body_too_large, malformed};
+use crate::http::head::{self, BodyLength, Head, body_too_large, malformed};
 use crate::http::request::{Client, Headers};
 use crate::http::response::Body;
 use crate::http::transport::Shared;
@@ -60,20 +61,16 @@ fn serve_next(
         }
     };
     connection.enter(Phase::Reading, begun, options.request_timeout);
-    if head.body == BodyLength::Chunked {
-        // A chunk of one byte takes six.
-        let framed = 8 * options.max_body_bytes as u64 + 64 * 1024;
-        connection.allow(intake.through(&head) + framed);
-    }
-    let length = match head.body {
-        BodyLength::Bytes(length) => Some(head.length + length),
-        BodyLength::None => Some(head.length),
-        // Where it ends is known to its reader alone.
-        BodyLength::Chunked => None,
+    let body = match head.body {
+        BodyLength::Bytes(length) => length,
+        BodyLength::None => 0,
+        BodyLength::Chunked => {
+            exchange_chunked(shared, connection, intake, &head);
+            return false;
+        }
     };
-    if let Some(length) = length {
-        intake.look_behind(length);
-    }
+    let length = head.length + body;
+    intake.look_behind(length);
     let raw = match requests.next() {
         Some(Ok(raw)) => raw,
         Some(Err(error)) => {
@@ -83,8 +80,8 @@ fn serve_next(
         }
         None => return false,
     };
-    exchange(shared, raw, connection, head.body, || {
-        length.is_some_and(|length| intake.finish(length))
+    exchange(shared, raw, connection, body, || {
+        intake.finish(length) && !head.is_last
     })
 }
 
@@ -131,33 +128,84 @@ fn exchange(
     shared: &Shared,
     mut raw: tiny_http::Request,
     connection: &Connection,
-    length: BodyLength,
+    length: usize,
     can_go_on: impl FnOnce() -> bool,
 ) -> bool {
-    let id = match TinyHeaders(raw.headers()).get("X-Request-Id") {
+    let Some(body) = read_body(&mut raw, length) else {
+        refuse(shared, connection, not_whole(shared, connection));
+        // `raw` waits for the rest of the body, unless that cannot come any more.
+        close(connection);
+        return false;
+    };
+    let headers = TinyHeaders(raw.headers());
+    let asked = Asked {
+        method: Method::parse(raw.method().as_str()),
+        target: raw.url(),
+        headers: &headers,
+        is_old: *raw.http_version() <= (1, 0),
+    };
+    let keep = answer(shared, connection, &asked, &body, can_go_on());
+    // Takes the crate's writer away, which would answer 500 where nobody used it.
+    drop(raw.into_writer());
+    keep
+}
+
+/// Answers a request whose body comes in chunks, the last of its connection: where it ends, the
+/// parser cannot know.
+fn exchange_chunked(shared: &Shared, connection: &Connection, intake: &Intake<'_>, head: &Head) {
+    let Some((method, target, headers)) = head::split(intake.bytes_of(head)) else {
+        return;
+    };
+    if headers.get("Expect").is_some() && wire::tell_to_continue(&connection.socket).is_err() {
+        return;
+    }
+    match intake.read_chunked(head, shared.options.max_body_bytes) {
+        Ok(body) => {
+            let asked = Asked {
+                method: Method::parse(method),
+                target,
+                headers: &headers,
+                is_old: false,
+            };
+            answer(shared, connection, &asked, &body, false);
+        }
+        Err(Broken::TooLarge) => {
+            let problem = body_too_large(shared.options.max_body_bytes);
+            refuse(shared, connection, problem);
+        }
+        Err(Broken::Malformed) => refuse(shared, connection, malformed("A chunk is malformed")),
+        Err(Broken::Cut) => refuse(shared, connection, not_whole(shared, connection)),
+    }
+}
+
+/// A request without its body, whoever has read it.
+struct Asked<'a> {
+    method: Method,
+    target: &'a str,
+    headers: &'a dyn Headers,
+    /// Whether it is HTTP/1.0.
+    is_old: bool,
+}
+
+/// Has a request answered; false where the connection ends with it, as it does where it cannot
+/// `go_on`.
+fn answer(
+    shared: &Shared,
+    connection: &Connection,
+    asked: &Asked<'_>,
+    body: &[u8],
+    go_on: bool,
+) -> bool {
+    let id = match asked.headers.get("X-Request-Id") {
         Some(id) if is_sane_id(id) => id.to_owned(),
         _ => shared.new_id(),
     };
-    let body = match read_body(&mut raw, length, shared.options.max_body_bytes) {
-        Ok(Some(body)) => body,
-        refused => {
-            let problem = refused
-                .err()
-                .unwrap_or_else(|| not_whole(shared, connection));
-            // Out with it before the rest of the body comes in; `raw` must not wait for that.
-            refuse(shared, connection, problem);
-            close(connection);
-            return false;
-        }
-    };
-    let last = !can_go_on() || shared.is_stopping();
+    let last = !go_on || shared.is_stopping();
     connection.work();
-    let headers = TinyHeaders(raw.headers());
-    let method = Method::parse(raw.method().as_str());
-    let (keep, word) = persistence(&raw, &headers);
+    let (keep, word) = persistence(asked);
     let framing = Framing {
-        head_only: method == Method::Head,
-        chunks: *raw.http_version() >= (1, 1),
+        head_only: asked.method == Method::Head,
+        chunks: !asked.is_old,
         connection: if last { Some("close") } else { word },
     };
     let client = Client {
@@ -165,7 +213,7 @@ fn exchange(
         request_id: &id,
         is_open: &|| wire::is_open(&connection.socket),
     };
-    let request = Request::new(method, raw.url(), &headers, &body, client);
+    let request = Request::new(asked.method, asked.target, asked.headers, body, client);
     let response = catch_unwind(AssertUnwindSafe(|| (shared.service)(&request)));
     let response = response.unwrap_or_else(|panic| {
         let text = panic_text(&*panic).to_owned();
@@ -173,8 +221,6 @@ fn exchange(
         let message = "Something went wrong here; the server's log has the details";
         Problem::new(500, "internal_error", message).into_response(&id)
     });
-    // Takes the crate's writer away, which would answer 500 where nobody used it.
-    drop(raw.into_writer());
     if !matches!(response.body, Body::Stream(_)) {
         let within = shared.options.request_timeout;
         connection.enter(Phase::Writing, shared.clock(), within);
@@ -183,17 +229,14 @@ fn exchange(
 }
 
 /// Whether the connection stays open (as the crate sees it), and the word to say about it.
-fn persistence(
-    raw: &tiny_http::Request,
-    headers: &TinyHeaders<'_>,
-) -> (bool, Option<&'static str>) {
-    let asked = headers.get("Connection").map(str::to_ascii_lowercase);
-    let has = |word| asked.as_deref().is_some_and(|asked| asked.contains(word));
-    let old = *raw.http_version() <= (1, 0);
-    if has("close") || has("upgrade") || old && !has("keep-alive") {
+fn persistence(asked: &Asked<'_>) -> (bool, Option<&'static str>) {
+    let wish = asked.headers.get("Connection");
+    let wish = wish.map(str::to_ascii_lowercase);
+    let has = |word| wish.as_deref().is_some_and(|wish| wish.contains(word));
+    if has("close") || has("upgrade") || asked.is_old && !has("keep-alive") {
         (false, Some("close"))
     } else {
-        (true, old.then_some("keep-alive"))
+        (true, asked.is_old.then_some("keep-alive"))
     }
 }
 
@@ -204,25 +247,13 @@ fn is_sane_id(id: &str) -> bool {
 }
 
 /// The body; `None` where it has not arrived whole.
-fn read_body(
-    raw: &mut tiny_http::Request,
-    length: BodyLength,
-    max: usize,
-) -> Result<Option<Vec<u8>>, Problem> {
-    let (least, most) = match length {
-        BodyLength::None => return Ok(Some(Vec::new())),
-        BodyLength::Bytes(length) => (length, length),
-        BodyLength::Chunked => (0, max + 1),
-    };
-    let mut body = Vec::with_capacity(least);
-    let read = raw.as_reader().take(most as u64).read_to_end(&mut body);
-    if read.is_err() || body.len() < least {
-        return Ok(None);
+fn read_body(raw: &mut tiny_http::Request, length: usize) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    if length > 0 {
+        let mut reader = raw.as_reader().take(length as u64);
+        reader.read_to_end(&mut body).ok()?;
     }
-    if body.len() > max {
-        return Err(body_too_large(max));
-    }
-    Ok(Some(body))
+    (body.len() == length).then_some(body)
 }
 
 struct TinyHeaders<'a>(&'a tiny_http::Headers);
