@@ -19,6 +19,8 @@ pub(crate) struct Head {
     /// Its bytes, the empty line included.
     pub(crate) length: usize,
     pub(crate) body: BodyLength,
+    /// Whether it is HTTP/1.0.
+    pub(crate) is_old: bool,
     /// Whether the client asks for this answer to be the connection's last.
     pub(crate) is_last: bool,
 }
@@ -86,7 +88,7 @@ fn check_bytes(bytes: &[u8]) -> Result<(), Problem> {
 fn parse(head: &[u8], max_body: usize) -> Result<Head, Problem> {
     // The bytes were checked: this cannot fail.
     let text = std::str::from_utf8(head).map_err(|_| malformed("The head is not ASCII"))?;
-    let mut lines = text.split("\r\n");
+    let mut lines = lines(text);
     let is_old = request_line(lines.next().unwrap_or_default())?;
     let mut fields = Fields::default();
     for (i, line) in lines.enumerate() {
@@ -105,18 +107,26 @@ fn parse(head: &[u8], max_body: usize) -> Result<Head, Problem> {
     Ok(Head {
         length: head.len() + 4,
         body: fields.body(is_old, max_body)?,
+        is_old,
         is_last: fields.is_last,
     })
 }
 
 /// A head that passed, in its parts: method, target and headers.
 pub(super) fn split(head: &[u8]) -> Option<(&str, &str, Pairs<'_>)> {
-    let mut lines = std::str::from_utf8(head).ok()?.split("\r\n");
+    let mut lines = lines(std::str::from_utf8(head).ok()?);
     let mut first = lines.next()?.split(' ');
     let (method, target) = (first.next()?, first.next()?);
-    let pairs = lines.filter_map(|line| line.split_once(':'));
-    let pairs = pairs.map(|(name, value)| (name, trim(value)));
-    Some((method, target, Pairs(pairs.collect())))
+    let mut pairs = Vec::with_capacity(16);
+    let fields = lines.filter_map(|line| line.split_once(':'));
+    pairs.extend(fields.map(|(name, value)| (name, trim(value))));
+    Some((method, target, Pairs(pairs)))
+}
+
+/// The lines of what [`check_bytes`] has passed: there, every LF has its CR.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n')
+        .map(|line| line.strip_suffix('\r').unwrap_or(line))
 }
 
 fn trim(value: &str) -> &str {
@@ -255,6 +265,7 @@ mod tests {
         let whole = Head {
             length: text.len(),
             body: BodyLength::None,
+            is_old: false,
             is_last: false,
         };
         assert_eq!(look(text), Ok(Some(whole)));

@@ -38,9 +38,12 @@ pub(crate) trait Outlet {
 
 impl Response {
     fn new(status: u16, content_type: &'static str, body: Body) -> Response {
+        // Room for what most answers carry.
+        let mut headers = Vec::with_capacity(8);
+        headers.push(("Content-Type", content_type.into()));
         Response {
             status,
-            headers: vec![("Content-Type", content_type.into())],
+            headers,
             body,
         }
     }

@@ -80,7 +80,8 @@ impl Router {
         if request.method == Method::Options && request.path() == "*" {
             return Ok(Response::empty(204).with("Allow", "GET, HEAD, POST, OPTIONS"));
         }
-        let path: Vec<&str> = request.path().split('/').collect();
+        let mut path = Vec::with_capacity(8);
+        path.extend(request.path().split('/'));
         let Some(route) = self.routes.iter().find(|route| route.matches(&path)) else {
             let message = "There is nothing at this path; see the README for the routes";
             return Err(Problem::new(404, "not_found", message));
