@@ -8,8 +8,12 @@ session=shell-$$-$(date +%s)
 
 # Fails with the server's own words where it refuses.
 call() {
-    curl --silent --show-error --fail-with-body --noproxy '*' --max-time 60 \
-        -H "X-App-Session: $session" -H 'Content-Type: application/json' "$@" || { echo >&2; exit 1; }
+    said=$(curl --silent --show-error --fail-with-body --noproxy '*' --max-time 60 \
+        -H "X-App-Session: $session" -H 'Content-Type: application/json' "$@") || {
+        echo "$said" >&2
+        exit 1
+    }
+    printf '%s\n' "$said"
 }
 
 # One member of an answer that is a string or a number.

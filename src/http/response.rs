@@ -70,7 +70,7 @@ impl Response {
     }
 
     pub(crate) fn json(status: u16, body: &impl Serialize) -> Response {
-        let mut bytes = Vec::with_capacity(512);
+        let mut bytes = Vec::with_capacity(1_000);
         // Our own types write into memory: there is nothing in it that can fail.
         let written = serde_json::to_writer(&mut bytes, body);
         debug_assert!(written.is_ok());
