@@ -67,6 +67,13 @@ where
 }
 
 /// How one call of [`TaskExecutor::run`] ended.
+///
+/// ```
+/// use async_task_system::Outcome;
+///
+/// let result = serde_json::json!({ "rows": 3 });
+/// assert_eq!(Outcome::done(result.clone()), Outcome::Done(Some(result)));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The work is done, perhaps with a result.
