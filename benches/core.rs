@@ -86,12 +86,18 @@ fn measure(size: usize) -> Vec<(&'static str, f64)> {
         black_box(page.total);
     };
     let newest = ListQuery::default();
-    let mut from_middle = ListQuery::default();
-    from_middle.cursor = Some(ids[size / 2]);
-    let mut pending = ListQuery::default();
-    pending.statuses = vec![TaskStatus::Pending];
-    let mut rare = ListQuery::default();
-    rare.kind = Some("rare".to_owned());
+    let from_middle = ListQuery {
+        cursor: Some(ids[size / 2]),
+        ..ListQuery::default()
+    };
+    let pending = ListQuery {
+        statuses: vec![TaskStatus::Pending],
+        ..ListQuery::default()
+    };
+    let rare = ListQuery {
+        kind: Some("rare".to_owned()),
+        ..ListQuery::default()
+    };
     // A scan looks at every task: fewer samples where there are many.
     let scans = (2_000_000 / size).clamp(5, 200);
 

@@ -39,10 +39,7 @@ pub(crate) enum BodyLength {
 ///
 /// What is wrong, as soon as it can be told.
 pub(crate) fn inspect(bytes: &[u8], max_body: usize) -> Result<Option<Head>, Problem> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-    let lines = &bytes[..end.map_or(bytes.len(), |end| end + 2)];
-    check_bytes(lines)?;
-    match end {
+    match find_end(bytes)? {
         Some(end) if end + 4 <= MAX_HEAD => parse(&bytes[..end], max_body).map(Some),
         None if bytes.len() < MAX_HEAD => Ok(None),
         _ => Err(head_too_large()),
@@ -67,12 +64,14 @@ pub(super) fn is_visible(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~')
 }
 
-/// Only visible ASCII, blanks and tabs, in lines that end with CR LF.
-fn check_bytes(bytes: &[u8]) -> Result<(), Problem> {
+/// Where the last line of a head ends, once its empty line is there. Up to that: only visible
+/// ASCII, blanks and tabs, in lines that end with CR LF.
+fn find_end(bytes: &[u8]) -> Result<Option<usize>, Problem> {
     for (i, &byte) in bytes.iter().enumerate() {
         let fine = match byte {
             _ if is_visible(byte) => true,
             b'\r' => bytes.get(i + 1).is_none_or(|&next| next == b'\n'),
+            b'\n' if bytes[..i].ends_with(b"\r\n\r") => return Ok(Some(i - 3)),
             b'\n' => i > 0 && bytes[i - 1] == b'\r',
             _ => false,
         };
@@ -81,7 +80,7 @@ fn check_bytes(bytes: &[u8]) -> Result<(), Problem> {
             return Err(malformed(message));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The lines of a head, without its last CR LF CR LF.
@@ -123,7 +122,7 @@ pub(super) fn split(head: &[u8]) -> Option<(&str, &str, Pairs<'_>)> {
     Some((method, target, Pairs(pairs)))
 }
 
-/// The lines of what [`check_bytes`] has passed: there, every LF has its CR.
+/// The lines of what [`find_end`] has passed: there, every LF has its CR.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     text.split('\n')
         .map(|line| line.strip_suffix('\r').unwrap_or(line))

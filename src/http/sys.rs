@@ -79,6 +79,18 @@ pub(crate) fn peek_now(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usiz
     receive(socket, buffer, libc::MSG_PEEK | libc::MSG_DONTWAIT)
 }
 
+/// Whether the other side has neither closed nor reset its end, whatever of it is still unread.
+pub(crate) fn is_open(socket: &TcpStream) -> bool {
+    let mut look = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: the call reads and writes the one struct it is given, and does not wait.
+    let count = unsafe { libc::poll(&raw mut look, 1, 0) };
+    count <= 0 || look.revents == 0
+}
+
 /// How many bytes have been taken out of the socket's queue since it was opened.
 pub(crate) fn bytes_taken(socket: &TcpStream) -> io::Result<u64> {
     let mut received = bytes_received(socket)?;
@@ -140,6 +152,29 @@ pub(crate) fn raise_descriptor_limit() -> Option<u64> {
         match libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) {
             0 => Some(limit.rlim_cur),
             _ => Some(before),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::Shutdown;
+
+    use super::*;
+
+    #[test]
+    fn an_end_is_seen_behind_unread_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mut client = TcpStream::connect(address).expect("a connection");
+        let (socket, _) = listener.accept().expect("a connection");
+        client.write_all(b"nobody reads this").expect("sent");
+        assert!(is_open(&socket));
+        client.shutdown(Shutdown::Write).expect("half closed");
+        let start = std::time::Instant::now();
+        while is_open(&socket) {
+            assert!(start.elapsed().as_secs() < 30, "its end was not seen");
         }
     }
 }

@@ -169,20 +169,18 @@ impl Outlet for StreamBody<'_> {
         }
         self.buffer.clear();
         write!(self.buffer, "{:x}\r\n", bytes.len())?;
+        if bytes.len() > KEPT_BUFFER {
+            // Copied, it would be held twice for as long as the client does not read.
+            self.put(&self.buffer)?;
+            self.put(bytes)?;
+            return self.put(b"\r\n");
+        }
         self.buffer.extend_from_slice(bytes);
         self.buffer.extend_from_slice(b"\r\n");
         self.put(&self.buffer)
     }
 
     fn is_open(&self) -> bool {
-        is_open(self.socket)
-    }
-}
-
-/// Whether the other side has not closed its end.
-pub(super) fn is_open(socket: &TcpStream) -> bool {
-    match sys::peek_now(socket, &mut [0]) {
-        Ok(length) => length > 0,
-        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        sys::is_open(self.socket)
     }
 }

@@ -24,6 +24,8 @@ mod faults;
 mod home;
 /// `Idempotency-Key`.
 mod idempotency;
+/// Limits that many threads reach at once.
+mod limits;
 /// Streams: events, resume, limits, readers that are slow or gone.
 mod live;
 /// The page and the page of a share link, in a browser.

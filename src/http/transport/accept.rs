@@ -21,6 +21,9 @@ const THREAD_IDLE: Duration = Duration::from_secs(10);
 
 const CONNECTION_STACK: usize = 256 * 1024;
 
+/// As much as a large answer is made at once.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// How often the accept loop looks whether it is to end.
 const ACCEPT_TICK: Duration = Duration::from_millis(100);
 
@@ -44,7 +47,10 @@ pub(super) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
             socket.bind(&address.into())?;
             // Bursts of a thousand connections do not wait for a retransmission.
             socket.listen(1_024)?;
-            // What is accepted inherits it, and is set free of it.
+            // What is accepted inherits it: a client that does not read holds no more of the
+            // kernel's memory, which would otherwise grow to four megabytes for each.
+            socket.set_send_buffer_size(SEND_BUFFER)?;
+            // What is accepted inherits this too, and is set free of it.
             socket.set_read_timeout(Some(ACCEPT_TICK))?;
             Ok(socket.into())
         };
@@ -242,6 +248,22 @@ mod tests {
 
     use super::*;
     use crate::http::transport::TransportOptions;
+
+    #[test]
+    fn a_client_that_does_not_read_holds_little_of_the_kernels_memory() {
+        let listener = bind("127.0.0.1", 0).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        deaf.set_recv_buffer_size(4_096).expect("a small buffer");
+        deaf.connect(&address.into()).expect("a connection");
+        let (mut socket, _) = listener.accept().expect("a connection");
+        socket.set_nonblocking(true).expect("set");
+        let mut taken = 0;
+        while let Ok(length) = socket.write(&[0; 4_096]) {
+            taken += length;
+        }
+        assert!((1..8 * SEND_BUFFER).contains(&taken), "{taken}");
+    }
 
     #[test]
     fn a_parser_that_panics_costs_its_own_connection_alone() {

@@ -13,7 +13,7 @@ use crate::http::request::{Client, Headers};
 use crate::http::response::Body;
 use crate::http::transport::Shared;
 use crate::http::wire::{self, Framing, write};
-use crate::http::{Method, Problem, Request};
+use crate::http::{Method, Problem, Request, sys};
 
 /// A connection's requests, as the parser yields them.
 pub(super) type Requests = Box<dyn Iterator<Item = Result<tiny_http::Request, String>> + Send>;
@@ -234,7 +234,7 @@ fn answer(
     let client = Client {
         peer: Some(connection.peer.ip().to_canonical()),
         request_id: &id,
-        is_open: &|| wire::is_open(&connection.socket),
+        is_open: &|| sys::is_open(&connection.socket),
     };
     let request = Request::new(asked.method, asked.target, asked.headers, body, client);
     let response = catch_unwind(AssertUnwindSafe(|| (shared.service)(&request)));
