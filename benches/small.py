@@ -117,7 +117,7 @@ def main():
         for stream in streams:
             stream.close()
         fill(server)
-        table.row("with a full store (256 MiB)")
+        table.row("with a full store")
         server.call("GET", "/health")
         print(f"\nHighest: {server.memory('VmHWM'):.0f} MiB. It still answers.")
 

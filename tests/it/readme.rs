@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::browser::skip;
 use crate::support::{Client, FREE_PORT, Process, TempDir};
 
 const README: &str = include_str!("../../README.md");
@@ -73,6 +74,11 @@ fn run(address: &str, blocks: &[&str]) -> Vec<String> {
 
 #[test]
 fn the_tour_does_what_it_says() {
+    for program in ["bash", "curl"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            return skip(&format!("no {program} in PATH"));
+        }
+    }
     let dir = TempDir::new();
     let server = Process::start(&dir, &[FREE_PORT]);
     let address = server.client.addr().to_string();
