@@ -94,8 +94,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=BINARY, help="the server (default: the release build)")
     parser.add_argument("--prefill", type=int, default=0, metavar="N", help="create N pending tasks first")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="length of each measurement")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=int, default=2, help="length of each measurement")
     args = parser.parse_args()
     for tool in ("wrk", "rustc"):
         if not shutil.which(tool):
