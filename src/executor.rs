@@ -67,6 +67,13 @@ where
 }
 
 /// How one call of [`TaskExecutor::run`] ended.
+///
+/// ```
+/// use async_task_system::Outcome;
+///
+/// let result = serde_json::json!({ "rows": 3 });
+/// assert_eq!(Outcome::done(result.clone()), Outcome::Done(Some(result)));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// The work is done, perhaps with a result.
@@ -86,6 +93,20 @@ impl Outcome {
 /// Why an attempt ended without an outcome.
 ///
 /// Every standard error turns into one with `?`. Its text is shown to clients and logged.
+///
+/// ```
+/// use async_task_system::TaskError;
+///
+/// fn read(text: &str) -> Result<u32, TaskError> {
+///     match text.parse()? {
+///         0 => Err(TaskError::new("nothing to do")),
+///         number => Ok(number),
+///     }
+/// }
+///
+/// assert_eq!(read("x").unwrap_err().to_string(), "invalid digit found in string");
+/// assert!(!read("0").unwrap_err().is_stopped());
+/// ```
 pub struct TaskError(Cause);
 
 enum Cause {
@@ -166,6 +187,22 @@ impl TaskInput {
 
     /// The arguments as a type of your own; absent arguments read as `{}`.
     ///
+    /// ```
+    /// use async_task_system::{NewTask, TaskInput};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Report { month: String }
+    ///
+    /// let arguments = serde_json::json!({ "month": "2026-10" });
+    /// let input = TaskInput::from(&NewTask::new("Report").metadata(&arguments));
+    /// assert_eq!(input.arguments::<Report>()?.month, "2026-10");
+    ///
+    /// let none = TaskInput::from(&NewTask::new("Report"));
+    /// let why = none.arguments::<Report>().err().expect("month is missing").to_string();
+    /// assert!(why.starts_with("the task's arguments do not fit: missing field `month`"));
+    /// # Ok::<(), async_task_system::TaskError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Says what is missing or wrong, in serde's words.
@@ -197,6 +234,30 @@ pub struct TaskContext<'a> {
 
 impl<'a> TaskContext<'a> {
     /// A context over `report`; tests of executors bring their own.
+    ///
+    /// ```
+    /// use async_task_system::{NewTask, Report, TaskContext, TaskError, TaskInput};
+    /// use std::cell::RefCell;
+    ///
+    /// #[derive(Default)]
+    /// struct Reports(RefCell<Vec<u8>>);
+    ///
+    /// impl Report for Reports {
+    ///     fn progress(&self, percent: u8, _: &str, _: &str) -> Result<(), TaskError> {
+    ///         self.0.borrow_mut().push(percent);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn is_stopped(&self) -> bool {
+    ///         false
+    ///     }
+    /// }
+    ///
+    /// let (input, reports) = (TaskInput::from(&NewTask::new("A test")), Reports::default());
+    /// TaskContext::new(&input, &reports).progress(200, "Late", "")?;
+    /// assert_eq!(reports.0.take(), [100]);
+    /// # Ok::<(), TaskError>(())
+    /// ```
     pub fn new(input: &'a TaskInput, report: &'a dyn Report) -> TaskContext<'a> {
         TaskContext { input, report }
     }

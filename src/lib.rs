@@ -45,6 +45,16 @@ pub mod task;
 
 use std::fmt::{self, Write};
 
+/// The code in the documents is compiled, and run, with the other examples.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/executors.md")]
+    struct Executors;
+}
+
 pub use config::{Config, ConfigError};
 pub use engine::{TaskCleanupService, TaskExecutionService};
 pub use executor::{

@@ -74,6 +74,14 @@ impl Serialize for SessionKey {
 }
 
 /// Where a task stands.
+///
+/// ```
+/// use async_task_system::TaskStatus;
+///
+/// assert_eq!(TaskStatus::parse("running"), Some(TaskStatus::Running));
+/// let open = TaskStatus::ALL.into_iter().filter(|status| !status.is_final());
+/// assert!(open.eq([TaskStatus::Pending, TaskStatus::Running]));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]

@@ -13,6 +13,21 @@ use crate::store::TaskManager;
 use crate::task::{Millis, SessionKey, now_ms};
 
 /// Runs cleanups, on its own thread by the clock and for a session when asked. A cheap handle.
+///
+/// ```
+/// use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+///
+/// let config = Config::from_pairs([("MAX_CANCELLED_TASKS", "1")])?;
+/// let system = TaskSystem::start(&config, ExecutorRegistry::new())?;
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// for name in ["older", "newer", "newest"] {
+///     let task = system.tasks().create(&session, NewTask::new(name))?;
+///     system.execution().cancel(&session, task.id)?;
+/// }
+/// assert_eq!(system.cleanup().run(&session), 2, "all but the newest");
+/// system.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct TaskCleanupService {
     shared: Arc<Shared>,

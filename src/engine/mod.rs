@@ -106,6 +106,39 @@ impl Report for TaskAssignment {
 
 /// Starts, cancels and retries tasks, and runs them on its pool. A cheap handle: clones share
 /// one engine.
+///
+/// ```
+/// use async_task_system::engine::EngineOptions;
+/// use async_task_system::store::{Heard, Limits};
+/// use async_task_system::{
+///     ExecutorRegistry, NewTask, Outcome, Refused, SessionKey, TaskContext,
+///     TaskExecutionService, TaskManager, TaskStatus,
+/// };
+/// use std::time::{Duration, Instant};
+///
+/// let mut registry = ExecutorRegistry::new();
+/// registry.register("waits", |input| {
+///     // The first attempt waits, the second one does not.
+///     let first = input.attempt == 1;
+///     Ok(move |_: &mut TaskContext<'_>| {
+///         Ok(if first { Outcome::Again(Duration::from_secs(60)) } else { Outcome::Done(None) })
+///     })
+/// });
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let service = TaskExecutionService::start_threads(tasks, registry, EngineOptions::default())?;
+/// let session = SessionKey::parse("me").expect("a valid key");
+///
+/// let id = service.submit(&session, NewTask::new("Wait").kind("waits"))?.id;
+/// assert!(matches!(service.start(&session, id), Err(Refused::Forbidden(_))), "it is started");
+/// assert_eq!(service.cancel(&session, id)?.status, TaskStatus::Cancelled);
+/// assert_eq!(service.retry(&session, id)?.attempt, 2);
+///
+/// let mut watch = service.tasks().watch(&session, id, Some(0))?;
+/// while let Heard::Events(_) = watch.next(Duration::from_secs(10)) {}
+/// assert_eq!(service.tasks().get(&session, id)?.status, TaskStatus::Completed);
+/// service.stop(Instant::now() + Duration::from_secs(4));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct TaskExecutionService {
     tasks: TaskManager,

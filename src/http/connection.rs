@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::http::chunks::{self, Broken};
-use crate::http::head::{self, Head};
+use crate::http::head::{self, BodyLength, Head};
 use crate::http::{Problem, sys};
 
 /// What a connection is doing.
@@ -222,6 +222,28 @@ impl<'c> Intake<'c> {
             return Ok(0);
         }
         Ok(sys::bytes_taken(socket)?.saturating_sub(self.over))
+    }
+
+    /// Takes a head that is all of its request out of the queue, unless the parser holds some of
+    /// it: the gate has read all there is to read, and the parser cannot have read ahead.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke meanwhile.
+    pub(super) fn take(&mut self, head: &Head) -> io::Result<bool> {
+        if head.body != BodyLength::None || self.ahead > 0 {
+            return Ok(false);
+        }
+        // The same bytes once more, which were seen to be there.
+        (&self.connection.socket).read_exact(&mut self.seen[..head.length])?;
+        self.over += head.length as u64;
+        Ok(true)
+    }
+
+    /// Goes on behind a head that was taken; what follows it is still in the kernel.
+    pub(super) fn pass(&mut self, head: &Head) {
+        self.seen.drain(..head.length);
+        self.seen.shrink_to(FIRST_LOOK);
     }
 
     /// The bytes of the head that was found.

@@ -19,6 +19,8 @@ pub(crate) struct Head {
     /// Its bytes, the empty line included.
     pub(crate) length: usize,
     pub(crate) body: BodyLength,
+    /// Whether it is HTTP/1.0.
+    pub(crate) is_old: bool,
     /// Whether the client asks for this answer to be the connection's last.
     pub(crate) is_last: bool,
 }
@@ -37,10 +39,7 @@ pub(crate) enum BodyLength {
 ///
 /// What is wrong, as soon as it can be told.
 pub(crate) fn inspect(bytes: &[u8], max_body: usize) -> Result<Option<Head>, Problem> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
-    let lines = &bytes[..end.map_or(bytes.len(), |end| end + 2)];
-    check_bytes(lines)?;
-    match end {
+    match find_end(bytes)? {
         Some(end) if end + 4 <= MAX_HEAD => parse(&bytes[..end], max_body).map(Some),
         None if bytes.len() < MAX_HEAD => Ok(None),
         _ => Err(head_too_large()),
@@ -65,12 +64,14 @@ pub(super) fn is_visible(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~')
 }
 
-/// Only visible ASCII, blanks and tabs, in lines that end with CR LF.
-fn check_bytes(bytes: &[u8]) -> Result<(), Problem> {
+/// Where the last line of a head ends, once its empty line is there. Up to that: only visible
+/// ASCII, blanks and tabs, in lines that end with CR LF.
+fn find_end(bytes: &[u8]) -> Result<Option<usize>, Problem> {
     for (i, &byte) in bytes.iter().enumerate() {
         let fine = match byte {
             _ if is_visible(byte) => true,
             b'\r' => bytes.get(i + 1).is_none_or(|&next| next == b'\n'),
+            b'\n' if bytes[..i].ends_with(b"\r\n\r") => return Ok(Some(i - 3)),
             b'\n' => i > 0 && bytes[i - 1] == b'\r',
             _ => false,
         };
@@ -79,14 +80,14 @@ fn check_bytes(bytes: &[u8]) -> Result<(), Problem> {
             return Err(malformed(message));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The lines of a head, without its last CR LF CR LF.
 fn parse(head: &[u8], max_body: usize) -> Result<Head, Problem> {
     // The bytes were checked: this cannot fail.
     let text = std::str::from_utf8(head).map_err(|_| malformed("The head is not ASCII"))?;
-    let mut lines = text.split("\r\n");
+    let mut lines = lines(text);
     let is_old = request_line(lines.next().unwrap_or_default())?;
     let mut fields = Fields::default();
     for (i, line) in lines.enumerate() {
@@ -105,18 +106,26 @@ fn parse(head: &[u8], max_body: usize) -> Result<Head, Problem> {
     Ok(Head {
         length: head.len() + 4,
         body: fields.body(is_old, max_body)?,
+        is_old,
         is_last: fields.is_last,
     })
 }
 
 /// A head that passed, in its parts: method, target and headers.
 pub(super) fn split(head: &[u8]) -> Option<(&str, &str, Pairs<'_>)> {
-    let mut lines = std::str::from_utf8(head).ok()?.split("\r\n");
+    let mut lines = lines(std::str::from_utf8(head).ok()?);
     let mut first = lines.next()?.split(' ');
     let (method, target) = (first.next()?, first.next()?);
-    let pairs = lines.filter_map(|line| line.split_once(':'));
-    let pairs = pairs.map(|(name, value)| (name, trim(value)));
-    Some((method, target, Pairs(pairs.collect())))
+    let mut pairs = Vec::with_capacity(16);
+    let fields = lines.filter_map(|line| line.split_once(':'));
+    pairs.extend(fields.map(|(name, value)| (name, trim(value))));
+    Some((method, target, Pairs(pairs)))
+}
+
+/// The lines of what [`find_end`] has passed: there, every LF has its CR.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n')
+        .map(|line| line.strip_suffix('\r').unwrap_or(line))
 }
 
 fn trim(value: &str) -> &str {
@@ -260,6 +269,7 @@ mod tests {
         let whole = Head {
             length: text.len(),
             body: BodyLength::None,
+            is_old: false,
             is_last: false,
         };
         assert_eq!(look(text), Ok(Some(whole)));

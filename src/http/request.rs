@@ -62,6 +62,7 @@ pub(crate) struct Request<'a> {
     authority: Option<&'a str>,
     /// The target as it was sent, from its path on.
     target: &'a str,
+    path: &'a str,
     pub(crate) peer: Option<IpAddr>,
     pub(crate) headers: &'a dyn Headers,
     pub(crate) body: &'a [u8],
@@ -92,6 +93,7 @@ impl<'a> Request<'a> {
             method,
             authority,
             target,
+            path: path_of(target),
             peer: client.peer,
             headers,
             body,
@@ -115,17 +117,15 @@ impl<'a> Request<'a> {
 
     /// The path, without a trailing slash.
     pub(crate) fn path(&self) -> &'a str {
-        let path = self.target.split(['?', '#']).next().unwrap_or_default();
-        match path.strip_suffix('/') {
-            Some(shorter) if !shorter.is_empty() => shorter,
-            _ => path,
-        }
+        self.path
     }
 
     /// The query's pairs, decoded, in order.
     pub(crate) fn query(&self) -> &[(String, String)] {
         self.query.get_or_init(|| {
-            let query = self.target.split_once('?').map_or("", |(_, query)| query);
+            let Some((_, query)) = self.target.split_once('?') else {
+                return Vec::new();
+            };
             let query = query.split('#').next().unwrap_or_default();
             query
                 .split('&')
@@ -154,6 +154,14 @@ fn split_authority(target: &str) -> (Option<&str>, &str) {
             (Some(authority), if path.is_empty() { "/" } else { path })
         }
         None => (None, target),
+    }
+}
+
+fn path_of(target: &str) -> &str {
+    let path = target.split(['?', '#']).next().unwrap_or_default();
+    match path.strip_suffix('/') {
+        Some(shorter) if !shorter.is_empty() => shorter,
+        _ => path,
     }
 }
 

@@ -38,9 +38,12 @@ pub(crate) trait Outlet {
 
 impl Response {
     fn new(status: u16, content_type: &'static str, body: Body) -> Response {
+        // Room for what most answers carry.
+        let mut headers = Vec::with_capacity(8);
+        headers.push(("Content-Type", content_type.into()));
         Response {
             status,
-            headers: vec![("Content-Type", content_type.into())],
+            headers,
             body,
         }
     }
@@ -67,7 +70,7 @@ impl Response {
     }
 
     pub(crate) fn json(status: u16, body: &impl Serialize) -> Response {
-        let mut bytes = Vec::with_capacity(512);
+        let mut bytes = Vec::with_capacity(1_000);
         // Our own types write into memory: there is nothing in it that can fail.
         let written = serde_json::to_writer(&mut bytes, body);
         debug_assert!(written.is_ok());

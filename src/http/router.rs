@@ -120,7 +120,8 @@ impl Router {
             let all = Response::empty(204).with("Allow", "GET, HEAD, POST, OPTIONS");
             return (none, Ok(all));
         }
-        let path: Vec<&str> = request.path().split('/').collect();
+        let mut path = Vec::with_capacity(8);
+        path.extend(request.path().split('/'));
         match self.routes.iter().position(|route| route.matches(&path)) {
             Some(number) => (number, self.routes[number].answer(request, &path)),
             None => {

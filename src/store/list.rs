@@ -7,7 +7,26 @@ use crate::task::{Task, TaskId, TaskStatus};
 /// The most tasks looked at under one hold of the session's lock.
 const CHUNK: usize = 5_000;
 
-/// Which tasks to list.
+/// Which tasks to list; the next page is asked for with the cursor of the one before.
+///
+/// ```
+/// use async_task_system::store::Limits;
+/// use async_task_system::{ListQuery, NewTask, SessionKey, TaskManager, TaskStatus};
+///
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// for name in ["a", "b", "c"] {
+///     tasks.create(&session, NewTask::new(name))?;
+/// }
+/// let mut query = ListQuery { limit: 2, ..ListQuery::default() };
+/// query.statuses = vec![TaskStatus::Pending];
+/// let first = tasks.list(&session, &query, |task| task.name.to_string());
+/// assert_eq!((first.items, first.total), (vec!["c".to_owned(), "b".to_owned()], 3));
+/// query.cursor = first.next;
+/// let second = tasks.list(&session, &query, |task| task.name.to_string());
+/// assert_eq!((second.items, second.next), (vec!["a".to_owned()], None));
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct ListQuery {
     /// Only these statuses; all where empty.

@@ -113,6 +113,28 @@ impl Shared {
 ///
 /// Starting and cancelling, which need workers, are the
 /// [`TaskExecutionService`](crate::engine::TaskExecutionService)'s.
+///
+/// ```
+/// use async_task_system::store::Limits;
+/// use async_task_system::{ListQuery, NewTask, Refused, SessionKey, TaskManager, TaskStatus};
+///
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let (mine, yours) = (SessionKey::parse("me").unwrap(), SessionKey::parse("you").unwrap());
+/// let id = tasks.create(&mine, NewTask::new("Monthly report"))?.id;
+///
+/// assert_eq!(tasks.get(&mine, id)?.status, TaskStatus::Pending);
+/// assert_eq!(tasks.get(&yours, id).err(), Some(Refused::TaskNotFound));
+/// assert_eq!(tasks.stats(&mine).pending, 1);
+///
+/// let page = tasks.list(&mine, &ListQuery::default(), |task| task.name.clone());
+/// assert_eq!((page.items, page.total), (vec!["Monthly report".into()], 1));
+///
+/// let events = tasks.history(&mine, id, |events| {
+///     events.map(|event| (event.seq, event.kind.as_str())).collect::<Vec<_>>()
+/// })?;
+/// assert_eq!(events, [(1, "created")]);
+/// # Ok::<(), Refused>(())
+/// ```
 #[derive(Clone)]
 pub struct TaskManager {
     shared: Arc<Shared>,

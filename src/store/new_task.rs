@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use crate::executor::TaskInput;
 use crate::task::{SessionKey, Task, TaskId, TaskStatus, now_ms};
 
 /// A task to be created.
@@ -65,6 +66,22 @@ impl NewTask {
     pub fn timeout(mut self, timeout: Duration) -> NewTask {
         self.timeout_ms = Some(timeout.as_millis() as u64);
         self
+    }
+}
+
+/// What the first attempt at such a task is given, for tests of executors.
+///
+/// ```
+/// use async_task_system::{NewTask, TaskInput};
+///
+/// let arguments = serde_json::json!({ "path": "a.txt" });
+/// let input = TaskInput::from(&NewTask::new("Count").metadata(&arguments));
+/// assert_eq!(input.attempt, 1);
+/// ```
+impl From<&NewTask> for TaskInput {
+    fn from(new: &NewTask) -> TaskInput {
+        let (kind, name) = (new.kind.clone(), new.name.clone());
+        TaskInput::new(TaskId::now_v7(), kind, name, 1, new.metadata.clone())
     }
 }
 

@@ -13,10 +13,12 @@ impl TaskManager {
 
     pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
         let session = self.shared.shard(key).read().get(key).cloned()?;
-        if self.is_expired(&session) && self.drop_session(&session, |s| self.is_expired(s)) {
+        let now = self.shared.clock();
+        if self.is_expired_at(&session, now) && self.drop_session(&session, |s| self.is_expired(s))
+        {
             return None;
         }
-        session.touch(self.shared.clock());
+        session.touch(now);
         Some(session)
     }
 
@@ -81,8 +83,12 @@ impl TaskManager {
     }
 
     pub(super) fn is_expired(&self, session: &Session) -> bool {
+        self.is_expired_at(session, self.shared.clock())
+    }
+
+    fn is_expired_at(&self, session: &Session, now: u64) -> bool {
         let timeout = self.shared.limits.session_timeout.as_millis() as u64;
-        session.idle_for(self.shared.clock()) >= timeout
+        session.idle_for(now) >= timeout
     }
 
     /// Takes the session out of the store, where it has no work in flight and `still` holds.

@@ -10,6 +10,20 @@ use crate::store::{Refused, TaskManager};
 use crate::task::{SessionKey, TaskId};
 
 /// 122 random bits; its text is 32 hexadecimal digits.
+///
+/// ```
+/// use async_task_system::store::{Limits, ShareToken};
+/// use async_task_system::{NewTask, SessionKey, TaskManager};
+///
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+/// let text = tasks.share(&session, id)?.to_string();
+/// assert_eq!(text.len(), 32);
+/// let token = ShareToken::parse(&text).expect("it was ours");
+/// assert_eq!(tasks.shared_task(token), Some((session, id)));
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShareToken(Uuid);
 

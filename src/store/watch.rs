@@ -61,6 +61,21 @@ impl Bell {
 }
 
 /// Reads a task's events as they happen, from any place in its history, without loss or double.
+///
+/// ```
+/// use async_task_system::store::{Heard, Limits};
+/// use async_task_system::{EventKind, NewTask, SessionKey, TaskManager};
+/// use std::time::Duration;
+///
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+/// let mut watch = tasks.watch(&session, id, None)?;
+/// let Heard::Events(events) = watch.next(Duration::ZERO) else { panic!("it tells the state now") };
+/// assert_eq!(events[0].kind, EventKind::Created);
+/// assert_eq!(watch.next(Duration::ZERO), Heard::Nothing);
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 pub struct TaskWatch {
     bell: Bell,
     task: TaskId,
@@ -174,6 +189,21 @@ impl TaskWatch {
 }
 
 /// Reads the events of all of a session's tasks as they happen.
+///
+/// ```
+/// use async_task_system::store::{Limits, SessionHeard};
+/// use async_task_system::{NewTask, SessionKey, TaskManager};
+/// use std::time::Duration;
+///
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let mut watch = tasks.watch_session(&session)?;
+/// assert!(matches!(watch.next(Duration::ZERO), SessionHeard::State(stats) if stats.total == 0));
+/// let task = tasks.create(&session, NewTask::new("Report"))?;
+/// let SessionHeard::Event(event) = watch.next(Duration::from_secs(1)) else { panic!("an event") };
+/// assert_eq!(event.task, task.id);
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 pub struct SessionWatch {
     seat: Seat,
     backlog: Backlog,

@@ -6,6 +6,8 @@ mod browser;
 mod browsers;
 /// Removal of finished tasks, by the clock and when asked.
 mod cleanup;
+/// The example clients, in Python, in a shell and in a browser.
+mod clients;
 /// What configurations are accepted, and `.env.example`.
 mod config;
 /// Limits and deadlines of connections, and clients that test them.
@@ -38,6 +40,8 @@ mod polling;
 mod process;
 /// Requests that are malformed, ambiguous, pipelined or in pieces.
 mod protocol;
+/// The README's tour, line by line.
+mod readme;
 /// Which session a request belongs to, and how long a session lives.
 mod sessions;
 /// Share links.

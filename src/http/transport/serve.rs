@@ -61,6 +61,15 @@ fn serve_next(
         }
     };
     connection.enter(Phase::Reading, begun, options.request_timeout);
+    match intake.take(&head) {
+        Ok(false) => {}
+        Ok(true) => {
+            let keep = exchange_head(shared, connection, intake.bytes_of(&head), &head);
+            intake.pass(&head);
+            return keep;
+        }
+        Err(_) => return false,
+    }
     let body = match head.body {
         BodyLength::Bytes(length) => length,
         BodyLength::None => 0,
@@ -149,6 +158,20 @@ fn exchange(
     // Takes the crate's writer away, which would answer 500 where nobody used it.
     drop(raw.into_writer());
     keep
+}
+
+/// Answers a request that is its head alone: the gate has read it, and the parser need not.
+fn exchange_head(shared: &Shared, connection: &Connection, bytes: &[u8], head: &Head) -> bool {
+    let Some((method, target, headers)) = head::split(bytes) else {
+        return false;
+    };
+    let asked = Asked {
+        method: Method::parse(method),
+        target,
+        headers: &headers,
+        is_old: head.is_old,
+    };
+    answer(shared, connection, &asked, &[], !head.is_last)
 }
 
 /// Answers a request whose body comes in chunks, the last of its connection: where it ends, the
