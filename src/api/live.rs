@@ -1,50 +1,21 @@
 //! `/tasks/events` and `/tasks/:id/events`: what happens, as it happens.
 
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Call;
 use super::tasks::{StatsAnswer, id};
 use super::view::StatusView;
 use crate::events::TaskEvent;
+use crate::http::Response;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
-use crate::http::{Outlet, Problem, Request, Response};
-use crate::permits::{Permit, Permits};
+use crate::http::streaming::{format, last_event_id, permit, pump};
+use crate::permits::Permits;
 use crate::store::{Heard, SessionHeard, SessionWatch, TaskWatch};
-
-/// How often a stream that has nothing to say looks whether its client is still there.
-const LOOK: Duration = Duration::from_millis(1_500);
-
-/// How long a stream is silent at most.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// The most bytes of events written at once.
 const BATCH: usize = 32 * 1024;
-
-/// A place among the open streams.
-pub(super) fn permit(streams: &Permits) -> Result<Permit, Problem> {
-    streams.take().ok_or_else(|| {
-        let max = streams.max();
-        let message = format!("All {max} streams are taken (MAX_STREAMS); poll, or try again");
-        Problem::new(503, "too_many_streams", message).with("Retry-After", "5")
-    })
-}
-
-/// The format that the client asks for.
-pub(super) fn format(request: &Request<'_>) -> EventFormat {
-    let (sse, lines) = (EventFormat::SSE_TYPE, EventFormat::NDJSON_TYPE);
-    match request.wanted(&[sse, lines], sse) == lines {
-        true => EventFormat::NdJson,
-        false => EventFormat::Sse,
-    }
-}
-
-/// The number of the last event that a returning client has seen.
-pub(super) fn last_event_id(request: &Request<'_>) -> Option<u32> {
-    request.header("Last-Event-ID")?.trim().parse().ok()
-}
 
 /// One task's events.
 pub(super) fn task_events(call: &Call<'_>) -> Answer {
@@ -125,44 +96,4 @@ fn fill(
 fn write(buffer: &mut Vec<u8>, format: EventFormat, number: u64, event: &TaskEvent) {
     let data = StatusView::at(event);
     format.write(buffer, number, event.kind.as_str(), &data);
-}
-
-fn pump(
-    out: &mut dyn Outlet,
-    format: EventFormat,
-    next: impl FnMut(&mut Vec<u8>, Duration) -> bool,
-) -> io::Result<()> {
-    out.send(format.opening())?;
-    pour(out, LOOK, format.heartbeat(), next)
-}
-
-/// Sends what `next` appends within the patience it is given, until it returns false or the
-/// client has gone. `heartbeat` breaks a long silence.
-pub(super) fn pour(
-    out: &mut dyn Outlet,
-    patience: Duration,
-    heartbeat: &[u8],
-    mut next: impl FnMut(&mut Vec<u8>, Duration) -> bool,
-) -> io::Result<()> {
-    let mut buffer = Vec::new();
-    let mut sent = Instant::now();
-    let mut more = true;
-    while more {
-        let silence = HEARTBEAT.saturating_sub(sent.elapsed());
-        more = next(&mut buffer, patience.min(silence));
-        if buffer.is_empty() {
-            if !out.is_open() {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-            if sent.elapsed() < HEARTBEAT {
-                continue;
-            }
-            buffer.extend_from_slice(heartbeat);
-        }
-        out.send(&buffer)?;
-        buffer.clear();
-        buffer.shrink_to(2_048);
-        sent = Instant::now();
-    }
-    Ok(())
 }

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::live::{format, last_event_id, stream_task};
+use super::live::stream_task;
 use super::tasks::id;
 use super::terminal::{Screen, TEXT, draw};
 use super::{Api, Call, page};
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
+use crate::http::streaming::{format, last_event_id};
 use crate::http::{Problem, Request, Response};
 use crate::store::ShareToken;
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};

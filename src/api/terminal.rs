@@ -6,12 +6,12 @@ use std::time::Duration;
 use unicode_width::UnicodeWidthChar;
 
 use super::Call;
-use super::live::{permit, pour};
 use super::tasks::id;
 use crate::LogSafe;
 use crate::events::TaskEvent;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
+use crate::http::streaming::{permit, pour};
 use crate::http::{Problem, Request, Response};
 use crate::permits::Permits;
 use crate::store::{Heard, TaskWatch};

@@ -13,6 +13,7 @@ pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;
 pub(crate) mod sse;
+pub(crate) mod streaming;
 pub(crate) mod sys;
 pub(crate) mod transport;
 mod wire;

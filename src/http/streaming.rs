@@ -1,0 +1,78 @@
+//! Answers that are written as things happen: in which format, from where on, and for how long.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::http::sse::EventFormat;
+use crate::http::{Outlet, Problem, Request};
+use crate::permits::{Permit, Permits};
+
+/// How often a stream that has nothing to say looks whether its client is still there.
+const LOOK: Duration = Duration::from_millis(1_500);
+
+/// How long a stream is silent at most.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// A place among the open streams.
+pub(crate) fn permit(streams: &Permits) -> Result<Permit, Problem> {
+    streams.take().ok_or_else(|| {
+        let max = streams.max();
+        let message = format!("All {max} streams are taken (MAX_STREAMS); poll, or try again");
+        Problem::new(503, "too_many_streams", message).with("Retry-After", "5")
+    })
+}
+
+/// The format that the client asks for.
+pub(crate) fn format(request: &Request<'_>) -> EventFormat {
+    let (sse, lines) = (EventFormat::SSE_TYPE, EventFormat::NDJSON_TYPE);
+    match request.wanted(&[sse, lines], sse) == lines {
+        true => EventFormat::NdJson,
+        false => EventFormat::Sse,
+    }
+}
+
+/// The number of the last event that a returning client has seen.
+pub(crate) fn last_event_id(request: &Request<'_>) -> Option<u32> {
+    request.header("Last-Event-ID")?.trim().parse().ok()
+}
+
+/// Sends what `next` appends, as events of this format.
+pub(crate) fn pump(
+    out: &mut dyn Outlet,
+    format: EventFormat,
+    next: impl FnMut(&mut Vec<u8>, Duration) -> bool,
+) -> io::Result<()> {
+    out.send(format.opening())?;
+    pour(out, LOOK, format.heartbeat(), next)
+}
+
+/// Sends what `next` appends within the patience it is given, until it returns false or the
+/// client has gone. `heartbeat` breaks a long silence.
+pub(crate) fn pour(
+    out: &mut dyn Outlet,
+    patience: Duration,
+    heartbeat: &[u8],
+    mut next: impl FnMut(&mut Vec<u8>, Duration) -> bool,
+) -> io::Result<()> {
+    let mut buffer = Vec::new();
+    let mut sent = Instant::now();
+    let mut more = true;
+    while more {
+        let silence = HEARTBEAT.saturating_sub(sent.elapsed());
+        more = next(&mut buffer, patience.min(silence));
+        if buffer.is_empty() {
+            if !out.is_open() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if sent.elapsed() < HEARTBEAT {
+                continue;
+            }
+            buffer.extend_from_slice(heartbeat);
+        }
+        out.send(&buffer)?;
+        buffer.clear();
+        buffer.shrink_to(2_048);
+        sent = Instant::now();
+    }
+    Ok(())
+}
