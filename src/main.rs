@@ -3,6 +3,7 @@
 use std::io::{LineWriter, stderr};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_task_system::{Config, ExecutorRegistry, Server, config};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
@@ -14,6 +15,8 @@ Background tasks with progress over HTTP.
 
 Usage: async-task-system [OPTION]
 
+  token --sub NAME [--role admin] [--ttl 1h]
+              print a token for the Job API, signed with JWT_SECRET
   --check     check the configuration and exit
   --help      print this and exit
   --version   print the version and exit
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     match words.iter().map(|word| &**word).collect::<Vec<_>>()[..] {
         [] => serve(false),
         ["--check"] => serve(true),
+        ["token", ref options @ ..] => token(options),
         ["--help" | "-h"] => {
             print!("{USAGE}\n{}", config::help());
             ExitCode::SUCCESS
@@ -72,6 +76,48 @@ fn serve(check: bool) -> ExitCode {
     server.stop();
     log::info!("Stopped");
     ExitCode::SUCCESS
+}
+
+/// Prints a token for a test of the Job API with curl.
+fn token(options: &[&str]) -> ExitCode {
+    let usage = "usage: async-task-system token --sub NAME [--role admin] [--ttl 1h]";
+    let (mut subject, mut role, mut lifetime) = (None, None, Some(Duration::from_secs(3_600)));
+    for pair in options.chunks(2) {
+        match *pair {
+            ["--sub", name] => subject = Some(name),
+            ["--role", name] => role = Some(name),
+            ["--ttl", text] => lifetime = parse_lifetime(text),
+            _ => return fail(usage, MISUSE),
+        }
+    }
+    let (Some(subject), Some(lifetime)) = (subject.filter(|s| !s.is_empty()), lifetime) else {
+        return fail(usage, MISUSE);
+    };
+    let made = Config::from_env()
+        .map_err(|error| error.to_string())
+        .and_then(|config| async_task_system::token(&config, subject, role, lifetime));
+    match made {
+        Ok(token) => {
+            println!("{token}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => fail(&why, MISUSE),
+    }
+}
+
+/// `90`, `90s`, `15m`, `1h`, `7d`.
+fn parse_lifetime(text: &str) -> Option<Duration> {
+    let (number, unit) = match text.split_at_checked(text.len().checked_sub(1)?)? {
+        (number, "s") => (number, 1),
+        (number, "m") => (number, 60),
+        (number, "h") => (number, 3_600),
+        (number, "d") => (number, 86_400),
+        _ => (text, 1),
+    };
+    let seconds = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (1..=u64::from(u32::MAX))
+        .contains(&seconds)
+        .then(|| Duration::from_secs(seconds))
 }
 
 fn fail(message: &str, code: u8) -> ExitCode {

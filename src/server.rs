@@ -11,6 +11,7 @@ use crate::executor::ExecutorRegistry;
 use crate::http::Request;
 use crate::http::router::Router;
 use crate::http::transport::{Transport, TransportOptions};
+use crate::jobs::Jobs;
 use crate::system::{STOP_WITHIN, TaskSystem};
 use crate::{api, jobs};
 
@@ -30,6 +31,7 @@ const REQUESTS_IN_HAND: Duration = Duration::from_secs(2);
 /// ```
 pub struct Server {
     system: TaskSystem,
+    jobs: Jobs,
     transport: Transport,
 }
 
@@ -39,8 +41,10 @@ impl Server {
     /// # Errors
     ///
     /// As [`TaskSystem::start`], and where the address cannot be listened on.
-    pub fn start(config: Config, registry: ExecutorRegistry) -> io::Result<Server> {
+    pub fn start(config: Config, mut registry: ExecutorRegistry) -> io::Result<Server> {
+        jobs::register(&mut registry);
         let system = TaskSystem::start(&config, registry)?;
+        let jobs = Jobs::start(&config, system.execution()).inspect_err(|_| system.stop())?;
         let options = TransportOptions {
             max_connections: config.max_connections,
             max_connections_per_ip: config.max_connections_per_ip,
@@ -52,7 +56,7 @@ impl Server {
         let (host, port) = (config.host.clone(), config.port);
         let api = Arc::new(Api::new(system.clone(), config));
         let mut routes = api::routes(&api);
-        routes.extend(jobs::routes());
+        routes.extend(jobs.routes(api.streams()));
         let router = Router::new(routes);
         api.measure(&router);
         let serving = api.clone();
@@ -61,13 +65,18 @@ impl Server {
             Ok(transport) => transport,
             Err(error) => {
                 system.stop();
+                jobs.stop(Instant::now() + STOP_WITHIN);
                 let text = format!("HOST={host} PORT={port}: {error}");
                 return Err(io::Error::new(error.kind(), text));
             }
         };
         api.report(transport.metrics());
         log::info!("Listening on http://{}", transport.local_addr());
-        Ok(Server { system, transport })
+        Ok(Server {
+            system,
+            jobs,
+            transport,
+        })
     }
 
     /// Where it listens; with `PORT=0`, the port it was given.
@@ -87,8 +96,10 @@ impl Server {
         // The tasks' end is what streams and long polls wait for.
         self.transport.stop_accepting();
         self.system.execution().close();
+        self.jobs.close();
         self.transport.stop(begun + REQUESTS_IN_HAND);
         self.system.stop_until(begun + STOP_WITHIN);
+        self.jobs.stop(begun + STOP_WITHIN);
     }
 }
 

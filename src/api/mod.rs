@@ -115,6 +115,11 @@ impl Api {
         }
     }
 
+    /// The places for streams, tasks' and jobs' alike.
+    pub(crate) fn streams(&self) -> &Permits {
+        &self.streams
+    }
+
     /// Answers a request: the browser's rules first, then the routes, then the headers that
     /// answers of a kind share.
     pub(crate) fn serve(&self, router: &Router, request: &Request<'_>) -> Response {

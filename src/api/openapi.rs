@@ -90,7 +90,8 @@ mod tests {
         let system = TaskSystem::start(&config, ExecutorRegistry::new()).expect("it starts");
         let api = Arc::new(Api::new(system.clone(), config));
         let mut routes = super::super::routes(&api);
-        routes.extend(crate::jobs::routes());
+        let jobs = crate::jobs::Jobs::start(&Config::default(), system.execution()).expect("off");
+        routes.extend(jobs.routes(api.streams()));
         let table = Router::new(routes).table();
         system.stop();
 

@@ -229,6 +229,12 @@ impl TaskExecutionService {
         Ok(task)
     }
 
+    /// The pool, for work that is kept elsewhere.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// What its pool is doing.
     pub(crate) fn figures(&self) -> PoolFigures {
         self.pool.figures()

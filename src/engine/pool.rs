@@ -193,6 +193,18 @@ impl Pool {
         self.shared.timer.forget(id);
     }
 
+    /// Which executors it has.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn registry(&self) -> &ExecutorRegistry {
+        &self.shared.registry
+    }
+
+    /// Whether, after the stop, no executor can still be at work.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.overseer.crew().workers == 0
+    }
+
     /// What it is doing, for whoever counts.
     pub(crate) fn figures(&self) -> PoolFigures {
         let shared = &self.shared;

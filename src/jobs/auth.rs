@@ -37,15 +37,15 @@ pub(super) struct Gatekeeper {
 
 /// What tokens are signed and checked with.
 #[derive(Clone, Debug, Default)]
-pub struct TokenConfig {
+pub(super) struct TokenConfig {
     /// The secret of HS256, at least 32 bytes.
-    pub secret: Option<String>,
+    pub(super) secret: Option<String>,
     /// A public key in PEM: RSA, EC on P-256, or Ed25519.
-    pub public_key: Option<Vec<u8>>,
+    pub(super) public_key: Option<Vec<u8>>,
     /// The issuer that tokens must name.
-    pub issuer: Option<String>,
+    pub(super) issuer: Option<String>,
     /// The audience that tokens must name.
-    pub audience: Option<String>,
+    pub(super) audience: Option<String>,
 }
 
 impl Gatekeeper {
@@ -56,12 +56,14 @@ impl Gatekeeper {
         let (key, algorithm) = match (&config.public_key, &config.secret) {
             (Some(pem), _) => public_key(pem)
                 .ok_or("JWT_PUBLIC_KEY_FILE is no PEM public key of RSA, EC P-256 or Ed25519")?,
-            (None, Some(secret)) if secret.len() >= 32 => {
-                (DecodingKey::from_secret(secret.as_bytes()), Algorithm::HS256)
-            }
+            (None, Some(secret)) if secret.len() >= 32 => (
+                DecodingKey::from_secret(secret.as_bytes()),
+                Algorithm::HS256,
+            ),
             (None, Some(_)) => return Err("JWT_SECRET must have at least 32 bytes".to_owned()),
             (None, None) => {
-                let wanted = "the Job API needs JWT_SECRET (at least 32 bytes) or JWT_PUBLIC_KEY_FILE";
+                let wanted =
+                    "the Job API needs JWT_SECRET (at least 32 bytes) or JWT_PUBLIC_KEY_FILE";
                 return Err(wanted.to_owned());
             }
         };
@@ -126,7 +128,7 @@ fn public_key(pem: &[u8]) -> Option<(DecodingKey, Algorithm)> {
 /// # Errors
 ///
 /// What is missing, for the person at the terminal.
-pub fn issue(
+pub(super) fn issue(
     config: &TokenConfig,
     subject: &str,
     role: Option<&str>,

@@ -67,6 +67,11 @@ pub(super) enum Dialect {
 pub(super) trait Database: Send + Sync {
     fn dialect(&self) -> Dialect;
 
+    /// Whether other processes may work on it.
+    fn is_shared(&self) -> bool {
+        self.dialect() == Dialect::Postgres
+    }
+
     /// Runs a statement that changes nothing.
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 

@@ -168,7 +168,29 @@ pub(super) struct Entry {
     pub(super) message: Option<String>,
 }
 
+/// An entry as its stream tells it.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EntryOf<'a> {
+    job_id: Uuid,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
 impl Entry {
+    pub(super) fn of(&self, job_id: Uuid) -> EntryOf<'_> {
+        EntryOf {
+            job_id,
+            entry: self,
+        }
+    }
+
+    /// Whether nothing follows, as it stands now. A failed attempt that is tried again is followed
+    /// by `retried` in the same moment.
+    pub(super) fn is_end(&self) -> bool {
+        matches!(&*self.event, "completed" | "failed" | "cancelled")
+    }
+
     /// A line of a trail: number, time, event, attempt, percent, and a message as JSON or nothing.
     pub(super) fn parse(line: &str) -> Option<Entry> {
         let mut words = line.splitn(6, ' ');

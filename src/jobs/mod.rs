@@ -1,19 +1,67 @@
-//! The Job API's place: without a database its routes say how to get one.
+//! The Job API: the same executors on a database, so that what is acknowledged survives.
+//!
+//! An optional feature is two files with the same functions: [`enabled`] with it, `disabled`
+//! without; whoever calls carries no condition.
+//!
+//! A job's way: request → `intake` (requests share a commit) → database → `queue` (claims it into
+//! the pool, keeps its lease) → `run` (its place in the pool) → `queue` (writes its end). `storage`
+//! says what can be done with jobs, `sql` how, `database` on which.
+
+#[cfg(feature = "jobs")]
+mod auth;
+#[cfg(feature = "jobs")]
+mod body;
+#[cfg(feature = "jobs")]
+mod database;
+#[cfg(not(feature = "jobs"))]
+mod disabled;
+#[cfg(feature = "jobs")]
+mod dummy;
+#[cfg(feature = "jobs")]
+mod enabled;
+#[cfg(feature = "jobs")]
+mod intake;
+#[cfg(feature = "jobs")]
+mod job;
+#[cfg(feature = "jobs")]
+mod listen;
+#[cfg(feature = "jobs")]
+mod queue;
+#[cfg(feature = "jobs")]
+mod routes;
+#[cfg(feature = "jobs")]
+mod run;
+#[cfg(feature = "jobs")]
+mod sql;
+#[cfg(feature = "jobs")]
+mod storage;
+
+#[cfg(not(feature = "jobs"))]
+pub use disabled::token;
+#[cfg(not(feature = "jobs"))]
+pub(crate) use disabled::{Jobs, register};
+#[cfg(feature = "jobs")]
+pub use enabled::token;
+#[cfg(feature = "jobs")]
+pub(crate) use enabled::{Jobs, register};
 
 use crate::http::Problem;
-use crate::http::router::Route;
+use crate::http::router::{Handler, Route};
+
+/// Where the routes are that a server without a database answers as well.
+const ROUTES: [&str; 2] = ["/api/v1/jobs", "/api/v1/jobs/*"];
 
 /// The routes, all answering that the Job API is off.
-pub(crate) fn routes() -> Vec<Route> {
-    let off = || -> crate::http::router::Handler {
+fn routes_off() -> Vec<Route> {
+    let off = || -> Handler {
         Box::new(|_, _| {
             let message = "The Job API is off: set STORAGE=sqlite or STORAGE=postgres, and \
                            ENABLE_QUEUE=true to run its workers here";
             Err(Problem::new(503, "jobs_disabled", message))
         })
     };
-    ["/api/v1/jobs", "/api/v1/jobs/*"]
-        .into_iter()
+    let routes = ROUTES.into_iter();
+    routes
         .map(|pattern| Route::get(pattern, off()).and_post(off()))
         .collect()
 }

@@ -24,6 +24,9 @@ use crate::jobs::storage::{Claim, Finish, Storage};
 /// The most jobs claimed ahead.
 const MAX_WINDOW: usize = 1_000;
 
+/// The most jobs claimed at once, running and pausing ones included.
+const MAX_HELD: usize = 10_000;
+
 /// The most ends written at once.
 const MAX_BATCH: usize = 1_000;
 
@@ -97,7 +100,10 @@ impl Desk {
     pub(super) fn let_go(&self, run: &JobRun) {
         run.end();
         let mut held = self.held.lock();
-        if held.get(&run.claim.id).is_some_and(|own| own.claim == run.claim) {
+        if held
+            .get(&run.claim.id)
+            .is_some_and(|own| own.claim == run.claim)
+        {
             held.remove(&run.claim.id);
         }
     }
@@ -147,6 +153,7 @@ impl Queue {
             storage: storage.clone(),
             pool: pool.clone(),
             options,
+            kinds: pool.registry().types().map(str::to_owned).collect(),
             window: options.workers,
             filled: None,
             tended: None,
@@ -224,6 +231,8 @@ struct Dispatcher {
     storage: Arc<Storage>,
     pool: Pool,
     options: QueueOptions,
+    /// The types that this process can run.
+    kinds: Vec<String>,
     /// How many jobs to have claimed ahead.
     window: usize,
     /// When the window was last filled to the brim.
@@ -252,14 +261,16 @@ impl Dispatcher {
             self.purge()?;
         }
         loop {
+            let held = self.desk.held.lock().len();
             let room = self.window.saturating_sub(self.desk.ahead.load(SeqCst));
+            let room = room.min(MAX_HELD.saturating_sub(held));
             if room == 0 || self.desk.is_stopping() {
                 return Ok(LOOK_EVERY);
             }
             let lease = self.options.lease();
             // From before the claim: ours ends first, whatever the way took.
             let until = self.desk.clock() + lease.as_millis() as u64;
-            let jobs = self.outage.check(storage.claim(room, lease))?;
+            let jobs = self.outage.check(storage.claim(&self.kinds, room, lease))?;
             let full = jobs.len() == room;
             self.adapt(full);
             for job in jobs {
@@ -294,7 +305,9 @@ impl Dispatcher {
 
     fn purge(&mut self) -> Result<(), Duration> {
         if self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
-            let gone = self.outage.check(self.storage.purge(self.options.retention))?;
+            let gone = self
+                .outage
+                .check(self.storage.purge(self.options.retention))?;
             // Some at a time, until there are none.
             self.purged = (gone == 0).then(Instant::now);
         }
@@ -344,8 +357,13 @@ impl Scribe {
         if !self.ends.is_empty() {
             self.outage.check(self.storage.finish(&self.ends))?;
             let mut held = self.desk.held.lock();
+            let was_full = held.len() >= MAX_HELD;
             for end in self.ends.drain(..) {
                 held.remove(&end.claim.id);
+            }
+            drop(held);
+            if was_full {
+                self.desk.wake();
             }
         }
         if self.reported.elapsed() >= REPORT_EVERY {

@@ -80,9 +80,9 @@ impl JobRun {
             Ending::Failed(why) => (JobStatus::Failed, None, Some(clean(&why, MAX_MESSAGE))),
         };
         let retry = status == JobStatus::Failed && self.job.attempts < self.job.max;
-        let error = message.as_ref().map(|message| {
-            json!({ "message": message, "attempt": self.job.attempts }).to_string()
-        });
+        let error = message
+            .as_ref()
+            .map(|message| json!({ "message": message, "attempt": self.job.attempts }).to_string());
         Finish {
             claim: self.claim,
             standing,

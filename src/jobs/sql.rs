@@ -45,7 +45,8 @@ impl Statements {
     pub(super) fn new(dialect: Dialect) -> Statements {
         let sql = |template: &str| translate(template, dialect);
         Statements {
-            insert: sql("INSERT INTO jobs (id, user_id, kind, ready, arguments, max_attempts, \
+            insert: sql(
+                "INSERT INTO jobs (id, user_id, kind, ready, arguments, max_attempts, \
                  priority, run_at, created_at, updated_at, unique_key, timeout_ms, trail) \
                  SELECT xid, xuser, xkind, \
                    CASE WHEN coalesce(xrun, {now} + xdelay) <= {now} THEN 1 ELSE 0 END, \
@@ -53,12 +54,11 @@ impl Statements {
                    xkey, xtimeout, '1 ' || {now} || ' created 0 0 \n' \
                  FROM {rows:xid uuid,xuser text,xkind text,xarguments text,xtries int,\
                    xpriority int,xrun bigint,xdelay bigint,xkey text,xtimeout bigint} WHERE true \
-                 ON CONFLICT DO NOTHING RETURNING {job}"),
-            by_unique_key: sql(
-                "SELECT {job} FROM jobs JOIN {rows:xuser text,xkey text} \
-                 ON coalesce(user_id, '') = coalesce(xuser, '') AND unique_key = xkey \
-                 WHERE status < 3",
+                 ON CONFLICT DO NOTHING RETURNING {job}",
             ),
+            by_unique_key: sql("SELECT {job} FROM jobs JOIN {rows:xuser text,xkey text} \
+                 ON coalesce(user_id, '') = coalesce(xuser, '') AND unique_key = xkey \
+                 WHERE status < 3"),
             get: sql("SELECT {job} FROM jobs WHERE id = ({arg:id}){uuid}"),
             progress: sql(
                 "SELECT {object}('seq', seq, 'at', at, 'attempt', attempt, 'progress', progress, \
@@ -94,7 +94,10 @@ impl Statements {
                  error = NULL, progress = 0, step = NULL, detail = NULL, claim = claim + 1, \
                  seq = seq + 1, \
                  trail = trail || (seq + 1) || ' ' || {now} || ' retried 0 0 \n' \
-                 WHERE id = ({arg:id}){uuid} AND status IN (4, 5) RETURNING {job}",
+                 WHERE id = ({arg:id}){uuid} AND status IN (4, 5) \
+                 AND NOT EXISTS (SELECT 1 FROM jobs AS o WHERE o.unique_key = jobs.unique_key \
+                   AND coalesce(o.user_id, '') = coalesce(jobs.user_id, '') AND o.status < 3) \
+                 RETURNING {job}",
             ),
             claim: sql(
                 "UPDATE jobs SET status = 2, attempts = attempts + 1, claim = claim + 1, \
@@ -102,7 +105,7 @@ impl Statements {
                  progress = 0, step = NULL, detail = NULL, error = NULL, seq = seq + 1, \
                  trail = trail || (seq + 1) || ' ' || {now} || ' started ' || (attempts + 1) || ' 0 \n' \
                  WHERE id {in_ids:SELECT id FROM jobs WHERE status = 1 AND ready = 1 \
-                   ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
+                   AND kind IN ({kinds}) ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
                  RETURNING {job}",
             ),
             promote: sql(
@@ -122,11 +125,9 @@ impl Statements {
                  WHERE id {in_ids:SELECT id FROM jobs WHERE status = 2 AND lease_until < {now} \
                    LIMIT 1000 {skip}} RETURNING id || ''",
             ),
-            renew: sql(
-                "UPDATE jobs SET lease_until = {now} + xlease \
+            renew: sql("UPDATE jobs SET lease_until = {now} + xlease \
                  FROM {rows:xid uuid,xclaim bigint,xlease bigint} \
-                 WHERE id = xid AND claim = xclaim AND status = 2 RETURNING id || ''",
-            ),
+                 WHERE id = xid AND claim = xclaim AND status = 2 RETURNING id || ''"),
             report: sql(
                 "UPDATE jobs SET progress = xprogress, step = xstep, detail = xdetail, \
                  updated_at = {now}, seq = seq + 1 \
@@ -173,10 +174,8 @@ impl Statements {
                 "DELETE FROM jobs WHERE id {in_ids:SELECT id FROM jobs WHERE status > 2 \
                  AND completed_at < {now} - ({arg:age}){big} LIMIT 1000 {skip}} RETURNING id || ''",
             ),
-            purge_progress: sql(
-                "DELETE FROM job_progress WHERE job_id IN \
-                 (SELECT xid FROM {rows:xid uuid}) RETURNING seq || ''",
-            ),
+            purge_progress: sql("DELETE FROM job_progress WHERE job_id IN \
+                 (SELECT xid FROM {rows:xid uuid}) RETURNING seq || ''"),
         }
     }
 }
@@ -199,6 +198,13 @@ fn translate(template: &str, dialect: Dialect) -> String {
     sql = sql.replace("{int}", word("", "::int"));
     sql = sql.replace("{big}", word("", "::bigint"));
     sql = sql.replace("{skip}", word("", "FOR UPDATE SKIP LOCKED"));
+    sql = sql.replace(
+        "{kinds}",
+        word(
+            "SELECT value FROM json_each((SELECT doc -> '$.kinds' FROM input))",
+            "SELECT json_array_elements_text(doc -> 'kinds') FROM input",
+        ),
+    );
     // One moment for a whole statement.
     sql = sql.replace(
         "{now}",
@@ -213,7 +219,7 @@ fn translate(template: &str, dialect: Dialect) -> String {
         false => format!("IN ({query})"),
     });
     sql = expand(&sql, "{rows:", |columns| rows(columns, postgres));
-    let arguments = sql.contains("{arg:");
+    let arguments = sql.contains("{arg:") || sql.contains("FROM input");
     sql = expand(&sql, "{arg:", |name| match postgres {
         true => format!("SELECT doc ->> '{name}' FROM input"),
         false => format!("SELECT doc ->> '$.{name}' FROM input"),

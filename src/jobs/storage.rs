@@ -187,9 +187,12 @@ impl Storage {
         Ok(parse(&rows)?.pop())
     }
 
-    /// Takes up to `count` jobs that are due, for `lease` at most without a renewal.
-    pub(super) fn claim(&self, count: usize, lease: Duration) -> Done<Vec<Job>> {
-        let document = json!({ "count": count, "lease": lease.as_millis() as u64 });
+    /// Takes up to `count` jobs of these types that are due, for `lease` at most without a
+    /// renewal.
+    pub(super) fn claim(&self, kinds: &[String], count: usize, lease: Duration) -> Done<Vec<Job>> {
+        let document = json!({
+            "kinds": kinds, "count": count, "lease": lease.as_millis() as u64,
+        });
         parse(&self.write(&self.sql.claim, &document)?)
     }
 

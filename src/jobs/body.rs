@@ -1,0 +1,157 @@
+//! What a client says when it adds jobs.
+
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use crate::executor::ExecutorRegistry;
+use crate::http::Problem;
+use crate::http::fields::Fields;
+use crate::jobs::dummy::MAX_DELAY_S;
+use crate::jobs::job::NewJob;
+use crate::jobs::storage::User;
+
+/// The most jobs added at once.
+const MAX_BULK: usize = 10_000;
+
+/// How many attempts a job has that does not say.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// The longest time limit, and the farthest `delaySec`: a year.
+const YEAR_S: u64 = 31_536_000;
+
+/// The latest `runAt`: the end of 9999, the last time that RFC 3339 can write.
+const LAST_MS: i128 = 253_402_300_799_999;
+
+/// The jobs that may be added: of which types, and by whom.
+pub(super) struct Terms<'a> {
+    pub(super) registry: &'a ExecutorRegistry,
+    pub(super) user: &'a User,
+}
+
+impl Terms<'_> {
+    /// One job's fields.
+    pub(super) fn job(&self, fields: &mut Fields<'_>) -> Result<NewJob, Problem> {
+        let kind = self.kind(fields);
+        let arguments = fields.object("arguments").map(|json| json.get().to_owned());
+        let arguments = text_for_databases(fields, "arguments", arguments);
+        let system = fields.flag("system").unwrap_or(false);
+        if system && !self.user.admin {
+            let message = "Only an admin may add a system job";
+            return Err(Problem::new(403, "access_denied", message));
+        }
+        let run_at = run_at(fields);
+        let delay = fields.number("delaySec", 0.0..=YEAR_S as f64);
+        if run_at.is_some() && delay.is_some() {
+            fields.fault("delaySec", "give either runAt or delaySec, not both");
+        }
+        let priority = priority(fields);
+        let attempts = fields.whole("maxAttempts", 1..=1_000);
+        let unique_key = fields.text("uniqueKey", 255).filter(|key| !key.is_empty());
+        let unique_key = text_for_databases(fields, "uniqueKey", unique_key);
+        let timeout = fields.whole("timeoutMs", 1..=YEAR_S * 1_000);
+        Ok(NewJob {
+            id: Uuid::now_v7(),
+            user: (!system).then(|| self.user.name.clone()),
+            kind,
+            arguments,
+            max_attempts: attempts.map_or(MAX_ATTEMPTS, |n| n as u32),
+            priority,
+            run_at,
+            delay: delay.map_or(0, |seconds| (seconds * 1_000.0) as u64),
+            unique_key,
+            timeout,
+        })
+    }
+
+    fn kind(&self, fields: &mut Fields<'_>) -> String {
+        let faults = fields.faults();
+        let kind = fields.required_text("type", 200);
+        if fields.faults() == faults && self.registry.get(&kind).is_none() {
+            let mut known: Vec<_> = self.registry.types().collect();
+            known.sort_unstable();
+            let known = known.join(", ");
+            fields.fault("type", format!("type must be one of {known}"));
+        }
+        kind
+    }
+
+    /// `{jobs: […]}`.
+    pub(super) fn bulk(&self, fields: &mut Fields<'_>) -> Result<Vec<NewJob>, Problem> {
+        let given = fields.array("jobs").unwrap_or_default();
+        if !(1..=MAX_BULK).contains(&given.len()) {
+            let message = format!("jobs must be an array of 1 to {MAX_BULK} jobs");
+            fields.fault("jobs", message);
+            return Ok(Vec::new());
+        }
+        let mut jobs = Vec::with_capacity(given.len());
+        for (i, value) in given.into_iter().enumerate() {
+            if let Some(mut element) = fields.element(&format!("jobs[{i}]"), value) {
+                jobs.push(self.job(&mut element)?);
+                fields.adopt(element);
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// `{delayMinSec?, delayMaxSec?}`.
+    pub(super) fn dummy(&self, fields: &mut Fields<'_>) -> NewJob {
+        let least = fields.number("delayMinSec", 0.0..=MAX_DELAY_S);
+        let most = fields.number("delayMaxSec", 0.0..=MAX_DELAY_S);
+        let least = least.unwrap_or(1.0_f64.min(most.unwrap_or(1.0)));
+        let most = most.unwrap_or(5.0_f64.max(least));
+        if least > most {
+            let message = "delayMaxSec must not be less than delayMinSec";
+            fields.fault("delayMaxSec", message);
+        }
+        let arguments = serde_json::json!({ "delayMinSec": least, "delayMaxSec": most });
+        NewJob {
+            id: Uuid::now_v7(),
+            user: Some(self.user.name.clone()),
+            kind: "dummy".to_owned(),
+            arguments: Some(arguments.to_string()),
+            max_attempts: MAX_ATTEMPTS,
+            priority: 0,
+            run_at: None,
+            delay: 0,
+            unique_key: None,
+            timeout: None,
+        }
+    }
+}
+
+/// PostgreSQL's text has no NUL; nor may a JSON text have it behind an escape.
+fn text_for_databases(fields: &mut Fields<'_>, name: &str, text: Option<String>) -> Option<String> {
+    let text = text?;
+    if text.contains('\0') {
+        fields.fault(name, format!("{name} must not contain the character NUL"));
+        return None;
+    }
+    Some(text)
+}
+
+fn run_at(fields: &mut Fields<'_>) -> Option<i64> {
+    let text = fields.text("runAt", 64)?;
+    let at = OffsetDateTime::parse(&text, &Rfc3339).ok();
+    let at = at.map(|at| at.unix_timestamp_nanos() / 1_000_000);
+    match at.filter(|at| (0..=LAST_MS).contains(at)) {
+        Some(at) => Some(at as i64),
+        None => {
+            let message = "runAt must be a time like 2030-01-31T08:00:00Z (RFC 3339)";
+            fields.fault("runAt", message);
+            None
+        }
+    }
+}
+
+/// Any whole number that fits; higher ones run first.
+fn priority(fields: &mut Fields<'_>) -> i32 {
+    let given = fields.any("priority").map(RawValue::get);
+    let priority = given.map_or(Some(0), |text| serde_json::from_str::<i32>(text).ok());
+    priority.unwrap_or_else(|| {
+        let message = "priority must be a whole number from -2147483648 to 2147483647";
+        fields.fault("priority", message);
+        0
+    })
+}

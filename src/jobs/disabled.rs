@@ -1,0 +1,39 @@
+//! A build without the feature `jobs`.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::engine::TaskExecutionService;
+use crate::executor::ExecutorRegistry;
+use crate::http::router::Route;
+use crate::permits::Permits;
+
+/// The Job API that is not there.
+pub(crate) struct Jobs;
+
+/// Registers nothing.
+pub(crate) fn register(_: &mut ExecutorRegistry) {}
+
+impl Jobs {
+    pub(crate) fn start(_: &Config, _: &TaskExecutionService) -> io::Result<Jobs> {
+        Ok(Jobs)
+    }
+
+    pub(crate) fn routes(&self, _: &Permits) -> Vec<Route> {
+        super::routes_off()
+    }
+
+    pub(crate) fn close(&self) {}
+
+    pub(crate) fn stop(&self, _: Instant) {}
+}
+
+/// A token for a test of the Job API, which this build does not have.
+///
+/// # Errors
+///
+/// Always: says how to build one that has it.
+pub fn token(_: &Config, _: &str, _: Option<&str>, _: Duration) -> Result<String, String> {
+    Err("this build has no Job API; build it with --features jobs".to_owned())
+}

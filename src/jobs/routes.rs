@@ -1,0 +1,315 @@
+//! `/jobs`: a handler asks who it is, parses, calls one method, answers.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::http::fields::{Fields, Query};
+use crate::http::router::{Answer, Handler, Route};
+use crate::http::streaming::{format, last_event_id, permit, pump};
+use crate::http::{Problem, Request, Response};
+use crate::jobs::body::Terms;
+use crate::jobs::database::DatabaseError;
+use crate::jobs::enabled::JobSystem;
+use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
+use crate::jobs::storage::{JobQuery, User};
+use crate::permits::Permits;
+
+/// How often a stream looks for what is new.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// One call of a route, by a user whose token holds.
+struct Call<'a> {
+    system: &'a Arc<JobSystem>,
+    streams: &'a Permits,
+    request: &'a Request<'a>,
+    user: User,
+    parameters: &'a [Cow<'a, str>],
+}
+
+type Authorized = fn(&Call<'_>) -> Answer;
+
+/// Every route of the Job API.
+pub(super) fn routes(system: &Arc<JobSystem>, streams: &Permits) -> Vec<Route> {
+    let on = |handler: Authorized| -> Handler {
+        let (system, streams) = (system.clone(), streams.clone());
+        Box::new(move |request, parameters| {
+            handler(&Call {
+                system: &system,
+                streams: &streams,
+                request,
+                user: system.gatekeeper.admit(request)?,
+                parameters,
+            })
+        })
+    };
+    let get = |pattern, handler: Authorized| Route::get(pattern, on(handler));
+    let post = |pattern, handler: Authorized| Route::post(pattern, on(handler));
+    vec![
+        get("/api/v1/jobs", list).and_post(on(create)),
+        post("/api/v1/jobs/bulk", bulk),
+        post("/api/v1/jobs/start-dummy-job", start_dummy),
+        get("/api/v1/jobs/stats", stats),
+        get("/api/v1/jobs/:id", show),
+        get("/api/v1/jobs/:id/history", history),
+        get("/api/v1/jobs/:id/events", events),
+        post("/api/v1/jobs/:id/cancel", cancel),
+        post("/api/v1/jobs/:id/retry", retry),
+    ]
+}
+
+impl From<DatabaseError> for Problem {
+    fn from(error: DatabaseError) -> Problem {
+        log::warn!("A request cannot be served: {error}");
+        let message = "The database cannot be reached now; try again";
+        Problem::new(503, "database_unavailable", message).with("Retry-After", "2")
+    }
+}
+
+impl Call<'_> {
+    fn terms(&self) -> Terms<'_> {
+        Terms {
+            registry: &self.system.registry,
+            user: &self.user,
+        }
+    }
+
+    /// The job in the path, where the caller may see it.
+    fn job(&self) -> Result<Job, Problem> {
+        let found = match self.parameters.first().map_or("", |id| id).parse::<Uuid>() {
+            Ok(id) => self.system.storage.get(id)?,
+            Err(_) => None,
+        };
+        let job = found.ok_or_else(|| Problem::new(404, "job_not_found", "Job not found"))?;
+        if self.user.admin || job.user.as_ref() == Some(&self.user.name) {
+            return Ok(job);
+        }
+        let message = "This job belongs to somebody else";
+        Err(Problem::new(403, "access_denied", message))
+    }
+}
+
+fn location(job: &Job) -> String {
+    format!("/api/v1/jobs/{}", job.id)
+}
+
+fn create(call: &Call<'_>) -> Answer {
+    let mut fields = Fields::parse(call.request)?;
+    let new = call.terms().job(&mut fields)?;
+    fields.finish()?;
+    add(call, new)
+}
+
+fn start_dummy(call: &Call<'_>) -> Answer {
+    let mut fields = Fields::parse(call.request)?;
+    let new = call.terms().dummy(&mut fields);
+    fields.finish()?;
+    add(call, new)
+}
+
+fn add(call: &Call<'_>, new: NewJob) -> Answer {
+    match call.system.intake.add(vec![new])?.pop() {
+        Some((job, is_new)) => {
+            let status = if is_new { 201 } else { 200 };
+            Ok(Response::json(status, &job).with("Location", location(&job)))
+        }
+        None => Err(DatabaseError::new("an added job was not given back").into()),
+    }
+}
+
+#[derive(Serialize)]
+struct BulkAnswer<'a> {
+    jobs: Vec<&'a Job>,
+    count: usize,
+}
+
+fn bulk(call: &Call<'_>) -> Answer {
+    let mut fields = Fields::parse(call.request)?;
+    let new = call.terms().bulk(&mut fields)?;
+    fields.finish()?;
+    let added = call.system.intake.add(new)?;
+    let answer = BulkAnswer {
+        count: added.len(),
+        jobs: added.iter().map(|(job, _)| job).collect(),
+    };
+    Ok(Response::json(201, &answer))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListAnswer<'a> {
+    jobs: &'a [Job],
+    count: usize,
+    total: usize,
+    next_cursor: Option<Uuid>,
+}
+
+fn list(call: &Call<'_>) -> Answer {
+    let query = list_query(call)?;
+    let (mut jobs, total) = call.system.storage.list(&call.user, &query)?;
+    let more = jobs.len() > query.limit;
+    jobs.truncate(query.limit);
+    let last = jobs.last().map(|job| job.id);
+    let answer = ListAnswer {
+        count: jobs.len(),
+        jobs: &jobs,
+        total,
+        next_cursor: last.filter(|_| more),
+    };
+    Ok(Response::json(200, &answer))
+}
+
+fn list_query(call: &Call<'_>) -> Result<JobQuery, Problem> {
+    let mut query = Query::new(call.request, &["status", "type", "limit", "cursor"]);
+    let statuses = "one or several, comma-separated, of pending, processing, completed, failed, \
+                    cancelled";
+    let listed = JobQuery {
+        statuses: query
+            .parse("status", statuses, |text| {
+                text.split(',')
+                    .map(|name| JobStatus::parse(name.trim()))
+                    .collect()
+            })
+            .unwrap_or_default(),
+        kind: query.get("type").map(|kind| kind.replace('\0', "")),
+        limit: query
+            .parse("limit", "a whole number from 1 to 1000", |text| {
+                text.parse().ok().filter(|n| (1..=1_000).contains(n))
+            })
+            .unwrap_or(100),
+        cursor: query.parse("cursor", "the nextCursor of a page before", |text| {
+            text.parse().ok()
+        }),
+    };
+    query.finish()?;
+    Ok(listed)
+}
+
+#[derive(Default, Serialize)]
+struct Stats {
+    total: u64,
+    pending: u64,
+    processing: u64,
+    completed: u64,
+    failed: u64,
+    cancelled: u64,
+}
+
+#[derive(Serialize)]
+struct StatsAnswer {
+    stats: Stats,
+}
+
+fn stats(call: &Call<'_>) -> Answer {
+    Query::new(call.request, &[]).finish()?;
+    let mut stats = Stats::default();
+    for (status, count) in call.system.storage.stats(&call.user)? {
+        stats.total += count;
+        *match status {
+            JobStatus::Pending => &mut stats.pending,
+            JobStatus::Processing => &mut stats.processing,
+            JobStatus::Completed => &mut stats.completed,
+            JobStatus::Failed => &mut stats.failed,
+            JobStatus::Cancelled => &mut stats.cancelled,
+        } = count;
+    }
+    Ok(Response::json(200, &StatsAnswer { stats }))
+}
+
+fn show(call: &Call<'_>) -> Answer {
+    Query::new(call.request, &[]).finish()?;
+    Ok(Response::json(200, &call.job()?))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HistoryAnswer {
+    job_id: Uuid,
+    history: Vec<Entry>,
+    count: usize,
+}
+
+fn history(call: &Call<'_>) -> Answer {
+    Query::new(call.request, &[]).finish()?;
+    let job_id = call.job()?.id;
+    let history = call.system.storage.history(job_id)?;
+    let count = history.len();
+    let answer = HistoryAnswer {
+        job_id,
+        history,
+        count,
+    };
+    Ok(Response::json(200, &answer))
+}
+
+fn cancel(call: &Call<'_>) -> Answer {
+    Fields::parse(call.request)?.finish()?;
+    let id = call.job()?.id;
+    let Some(job) = call.system.storage.cancel(id)? else {
+        let message = "Job is already finished";
+        return Err(Problem::new(409, "job_already_finished", message));
+    };
+    call.system.call_off(id);
+    Ok(Response::json(200, &job))
+}
+
+fn retry(call: &Call<'_>) -> Answer {
+    Fields::parse(call.request)?.finish()?;
+    let id = call.job()?.id;
+    let Some(job) = call.system.storage.retry(id)? else {
+        let message = "Only a failed or cancelled job can be retried, and only while no other \
+                       job with its uniqueKey is pending or processing";
+        return Err(Problem::new(409, "job_not_retryable", message));
+    };
+    call.system.wake();
+    Ok(Response::json(200, &job))
+}
+
+/// The job's history as it grows; it is looked for a few times a second, so that any process can
+/// tell of a job that runs in any other.
+fn events(call: &Call<'_>) -> Answer {
+    Query::new(call.request, &[]).finish()?;
+    let job = call.job()?;
+    let mut told = last_event_id(call.request).unwrap_or(0);
+    if job.status.is_final() && told >= job.seq {
+        return Ok(Response::empty(204));
+    }
+    let permit = permit(call.streams)?;
+    let format = format(call.request);
+    let (system, id) = (call.system.clone(), job.id);
+    let answer = Response::stream(format.content_type(), move |out| {
+        let _permit = permit;
+        pump(out, format, |buffer, patience| {
+            let deadline = Instant::now() + patience;
+            loop {
+                match system.storage.history(id) {
+                    // Retention has taken it.
+                    Ok(history) if history.is_empty() => return false,
+                    Ok(history) => {
+                        for entry in history.iter().filter(|entry| entry.seq > told) {
+                            format.write(buffer, entry.seq.into(), &entry.event, &entry.of(id));
+                        }
+                        let last = history.last();
+                        told = last.map_or(told, |last| last.seq.max(told));
+                        if last.is_some_and(Entry::is_end) {
+                            return false;
+                        }
+                    }
+                    // The database is away: the stream waits for it.
+                    Err(_) => {}
+                }
+                if system.is_stopping() {
+                    return false;
+                }
+                if !buffer.is_empty() || Instant::now() >= deadline {
+                    return true;
+                }
+                std::thread::sleep(LOOK.min(deadline - Instant::now().min(deadline)));
+            }
+        })
+    });
+    Ok(answer.with("Vary", "Accept"))
+}
