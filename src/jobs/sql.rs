@@ -14,7 +14,7 @@ const JOB: &str = "{object}('id', id, 'user', user_id, 'kind', kind, 'status', s
     'seq', seq){text}";
 
 /// What a user may see: the job's own user, or everything.
-const VISIBLE: &str = "(({arg:admin}) = 1 OR user_id = ({arg:user}))";
+const VISIBLE: &str = "(({arg:admin}) = 'yes' OR user_id = ({arg:user}))";
 
 /// The statements in one dialect.
 pub(super) struct Statements {
@@ -227,10 +227,6 @@ fn translate(template: &str, dialect: Dialect) -> String {
     if arguments {
         let cast = word("", "::json");
         sql = format!("WITH input AS (SELECT {{in}}{cast} AS doc) {sql}");
-    }
-    if postgres && arguments {
-        // A number comes as text.
-        sql = sql.replace("FROM input)) = 1", "FROM input)) = '1'");
     }
     sql
 }

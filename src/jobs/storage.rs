@@ -154,7 +154,7 @@ impl Storage {
             format!(",{},", numbers.collect::<Vec<_>>().join(","))
         });
         let document = json!({
-            "admin": i32::from(user.admin), "user": user.name, "statuses": statuses,
+            "admin": if user.admin { "yes" } else { "no" }, "user": user.name, "statuses": statuses,
             "kind": query.kind, "cursor": query.cursor, "limit": query.limit + 1,
         });
         let jobs = parse(&self.read(&self.sql.list, &document)?)?;
@@ -170,7 +170,7 @@ impl Storage {
             status: JobStatus,
             count: u64,
         }
-        let document = json!({ "admin": i32::from(user.admin), "user": user.name });
+        let document = json!({ "admin": if user.admin { "yes" } else { "no" }, "user": user.name });
         let rows: Vec<Row> = parse(&self.read(&self.sql.stats, &document)?)?;
         Ok(rows.iter().map(|row| (row.status, row.count)).collect())
     }
