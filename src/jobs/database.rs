@@ -8,7 +8,7 @@ use diesel::backend::Backend;
 use diesel::connection::{Connection, LoadConnection, SimpleConnection};
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool, R2D2Connection};
+use diesel::r2d2::{ConnectionManager, ManageConnection, Pool, R2D2Connection};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
@@ -64,6 +64,16 @@ pub(super) enum Dialect {
     Postgres,
 }
 
+/// What a write must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// Everything, a power failure included.
+    Durably,
+    /// The end of this process. What a power failure takes back is done again: the workers of an
+    /// embedded database fail with it, so that a claim may be forgotten with its worker.
+    WithMachine,
+}
+
 pub(super) trait Database: Send + Sync {
     fn dialect(&self) -> Dialect;
 
@@ -75,8 +85,8 @@ pub(super) trait Database: Send + Sync {
     /// Runs a statement that changes nothing.
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 
-    /// Runs statements, all or none; what is acknowledged is durable.
-    fn write(&self, steps: &[Step<'_>]) -> Result<Vec<Rows>, DatabaseError>;
+    /// Runs statements, all or none.
+    fn write(&self, steps: &[Step<'_>], keep: Keep) -> Result<Vec<Rows>, DatabaseError>;
 
     /// Tells the other processes, where there can be any.
     fn notify(&self, message: &str) -> Result<(), DatabaseError>;
@@ -84,12 +94,62 @@ pub(super) trait Database: Send + Sync {
 
 /// SQLite has one writer at a time; here they queue for a lock, not for a sleep.
 struct SqliteDatabase {
-    pool: Pool<ConnectionManager<SqliteConnection>>,
+    /// `synchronous=FULL`.
+    durable: Connections<SqliteConnection>,
+    /// `synchronous=NORMAL`.
+    quick: Connections<SqliteConnection>,
     writing: Mutex<()>,
 }
 
 struct PostgresDatabase {
-    pool: Pool<ConnectionManager<PgConnection>>,
+    pool: Connections<PgConnection>,
+}
+
+type Connections<C> = Pool<Manager<C>>;
+
+/// Opens connections, and lets go of those that have failed: nothing is asked of a connection
+/// only to see whether it still answers.
+struct Manager<C: R2D2Connection + 'static> {
+    connections: ConnectionManager<C>,
+    /// Run on each new connection.
+    setup: &'static str,
+}
+
+struct Tracked<C> {
+    connection: C,
+    failed: bool,
+}
+
+impl<C> Tracked<C> {
+    fn run<T>(&mut self, f: impl FnOnce(&mut C) -> QueryResult<T>) -> Result<T, DatabaseError> {
+        let done = f(&mut self.connection);
+        self.failed |= done.is_err();
+        Ok(done?)
+    }
+}
+
+impl<C: R2D2Connection + 'static> ManageConnection for Manager<C> {
+    type Connection = Tracked<C>;
+    type Error = diesel::r2d2::Error;
+
+    fn connect(&self) -> Result<Tracked<C>, diesel::r2d2::Error> {
+        let mut connection = self.connections.connect()?;
+        connection
+            .batch_execute(self.setup)
+            .map_err(diesel::r2d2::Error::QueryError)?;
+        Ok(Tracked {
+            connection,
+            failed: false,
+        })
+    }
+
+    fn is_valid(&self, _: &mut Tracked<C>) -> Result<(), diesel::r2d2::Error> {
+        Ok(())
+    }
+
+    fn has_broken(&self, tracked: &mut Tracked<C>) -> bool {
+        tracked.failed || tracked.connection.is_broken()
+    }
 }
 
 /// Opens `sqlite://PATH` or `postgres://…`, and brings its tables up to date.
@@ -98,11 +158,13 @@ pub(super) fn open(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
         Some(path) => {
             let path = path.strip_prefix("//").unwrap_or(path);
             let mut first = SqliteConnection::establish(path)?;
-            first.batch_execute(SQLITE_SETUP)?;
+            first.batch_execute(SQLITE_DURABLE)?;
             migrate(&mut first, SQLITE_MIGRATIONS)?;
-            let pool = pool(path, Some(Box::new(SqliteSetup)))?;
-            let writing = Mutex::new(());
-            Ok(Box::new(SqliteDatabase { pool, writing }))
+            Ok(Box::new(SqliteDatabase {
+                durable: pool(path, SQLITE_DURABLE),
+                quick: pool(path, SQLITE_QUICK),
+                writing: Mutex::new(()),
+            }))
         }
         None => {
             let mut first = PgConnection::establish(url)?;
@@ -110,7 +172,7 @@ pub(super) fn open(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
             // The lock goes with the connection.
             migrate(&mut first, POSTGRES_MIGRATIONS)?;
             drop(first);
-            let pool = pool(url, None)?;
+            let pool = pool(url, "");
             Ok(Box::new(PostgresDatabase { pool }))
         }
     }
@@ -127,23 +189,16 @@ where
     }
 }
 
-type Customizer<C> = Box<dyn CustomizeConnection<C, diesel::r2d2::Error>>;
-
-fn pool<C: R2D2Connection + 'static>(
-    url: &str,
-    customizer: Option<Customizer<C>>,
-) -> Result<Pool<ConnectionManager<C>>, DatabaseError> {
-    let mut builder = Pool::builder()
+fn pool<C: R2D2Connection + 'static>(url: &str, setup: &'static str) -> Connections<C> {
+    let connections = ConnectionManager::new(url);
+    Pool::builder()
         .max_size(MAX_CONNECTIONS)
         .min_idle(Some(0))
         .idle_timeout(Some(Duration::from_secs(60)))
-        .test_on_check_out(true)
+        .test_on_check_out(false)
         .connection_timeout(CONNECT_WITHIN)
-        .error_handler(Box::new(Quiet));
-    if let Some(customizer) = customizer {
-        builder = builder.connection_customizer(customizer);
-    }
-    Ok(builder.build_unchecked(ConnectionManager::new(url)))
+        .error_handler(Box::new(Quiet))
+        .build_unchecked(Manager { connections, setup })
 }
 
 /// Whoever asked for the connection reports the error.
@@ -154,19 +209,11 @@ impl<E> diesel::r2d2::HandleError<E> for Quiet {
     fn handle_error(&self, _: E) {}
 }
 
-const SQLITE_SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
-                            PRAGMA synchronous = FULL; PRAGMA cache_size = -4000";
+const SQLITE_DURABLE: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+                              PRAGMA synchronous = FULL; PRAGMA cache_size = -4000";
 
-#[derive(Debug)]
-struct SqliteSetup;
-
-impl CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for SqliteSetup {
-    fn on_acquire(&self, connection: &mut SqliteConnection) -> Result<(), diesel::r2d2::Error> {
-        connection
-            .batch_execute(SQLITE_SETUP)
-            .map_err(diesel::r2d2::Error::QueryError)
-    }
-}
+const SQLITE_QUICK: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+                            PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4000";
 
 impl Database for SqliteDatabase {
     fn dialect(&self) -> Dialect {
@@ -174,13 +221,17 @@ impl Database for SqliteDatabase {
     }
 
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        Ok(Statement { sql, document }.load(&mut *self.pool.get()?)?)
+        let mut tracked = self.quick.get()?;
+        tracked.run(|connection| Statement { sql, document }.load(connection))
     }
 
-    fn write(&self, steps: &[Step<'_>]) -> Result<Vec<Rows>, DatabaseError> {
-        let mut connection = self.pool.get()?;
+    fn write(&self, steps: &[Step<'_>], keep: Keep) -> Result<Vec<Rows>, DatabaseError> {
+        let mut tracked = match keep {
+            Keep::Durably => self.durable.get()?,
+            Keep::WithMachine => self.quick.get()?,
+        };
         let _alone = self.writing.lock();
-        Ok(connection.immediate_transaction(|connection| run_all(connection, steps))?)
+        tracked.run(|connection| connection.immediate_transaction(|c| run_all(c, steps)))
     }
 
     fn notify(&self, _: &str) -> Result<(), DatabaseError> {
@@ -194,16 +245,18 @@ impl Database for PostgresDatabase {
     }
 
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        Ok(Statement { sql, document }.load(&mut *self.pool.get()?)?)
+        let mut tracked = self.pool.get()?;
+        tracked.run(|connection| Statement { sql, document }.load(connection))
     }
 
-    fn write(&self, steps: &[Step<'_>]) -> Result<Vec<Rows>, DatabaseError> {
-        let mut connection = self.pool.get()?;
-        // One statement is a transaction of its own.
-        match steps {
-            [_] => Ok(run_all(&mut *connection, steps)?),
-            _ => Ok(connection.transaction(|connection| run_all(connection, steps))?),
-        }
+    /// Always durably: workers elsewhere outlive this database.
+    fn write(&self, steps: &[Step<'_>], _: Keep) -> Result<Vec<Rows>, DatabaseError> {
+        let mut tracked = self.pool.get()?;
+        tracked.run(|connection| match steps {
+            // One statement is a transaction of its own.
+            [_] => run_all(connection, steps),
+            _ => connection.transaction(|c| run_all(c, steps)),
+        })
     }
 
     fn notify(&self, message: &str) -> Result<(), DatabaseError> {

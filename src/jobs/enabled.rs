@@ -29,9 +29,6 @@ const LISTEN_LOOK: Duration = Duration::from_millis(250);
 /// How long the listener waits before it connects again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// What others are told when there is something to run.
-const ADDED: &str = "added";
-
 /// The running Job API; nothing where `STORAGE=memory`.
 pub(crate) struct Jobs(Option<Arc<JobSystem>>);
 
@@ -45,6 +42,8 @@ pub(super) struct JobSystem {
     queue: Option<Arc<Queue>>,
     pool: Pool,
     listener: Mutex<Option<JoinHandle<()>>>,
+    /// What other processes are told when there is something to run; this one knows it without.
+    added: Arc<str>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -87,18 +86,21 @@ impl Jobs {
                 Some(Arc::new(queue))
             }
         };
-        let (inside, own) = (storage.clone(), queue.clone());
+        let added: Arc<str> = format!("added by {}", Uuid::new_v4()).into();
+        let (inside, own, news) = (storage.clone(), queue.clone(), added.clone());
         let intake = Intake::start(storage.clone(), move || {
             if let Some(queue) = &own {
                 queue.wake();
             }
-            if is_shared && let Err(error) = inside.notify(ADDED) {
+            if is_shared && let Err(error) = inside.notify(&news) {
                 log::debug!("Other workers were not called: {error}");
             }
         })?;
         let stopping = Arc::<AtomicBool>::default();
         let listener = match &queue {
-            Some(queue) if is_shared => Some(listen(url, queue.clone(), stopping.clone())?),
+            Some(queue) if is_shared => {
+                Some(listen(url, queue.clone(), stopping.clone(), added.clone())?)
+            }
             _ => None,
         };
         let workers = if queue.is_some() { "with" } else { "without" };
@@ -111,6 +113,7 @@ impl Jobs {
             queue,
             pool,
             listener: Mutex::new(listener),
+            added,
             stopping,
         }))))
     }
@@ -154,7 +157,7 @@ impl JobSystem {
         if let Some(queue) = &self.queue {
             queue.wake();
         }
-        self.tell(ADDED);
+        self.tell(&self.added);
     }
 
     /// Calls a job off wherever it runs.
@@ -177,7 +180,12 @@ impl JobSystem {
 }
 
 /// Hears from other processes what was added, and what was cancelled.
-fn listen(url: &str, queue: Arc<Queue>, stopping: Arc<AtomicBool>) -> io::Result<JoinHandle<()>> {
+fn listen(
+    url: &str,
+    queue: Arc<Queue>,
+    stopping: Arc<AtomicBool>,
+    own: Arc<str>,
+) -> io::Result<JoinHandle<()>> {
     let url = url.to_owned();
     let body = move || {
         let mut listener = None;
@@ -190,7 +198,7 @@ fn listen(url: &str, queue: Arc<Queue>, stopping: Arc<AtomicBool>) -> io::Result
                 continue;
             };
             listener = Some(open);
-            for message in &heard {
+            for message in heard.iter().filter(|message| ***message != *own) {
                 match message.parse() {
                     Ok(id) => queue.cancel(id),
                     Err(_) => queue.wake(),

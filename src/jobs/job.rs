@@ -62,7 +62,7 @@ pub(super) struct Job {
     pub(super) id: Uuid,
     /// `None`: the system's own.
     pub(super) user: Option<String>,
-    pub(super) kind: String,
+    kind: String,
     pub(super) status: JobStatus,
     progress: u8,
     step: Option<String>,
@@ -71,17 +71,15 @@ pub(super) struct Job {
     pub(super) arguments: Option<String>,
     result: Option<String>,
     error: Option<String>,
-    pub(super) attempts: u32,
-    pub(super) max: u32,
+    attempts: u32,
+    max: u32,
     priority: i32,
     run: DbMillis,
     created: DbMillis,
     updated: DbMillis,
     started: Option<DbMillis>,
     completed: Option<DbMillis>,
-    pub(super) timeout: Option<u64>,
-    /// The fencing token.
-    pub(super) claim: i64,
+    timeout: Option<u64>,
     /// Entries of its history, and so a version.
     pub(super) seq: u32,
 }
@@ -151,6 +149,56 @@ pub(super) struct NewJob {
     pub(super) unique_key: Option<String>,
     #[serde(rename = "xtimeout")]
     pub(super) timeout: Option<u64>,
+}
+
+/// What the database says of a job that it has added.
+#[derive(Deserialize)]
+pub(super) struct Added {
+    pub(super) id: Uuid,
+    created: DbMillis,
+    run: DbMillis,
+}
+
+/// What a worker needs of a job that it has claimed.
+#[derive(Debug, Deserialize)]
+pub(super) struct Claimed {
+    pub(super) id: Uuid,
+    pub(super) kind: String,
+    /// JSON, exactly as given.
+    pub(super) arguments: Option<String>,
+    pub(super) attempts: u32,
+    pub(super) max: u32,
+    pub(super) timeout: Option<u64>,
+    /// The fencing token.
+    pub(super) claim: i64,
+}
+
+impl Job {
+    /// As it stands right after it was added.
+    pub(super) fn added(new: &NewJob, row: &Added) -> Job {
+        Job {
+            id: new.id,
+            user: new.user.clone(),
+            kind: new.kind.clone(),
+            status: JobStatus::Pending,
+            progress: 0,
+            step: None,
+            detail: None,
+            arguments: new.arguments.clone(),
+            result: None,
+            error: None,
+            attempts: 0,
+            max: new.max_attempts,
+            priority: new.priority,
+            run: row.run,
+            created: row.created,
+            updated: row.created,
+            started: None,
+            completed: None,
+            timeout: new.timeout,
+            seq: 1,
+        }
+    }
 }
 
 /// One entry of a job's history.

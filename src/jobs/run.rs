@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::engine::pool::Assignment;
 use crate::executor::{Report, TaskError, TaskInput};
-use crate::jobs::job::{Job, JobStatus};
+use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::queue::Desk;
 use crate::jobs::storage::{Claim, Finish, Standing};
 use crate::store::Ending;
@@ -27,7 +27,7 @@ const MAX_BACK_OFF: Duration = Duration::from_secs(3_600);
 /// A claimed job. Whoever holds one may run it as long as its lease holds.
 pub(super) struct JobRun {
     pub(super) claim: Claim,
-    job: Job,
+    job: Claimed,
     desk: Arc<Desk>,
     /// It is called off, lost, or at its end: nothing that its executor says counts any more.
     over: AtomicBool,
@@ -37,7 +37,7 @@ pub(super) struct JobRun {
 }
 
 impl JobRun {
-    pub(super) fn new(job: Job, desk: Arc<Desk>, lease_until: u64) -> JobRun {
+    pub(super) fn new(job: Claimed, desk: Arc<Desk>, lease_until: u64) -> JobRun {
         JobRun {
             claim: Claim {
                 id: job.id,

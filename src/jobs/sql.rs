@@ -10,7 +10,7 @@ const JOB: &str = "{object}('id', id, 'user', user_id, 'kind', kind, 'status', s
     'progress', progress, 'step', step, 'detail', detail, 'arguments', arguments, \
     'result', result, 'error', error, 'attempts', attempts, 'max', max_attempts, \
     'priority', priority, 'run', run_at, 'created', created_at, 'updated', updated_at, \
-    'started', started_at, 'completed', completed_at, 'timeout', timeout_ms, 'claim', claim, \
+    'started', started_at, 'completed', completed_at, 'timeout', timeout_ms, \
     'seq', seq){text}";
 
 /// What a user may see: the job's own user, or everything.
@@ -54,7 +54,8 @@ impl Statements {
                    xkey, xtimeout, '1 ' || {now} || ' created 0 0 \n' \
                  FROM {rows:xid uuid,xuser text,xkind text,xarguments text,xtries int,\
                    xpriority int,xrun bigint,xdelay bigint,xkey text,xtimeout bigint} WHERE true \
-                 ON CONFLICT DO NOTHING RETURNING {job}",
+                 ON CONFLICT DO NOTHING \
+                 RETURNING {object}('id', id, 'created', created_at, 'run', run_at){text}",
             ),
             by_unique_key: sql("SELECT {job} FROM jobs JOIN {rows:xuser text,xkey text} \
                  ON coalesce(user_id, '') = coalesce(xuser, '') AND unique_key = xkey \
@@ -106,7 +107,8 @@ impl Statements {
                  trail = trail || (seq + 1) || ' ' || {now} || ' started ' || (attempts + 1) || ' 0 \n' \
                  WHERE id {in_ids:SELECT id FROM jobs WHERE status = 1 AND ready = 1 \
                    AND kind IN ({kinds}) ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
-                 RETURNING {job}",
+                 RETURNING {object}('id', id, 'kind', kind, 'arguments', arguments, \
+                   'attempts', attempts, 'max', max_attempts, 'timeout', timeout_ms, 'claim', claim){text}",
             ),
             promote: sql(
                 "UPDATE jobs SET ready = 1 WHERE id {in_ids:SELECT id FROM jobs \
@@ -170,10 +172,11 @@ impl Statements {
                 "SELECT (min(run_at) - {now}) || '' FROM jobs WHERE status = 1 AND ready = 0 \
                  HAVING min(run_at) IS NOT NULL",
             ),
-            purge: sql(
-                "DELETE FROM jobs WHERE id {in_ids:SELECT id FROM jobs WHERE status > 2 \
-                 AND completed_at < {now} - ({arg:age}){big} LIMIT 1000 {skip}} RETURNING id || ''",
-            ),
+            // Ids begin with their time: the oldest jobs are the first.
+            purge: sql("DELETE FROM jobs WHERE id {in_ids:SELECT id FROM jobs \
+                 WHERE id < ({arg:before}){uuid} AND status > 2 \
+                 AND completed_at < {now} - ({arg:age}){big} ORDER BY id LIMIT 1000 {skip}} \
+                 RETURNING id || ''"),
             purge_progress: sql("DELETE FROM job_progress WHERE job_id IN \
                  (SELECT xid FROM {rows:xid uuid}) RETURNING seq || ''"),
         }

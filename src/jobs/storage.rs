@@ -1,14 +1,14 @@
 //! What can be done with jobs in a database.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::jobs::database::{Database, DatabaseError};
-use crate::jobs::job::{Entry, Job, JobStatus, NewJob, ReportRow};
+use crate::jobs::database::{Database, DatabaseError, Keep};
+use crate::jobs::job::{Added, Claimed, Entry, Job, JobStatus, NewJob, ReportRow};
 use crate::jobs::sql::Statements;
 
 /// The queue's table, and its statements.
@@ -91,8 +91,17 @@ impl Storage {
     }
 
     fn write(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
+        self.write_as(Keep::Durably, sql, document)
+    }
+
+    /// As [`write`](Self::write), for what may be done again after a power failure.
+    fn write_soon(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
+        self.write_as(Keep::WithMachine, sql, document)
+    }
+
+    fn write_as(&self, keep: Keep, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
         let document = serde_json::to_string(document)?;
-        let mut rows = self.database.write(&[(sql, &document)])?;
+        let mut rows = self.database.write(&[(sql, &document)], keep)?;
         Ok(rows.pop().unwrap_or_default())
     }
 
@@ -102,15 +111,16 @@ impl Storage {
 
     /// Adds jobs, all or none; in their order, each new or the one that has its unique key.
     pub(super) fn insert(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
-        let mut found: HashMap<Uuid, Job> = by_id(parse(&self.write(&self.sql.insert, &jobs)?)?);
-        let mut added = Vec::with_capacity(jobs.len());
-        for new in jobs {
-            match found.remove(&new.id) {
-                Some(job) => added.push((job, true)),
-                None => added.push(self.settle(new)?),
-            }
+        let rows = self.write(&self.sql.insert, &jobs)?;
+        let mut added: HashMap<Uuid, Added> = HashMap::with_capacity(rows.len());
+        for row in parse::<Added>(&rows)? {
+            added.insert(row.id, row);
         }
-        Ok(added)
+        let found = jobs.iter().map(|new| match added.get(&new.id) {
+            Some(row) => Ok((Job::added(new, row), true)),
+            None => self.settle(new),
+        });
+        found.collect()
     }
 
     /// A job whose unique key is taken: the one that has it, or this one where that has ended
@@ -122,8 +132,8 @@ impl Storage {
                 return Ok((job, false));
             }
             let added = self.write(&self.sql.insert, &[new])?;
-            if let Some(job) = parse(&added)?.pop() {
-                return Ok((job, true));
+            if let Some(row) = parse(&added)?.pop() {
+                return Ok((Job::added(new, &row), true));
             }
         }
         Err(DatabaseError::new("a unique key changes hands too fast"))
@@ -189,18 +199,23 @@ impl Storage {
 
     /// Takes up to `count` jobs of these types that are due, for `lease` at most without a
     /// renewal.
-    pub(super) fn claim(&self, kinds: &[String], count: usize, lease: Duration) -> Done<Vec<Job>> {
+    pub(super) fn claim(
+        &self,
+        kinds: &[String],
+        count: usize,
+        lease: Duration,
+    ) -> Done<Vec<Claimed>> {
         let document = json!({
             "kinds": kinds, "count": count, "lease": lease.as_millis() as u64,
         });
-        parse(&self.write(&self.sql.claim, &document)?)
+        parse(&self.write_soon(&self.sql.claim, &document)?)
     }
 
     /// Makes jobs ready whose time has come, and takes back those whose worker was lost; how
     /// many.
     pub(super) fn tend(&self) -> Done<usize> {
-        let due = self.write(&self.sql.promote, &())?;
-        let lost = self.write(&self.sql.rescue, &())?;
+        let due = self.write_soon(&self.sql.promote, &())?;
+        let lost = self.write_soon(&self.sql.rescue, &())?;
         if !lost.is_empty() {
             log::warn!("The workers of {} jobs were lost", lost.len());
         }
@@ -221,7 +236,7 @@ impl Storage {
             .iter()
             .map(|claim| json!({ "xid": claim.id, "xclaim": claim.token, "xlease": lease }))
             .collect();
-        ids(self.write(&self.sql.renew, &rows)?)
+        ids(self.write_soon(&self.sql.renew, &rows)?)
     }
 
     /// Writes standings down; the jobs whose claims still hold.
@@ -238,7 +253,7 @@ impl Storage {
             (self.sql.report.as_str(), document.as_str()),
             (&self.sql.log_reports, &document),
         ];
-        let mut rows = self.database.write(&steps)?;
+        let mut rows = self.database.write(&steps, Keep::WithMachine)?;
         rows.truncate(1);
         ids(rows.pop().unwrap_or_default())
     }
@@ -255,7 +270,7 @@ impl Storage {
 
     /// Deletes some of the jobs that ended longer ago than `age`; how many.
     pub(super) fn purge(&self, age: Duration) -> Done<usize> {
-        let document = json!({ "age": age.as_millis() as u64 });
+        let document = json!({ "before": first_id(age), "age": age.as_millis() as u64 });
         let gone = self.write(&self.sql.purge, &document)?;
         let rows: Vec<_> = gone.iter().map(|id| json!({ "xid": id })).collect();
         if !rows.is_empty() {
@@ -279,6 +294,10 @@ fn ids(rows: Vec<String>) -> Done<Vec<Uuid>> {
     Ok(ids.collect::<Result<_, _>>()?)
 }
 
-fn by_id(jobs: Vec<Job>) -> HashMap<Uuid, Job> {
-    jobs.into_iter().map(|job| (job.id, job)).collect()
+/// The first id that a job could have that is younger than `age`. Only a hint where to stop
+/// looking: what counts is the database's clock.
+fn first_id(age: Duration) -> Uuid {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let at = now.unwrap_or_default().saturating_sub(age).as_millis();
+    Uuid::from_u128(at << 80)
 }

@@ -36,7 +36,6 @@ ALTER TABLE jobs SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, au
 CREATE INDEX jobs_ready ON jobs (priority DESC, run_at, id) WHERE status = 1 AND ready = 1;
 CREATE INDEX jobs_later ON jobs (run_at) WHERE status = 1 AND ready = 0;
 CREATE INDEX jobs_leases ON jobs (lease_until) WHERE status = 2;
-CREATE INDEX jobs_ended ON jobs (completed_at) WHERE status > 2;
 CREATE UNIQUE INDEX jobs_unique ON jobs (coalesce(user_id, ''), unique_key)
     WHERE unique_key IS NOT NULL AND status < 3;
 
