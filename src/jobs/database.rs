@@ -172,7 +172,7 @@ pub(super) fn open(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
             // The lock goes with the connection.
             migrate(&mut first, POSTGRES_MIGRATIONS)?;
             drop(first);
-            let pool = pool(url, "");
+            let pool = pool(url, POSTGRES_SETUP);
             Ok(Box::new(PostgresDatabase { pool }))
         }
     }
@@ -208,6 +208,9 @@ struct Quiet;
 impl<E> diesel::r2d2::HandleError<E> for Quiet {
     fn handle_error(&self, _: E) {}
 }
+
+/// Short statements gain nothing from being compiled.
+const POSTGRES_SETUP: &str = "SET jit = off";
 
 const SQLITE_DURABLE: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                               PRAGMA synchronous = FULL; PRAGMA cache_size = -4000";
