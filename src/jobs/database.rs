@@ -209,8 +209,12 @@ impl<E> diesel::r2d2::HandleError<E> for Quiet {
     fn handle_error(&self, _: E) {}
 }
 
-/// Short statements gain nothing from being compiled.
-const POSTGRES_SETUP: &str = "SET jit = off";
+/// A queue fills and empties faster than statistics follow. Every statement has its index, and
+/// whatever the planner believes about the table's size, that is the way to go; and statements this
+/// short gain nothing from being compiled.
+const POSTGRES_SETUP: &str = "SET jit = off; SET enable_seqscan = off; SET enable_sort = off; \
+                              SET enable_bitmapscan = off; SET enable_hashjoin = off; \
+                              SET enable_mergejoin = off";
 
 const SQLITE_DURABLE: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                               PRAGMA synchronous = FULL; PRAGMA cache_size = -4000";

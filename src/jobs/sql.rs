@@ -106,7 +106,7 @@ impl Statements {
                  progress = 0, step = NULL, detail = NULL, error = NULL, seq = seq + 1, \
                  trail = trail || (seq + 1) || ' ' || {now} || ' started ' || (attempts + 1) || ' 0 \n' \
                  WHERE id {in_ids:SELECT id FROM jobs WHERE status = 1 AND ready = 1 \
-                   AND kind IN ({kinds}) ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
+                   AND kind {in_ids:{kinds}} ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
                  RETURNING {object}('id', id, 'kind', kind, 'arguments', arguments, \
                    'attempts', attempts, 'max', max_attempts, 'timeout', timeout_ms, 'claim', claim){text}",
             ),
