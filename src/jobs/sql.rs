@@ -106,7 +106,7 @@ impl Statements {
                  progress = 0, step = NULL, detail = NULL, error = NULL, seq = seq + 1, \
                  trail = trail || (seq + 1) || ' ' || {now} || ' started ' || (attempts + 1) || ' 0 \n' \
                  WHERE id {in_ids:SELECT id FROM jobs WHERE status = 1 AND ready = 1 \
-                   AND kind {in_ids:{kinds}} ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
+                   AND kind {in_kinds} ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
                  RETURNING {object}('id', id, 'kind', kind, 'arguments', arguments, \
                    'attempts', attempts, 'max', max_attempts, 'timeout', timeout_ms, 'claim', claim){text}",
             ),
@@ -202,10 +202,10 @@ fn translate(template: &str, dialect: Dialect) -> String {
     sql = sql.replace("{big}", word("", "::bigint"));
     sql = sql.replace("{skip}", word("", "FOR UPDATE SKIP LOCKED"));
     sql = sql.replace(
-        "{kinds}",
+        "{in_kinds}",
         word(
-            "SELECT value FROM json_each((SELECT doc -> '$.kinds' FROM input))",
-            "SELECT json_array_elements_text(doc -> 'kinds') FROM input",
+            "IN (SELECT value FROM json_each((SELECT doc -> '$.kinds' FROM input)))",
+            "= ANY(ARRAY(SELECT json_array_elements_text(doc -> 'kinds') FROM input))",
         ),
     );
     // One moment for a whole statement.
