@@ -123,6 +123,7 @@ pub(crate) struct Hub {
     tasks: Vec<(WatcherId, TaskId, Sender<()>)>,
     sessions: Vec<(WatcherId, Feed)>,
     last: u64,
+    closed: bool,
 }
 
 /// The way to a session's watcher.
@@ -201,8 +202,14 @@ impl Hub {
         }
     }
 
+    /// Whether nothing will happen any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Ends every watch.
     pub(crate) fn close(&mut self) {
+        self.closed = true;
         self.tasks.clear();
         self.sessions.clear();
     }

@@ -286,7 +286,10 @@ impl TaskManager {
     ) -> Result<R, Refused> {
         let session = self.find(key).ok_or(Refused::TaskNotFound)?;
         let mut state = session.state.write();
-        self.check_open()?;
+        // Not before the stop has come to this session: its tasks still have an end to tell.
+        if state.hub.is_closed() {
+            return Err(Refused::Stopping);
+        }
         let (watcher, signals) = state.hub.watch_task(id);
         let Some(record) = state.get(id) else {
             state.hub.leave(watcher);
@@ -330,5 +333,25 @@ impl Seat {
             session: session.clone(),
             id,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Limits, NewTask};
+
+    #[test]
+    fn who_asks_while_the_stop_is_on_its_way_hears_of_it() {
+        let tasks = TaskManager::new(Limits::default(), None);
+        let key = SessionKey::parse("k").expect("a valid key");
+        let id = tasks.create(&key, NewTask::new("n")).expect("room").id;
+        // The flag is up, and no session was visited yet.
+        tasks.shared.stopping.store(true, SeqCst);
+        let bell = tasks.bell(&key, id).expect("still to come");
+        assert_eq!(bell.wait(Duration::ZERO), Wait::Quiet);
+        tasks.close("server stopped");
+        assert_eq!(bell.wait(Duration::ZERO), Wait::Over);
+        assert_eq!(tasks.bell(&key, id).err(), Some(Refused::Stopping));
     }
 }
