@@ -213,7 +213,8 @@ fn translate(template: &str, dialect: Dialect) -> String {
         "{now}",
         word(
             "CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER)",
-            "(extract(epoch FROM statement_timestamp()) * 1000)::bigint",
+            // Unlike `extract`, without arbitrary precision.
+            "(date_part('epoch', statement_timestamp()) * 1000)::bigint",
         ),
     );
     sql = expand(&sql, "{in_ids:", |query| match postgres {
