@@ -33,7 +33,7 @@ const MAX_BATCH: usize = 1_000;
 /// How often reports are written.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
-/// How often the dispatcher looks, though nobody has called it.
+/// The longest time between two looks for what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often old jobs are looked for.
@@ -55,6 +55,11 @@ impl QueueOptions {
     /// Short enough that a lost job is found and claimed again in time.
     fn lease(&self) -> Duration {
         self.rescue_within.mul_f64(0.6)
+    }
+
+    /// How often the dispatcher looks, though nobody has called it.
+    fn look_every(&self) -> Duration {
+        self.rescue_within.mul_f64(0.2).min(LOOK_EVERY)
     }
 
     fn renew_every(&self) -> Duration {
@@ -255,7 +260,8 @@ impl Dispatcher {
     /// Claims what there is room for; how long until the next look.
     fn round(&mut self) -> Result<Duration, Duration> {
         let storage = self.storage.clone();
-        if self.tended.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+        let look_every = self.options.look_every();
+        if self.tended.is_none_or(|at| at.elapsed() >= look_every) {
             self.tended = Some(Instant::now());
             self.outage.check(storage.tend())?;
             self.purge()?;
@@ -265,7 +271,7 @@ impl Dispatcher {
             let room = self.window.saturating_sub(self.desk.ahead.load(SeqCst));
             let room = room.min(MAX_HELD.saturating_sub(held));
             if room == 0 || self.desk.is_stopping() {
-                return Ok(LOOK_EVERY);
+                return Ok(look_every);
             }
             let lease = self.options.lease();
             // From before the claim: ours ends first, whatever the way took.
@@ -281,10 +287,10 @@ impl Dispatcher {
             }
             if !full {
                 let next = self.outage.check(storage.next_run())?;
-                if next.is_some_and(|next| next < LOOK_EVERY) {
+                if next.is_some_and(|next| next < look_every) {
                     self.tended = None;
                 }
-                return Ok(next.unwrap_or(LOOK_EVERY).min(LOOK_EVERY));
+                return Ok(next.unwrap_or(look_every).min(look_every));
             }
         }
     }
