@@ -1,6 +1,7 @@
 //! The two databases behind one narrow interface: a statement takes one JSON document and gives
 //! rows of one JSON text each, so that nothing above knows which database it is.
 
+use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use diesel::backend::Backend;
 use diesel::connection::{Connection, LoadConnection, SimpleConnection};
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::r2d2::{ConnectionManager, ManageConnection, Pool, R2D2Connection};
+use diesel::r2d2::{ConnectionManager, ManageConnection, Pool, PoolError, R2D2Connection};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
@@ -31,23 +32,38 @@ const MIGRATION_LOCK: i64 = 0x6174_735f_6a6f_6273;
 
 /// The database did not do what it was asked; in its own words, for the log alone.
 #[derive(Clone, Debug)]
-pub(super) struct DatabaseError(String);
+pub(super) struct DatabaseError {
+    text: String,
+    /// No connection could be had.
+    is_away: bool,
+}
 
 impl DatabaseError {
     pub(super) fn new(text: &str) -> DatabaseError {
-        DatabaseError(text.to_owned())
+        DatabaseError {
+            text: text.to_owned(),
+            is_away: false,
+        }
+    }
+
+    /// Whether asking again at once would only wait again.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away
     }
 }
 
 impl fmt::Display for DatabaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        crate::LogSafe(&self.0).fmt(f)
+        crate::LogSafe(&self.text).fmt(f)
     }
 }
 
-impl<E: std::error::Error> From<E> for DatabaseError {
+impl<E: std::error::Error + 'static> From<E> for DatabaseError {
     fn from(error: E) -> DatabaseError {
-        DatabaseError(error.to_string())
+        DatabaseError {
+            text: error.to_string(),
+            is_away: (&error as &dyn Any).is::<PoolError>(),
+        }
     }
 }
 
@@ -185,7 +201,7 @@ where
 {
     match connection.run_pending_migrations(migrations) {
         Ok(_) => Ok(()),
-        Err(error) => Err(DatabaseError(format!("a migration failed: {error}"))),
+        Err(error) => Err(DatabaseError::new(&format!("a migration failed: {error}"))),
     }
 }
 

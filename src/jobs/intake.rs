@@ -95,16 +95,22 @@ fn commit(storage: &Storage, batch: Vec<Request>) {
                 let _ = request.reply.send(Ok(own));
             }
         }
-        // What the database refuses in one request is no reason to refuse the others.
-        Err(_) if batch.len() > 1 => {
-            for request in batch {
-                let _ = request.reply.send(storage.insert(&request.jobs));
-            }
+        Err(error) => refuse(storage, batch, error),
+    }
+}
+
+/// What the database refuses in one request is no reason to refuse the others; but where it is
+/// away, nobody waits for it once for each.
+fn refuse(storage: &Storage, batch: Vec<Request>, mut error: DatabaseError) {
+    let is_alone = batch.len() == 1;
+    for request in batch {
+        let answer = match is_alone || error.is_away() {
+            true => Err(error.clone()),
+            false => storage.insert(&request.jobs),
+        };
+        if let Err(newer) = &answer {
+            error = newer.clone();
         }
-        Err(error) => {
-            for request in batch {
-                let _ = request.reply.send(Err(error.clone()));
-            }
-        }
+        let _ = request.reply.send(answer);
     }
 }
