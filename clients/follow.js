@@ -17,7 +17,7 @@ export async function follow(server, show) {
     method: 'POST',
     // With a key of its own, the request can be sent again without a second task.
     headers: { 'Content-Type': 'application/json', 'Idempotency-Key': session },
-    body: JSON.stringify({ items: ['one', 'two', 'three', 'four'], itemDelayMs: 50 }),
+    body: JSON.stringify({ items: ['one', 'two', 'three', 'four'], itemDelayMs: 500 }),
   });
   const { task } = await created.json();
 

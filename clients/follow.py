@@ -11,7 +11,7 @@ import uuid
 
 API = (sys.argv[1] if len(sys.argv) > 1 else "http://localhost:3000") + "/api/v1"
 SESSION = f"python-{uuid.uuid4()}"
-BATCH = {"items": ["one", "two", "three", "four"], "itemDelayMs": 50}
+BATCH = {"items": ["one", "two", "three", "four"], "itemDelayMs": 500}
 
 
 def call(method, path, body=None, **headers):

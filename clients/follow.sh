@@ -20,7 +20,7 @@ call() {
 member() { sed -n "s/.*\"$1\":\"\{0,1\}\([^\",}]*\).*/\1/p"; }
 
 # With a key of its own, the request can be sent again without a second task.
-created=$(call -H "Idempotency-Key: $session" -d '{"items": ["one", "two", "three"], "itemDelayMs": 50}' \
+created=$(call -H "Idempotency-Key: $session" -d '{"items": ["one", "two", "three"], "itemDelayMs": 500}' \
     "$api/demo/tasks/batch")
 task=$api/tasks/$(printf %s "${created#*\"task\":}" | sed 's/{"id":"\([^"]*\).*/\1/')
 
