@@ -264,9 +264,8 @@ fn a_demo_gives_the_same_result_as_a_task(db: &Db) {
     let alice = User::of(&server, "alice");
     let job = alice.add(json!({ "type": "sample", "arguments": { "delayMs": 50 } }));
     let session = server.session("demo");
-    let body =
-        json!({ "name": "t", "type": "sample", "start": true, "arguments": { "delayMs": 50 } });
-    let task = session.create(body);
+    let body = json!({ "delayMs": 50 });
+    let task = crate::support::id_of(&session.post("/demo/tasks/sample", body).expect(201));
     let task = session.wait_status(&task, "completed");
     let shape = |result: &serde_json::Value| -> Vec<String> {
         result

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::{Db, User};
-use crate::support::{Process, wait_until_every};
+use crate::support::{Cluster, Process, wait_until_every};
 use std::time::Duration;
 
 const QUICKLY: [(&str, &str); 2] = [("JOB_LEASE_SECONDS", "2"), ("WORKER_THREADS", "4")];
@@ -75,4 +75,23 @@ fn a_stopped_worker_gives_its_job_back_uncounted() {
     let second = Process::start(&db.dir, &db.variables(&[]));
     let done = User::of(&second.client, "alice").wait(&job, "completed");
     assert_eq!(done["attempts"], 1);
+}
+
+#[test]
+fn a_database_that_goes_away_is_waited_for() {
+    let Some(cluster) = Cluster::start() else {
+        return super::skip();
+    };
+    let db = Db::on(&cluster);
+    let server = Process::start(&db.dir, &db.variables(&QUICKLY));
+    let alice = User::of(&server.client, "alice");
+    let jobs: Vec<_> = (0..20).map(|_| dummy(&alice, 1.0)).collect();
+    cluster.go_away();
+    let reply = alice.get("/jobs/stats");
+    let reply = reply.expect_problem(503, "database_unavailable");
+    assert!(reply.retry_after() > 0);
+    cluster.come_back();
+    for job in jobs {
+        alice.wait(&job, "completed");
+    }
 }
