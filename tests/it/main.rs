@@ -24,6 +24,9 @@ mod faults;
 mod home;
 /// `Idempotency-Key`.
 mod idempotency;
+/// The Job API.
+#[cfg(feature = "jobs")]
+mod jobs;
 /// Limits that many threads reach at once.
 mod limits;
 /// Streams: events, resume, limits, readers that are slow or gone.

@@ -2,6 +2,8 @@
 
 mod client;
 mod document;
+#[cfg(feature = "jobs")]
+mod postgres;
 mod process;
 
 use std::ops::Deref;
@@ -17,6 +19,8 @@ use serde_json::{Value, json};
 
 pub(crate) use client::{Call, Client, Event, Reply, Stream, id_of};
 pub(crate) use document::DOCUMENT;
+#[cfg(feature = "jobs")]
+pub(crate) use postgres::{Cluster, execute};
 pub(crate) use process::{FREE_PORT, Process, run, stderr, stdout};
 
 pub(crate) const API: &str = "/api/v1";

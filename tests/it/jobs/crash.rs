@@ -1,0 +1,97 @@
+use serde_json::json;
+
+use super::{Db, User};
+use crate::support::{Cluster, Process, wait_until_every};
+use std::time::Duration;
+
+const QUICKLY: [(&str, &str); 2] = [("JOB_LEASE_SECONDS", "2"), ("WORKER_THREADS", "4")];
+
+/// What a process has added, and what another one of the same database must finish.
+fn dummy(user: &User, seconds: f64) -> String {
+    let arguments = json!({ "delayMinSec": seconds, "delayMaxSec": seconds });
+    user.add(json!({ "type": "dummy", "arguments": arguments }))
+}
+
+#[test]
+fn a_killed_workers_job_is_run_again_by_another() {
+    let Some(db) = Db::postgres() else { return };
+    let first = Process::start(&db.dir, &db.variables(&QUICKLY));
+    let alice = User::of(&first.client, "alice");
+    let job = dummy(&alice, 3.0);
+    alice.wait(&job, "processing");
+    let second = Process::start(&db.dir, &db.variables(&QUICKLY));
+    first.signal("KILL");
+    let alice = User::of(&second.client, "alice");
+    let done = alice.wait(&job, "completed");
+    assert_eq!(done["attempts"], 2);
+}
+
+#[test]
+fn what_sqlite_acknowledged_outlives_a_kill() {
+    let db = Db::sqlite();
+    let mut first = Process::start(&db.dir, &db.variables(&QUICKLY));
+    let alice = User::of(&first.client, "alice");
+    let jobs: Vec<_> = (0..50).map(|_| dummy(&alice, 0.01)).collect();
+    first.signal("KILL");
+    first.ended();
+    let second = Process::start(&db.dir, &db.variables(&QUICKLY));
+    let alice = User::of(&second.client, "alice");
+    wait_until_every(Duration::from_millis(50), || {
+        alice.stats()["completed"] == jobs.len()
+    });
+    for job in jobs {
+        assert!(alice.job(&job)["attempts"].as_u64() <= Some(2));
+    }
+}
+
+#[test]
+fn a_frozen_worker_does_not_overwrite_what_another_did() {
+    let Some(db) = Db::postgres() else { return };
+    let first = Process::start(&db.dir, &db.variables(&QUICKLY));
+    let alice = User::of(&first.client, "alice");
+    let job = dummy(&alice, 1.5);
+    alice.wait(&job, "processing");
+    first.signal("STOP");
+    let second = Process::start(&db.dir, &db.variables(&QUICKLY));
+    let alice = User::of(&second.client, "alice");
+    let done = alice.wait(&job, "completed");
+    first.signal("CONT");
+    // The woken one works again, and has had its chance to write.
+    let other = dummy(&User::of(&first.client, "alice"), 0.01);
+    alice.wait(&other, "completed");
+    assert_eq!(alice.job(&job), done);
+    assert_eq!(done["attempts"], 2);
+}
+
+#[test]
+fn a_stopped_worker_gives_its_job_back_uncounted() {
+    let db = Db::sqlite();
+    let mut first = Process::start(&db.dir, &db.variables(&[]));
+    let alice = User::of(&first.client, "alice");
+    let job = dummy(&alice, 2.0);
+    alice.wait(&job, "processing");
+    first.signal("TERM");
+    assert_eq!(first.ended().0, Some(0));
+    let second = Process::start(&db.dir, &db.variables(&[]));
+    let done = User::of(&second.client, "alice").wait(&job, "completed");
+    assert_eq!(done["attempts"], 1);
+}
+
+#[test]
+fn a_database_that_goes_away_is_waited_for() {
+    let Some(cluster) = Cluster::start() else {
+        return super::skip();
+    };
+    let db = Db::on(&cluster);
+    let server = Process::start(&db.dir, &db.variables(&QUICKLY));
+    let alice = User::of(&server.client, "alice");
+    let jobs: Vec<_> = (0..20).map(|_| dummy(&alice, 1.0)).collect();
+    cluster.go_away();
+    let reply = alice.get("/jobs/stats");
+    let reply = reply.expect_problem(503, "database_unavailable");
+    assert!(reply.retry_after() > 0);
+    cluster.come_back();
+    for job in jobs {
+        alice.wait(&job, "completed");
+    }
+}

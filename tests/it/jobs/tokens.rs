@@ -1,0 +1,116 @@
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+use super::{Db, SECRET};
+use crate::support::{Client, Reply, TempDir, TestServer, run, stderr, stdout};
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("after 1970").as_secs()
+}
+
+fn sign(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(algorithm), claims, &key).expect("a token")
+}
+
+fn ask(client: &Client, bearer: &str) -> Reply {
+    let call = client.call("GET", "/jobs/stats");
+    call.header("Authorization", bearer).send()
+}
+
+fn good() -> Value {
+    json!({ "sub": "alice", "exp": now() + 600 })
+}
+
+/// `alg: none`, and no signature.
+fn unsigned() -> String {
+    // {"alg":"none"} . {"sub":"alice","exp":9999999999} .
+    "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OX0.".to_owned()
+}
+
+#[test]
+fn whatever_is_wrong_with_a_token_the_answer_is_the_same() {
+    let db = Db::sqlite();
+    let server = db.serve();
+    let hs256 = |claims: Value| sign(Algorithm::HS256, SECRET, &claims);
+    ask(&server, &format!("Bearer {}", hs256(good()))).expect(200);
+    let other = "another secret, also long enough for it";
+    let huge = json!({ "sub": "alice", "exp": now() + 600, "pad": "x".repeat(7_000) });
+    let tokens = [
+        unsigned(),
+        sign(Algorithm::HS384, SECRET, &good()),
+        sign(Algorithm::HS256, other, &good()),
+        hs256(json!({ "sub": "alice", "exp": now() - 60 })),
+        hs256(json!({ "sub": "alice", "exp": now() + 600, "nbf": now() + 60 })),
+        hs256(json!({ "sub": "alice" })),
+        hs256(json!({ "exp": now() + 600 })),
+        hs256(json!({ "sub": "", "exp": now() + 600 })),
+        hs256(huge),
+        "not.a.token".to_owned(),
+        String::new(),
+    ];
+    let mut headers: Vec<String> = tokens.iter().map(|t| format!("Bearer {t}")).collect();
+    headers.push(format!("Basic {}", hs256(good())));
+    headers.push(hs256(good()));
+    let expected = body(server.get("/jobs/stats"));
+    for header in headers {
+        assert_eq!(body(ask(&server, &header)), expected, "{header}");
+    }
+}
+
+/// The body of the one refusal, without what differs each time.
+#[track_caller]
+fn body(reply: Reply) -> Value {
+    let reply = reply.expect_problem(401, "unauthorized");
+    assert_eq!(reply.header("WWW-Authenticate"), Some("Bearer"));
+    let mut body = reply.json();
+    body.as_object_mut().expect("an object").remove("requestId");
+    body
+}
+
+#[test]
+fn issuer_and_audience_must_fit_where_they_are_configured() {
+    let db = Db::sqlite();
+    let more = [("JWT_ISSUER", "us"), ("JWT_AUDIENCE", "jobs")];
+    let server = TestServer::start(&db.variables(&more));
+    for (issuer, audience, status) in [
+        (json!("us"), json!("jobs"), 200),
+        (json!("us"), json!(["other", "jobs"]), 200),
+        (json!("them"), json!("jobs"), 401),
+        (json!("us"), json!("other"), 401),
+    ] {
+        let mut claims = good();
+        claims["iss"] = issuer;
+        claims["aud"] = audience;
+        let token = sign(Algorithm::HS256, SECRET, &claims);
+        ask(&server, &format!("Bearer {token}")).expect(status);
+    }
+    let bare = sign(Algorithm::HS256, SECRET, &good());
+    ask(&server, &format!("Bearer {bare}")).expect(401);
+}
+
+#[test]
+fn the_subcommand_prints_a_token_that_holds() {
+    let db = Db::sqlite();
+    let server = db.serve();
+    let dir = TempDir::new();
+    let arguments = ["token", "--sub", "alice", "--role", "admin", "--ttl", "1h"];
+    let output = run(&dir, &arguments, &[("JWT_SECRET", SECRET)]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    ask(&server, &format!("Bearer {}", stdout(&output).trim())).expect(200);
+}
+
+#[test]
+fn a_short_secret_stops_the_start() {
+    let db = Db::sqlite();
+    let dir = TempDir::new();
+    let output = run(&dir, &[], &db.variables(&[("JWT_SECRET", "short")]));
+    assert!(!output.status.success());
+    let text = stderr(&output);
+    let lines = text.lines().filter(|line| line.contains("JWT_SECRET"));
+    assert_eq!(lines.count(), 1, "{text}");
+    assert!(text.contains("at least 32 bytes"), "{text}");
+}
