@@ -171,6 +171,15 @@ pub(super) struct Claimed {
     pub(super) timeout: Option<u64>,
     /// The fencing token.
     pub(super) claim: i64,
+    priority: i32,
+    run: DbMillis,
+}
+
+impl Claimed {
+    /// Jobs run by priority, then by age.
+    pub(super) fn rank(&self) -> impl Ord + use<> {
+        (std::cmp::Reverse(self.priority), self.run, self.id)
+    }
 }
 
 impl Job {
