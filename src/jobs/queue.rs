@@ -306,7 +306,8 @@ impl Dispatcher {
             }
         }
         self.filled = full.then(Instant::now);
-        self.desk.low.store(self.window / 2, SeqCst);
+        // Never 0: with one worker nobody would call, and the next job wait for the next look.
+        self.desk.low.store(self.window.div_ceil(2), SeqCst);
     }
 
     fn purge(&mut self) -> Result<(), Duration> {
