@@ -104,13 +104,7 @@ impl Desk {
     /// This run is over, and its end is not ours to write.
     pub(super) fn let_go(&self, run: &JobRun) {
         run.end();
-        let mut held = self.held.lock();
-        if held
-            .get(&run.claim.id)
-            .is_some_and(|own| own.claim == run.claim)
-        {
-            held.remove(&run.claim.id);
-        }
+        remove(&mut self.held.lock(), run.claim);
     }
 
     fn is_stopping(&self) -> bool {
@@ -119,6 +113,13 @@ impl Desk {
 
     fn runs(&self) -> Vec<Arc<JobRun>> {
         self.held.lock().values().cloned().collect()
+    }
+}
+
+/// Forgets a claim; not a newer one of the same job, which may have come back meanwhile.
+fn remove(held: &mut HashMap<Uuid, Arc<JobRun>>, claim: Claim) {
+    if held.get(&claim.id).is_some_and(|own| own.claim == claim) {
+        held.remove(&claim.id);
     }
 }
 
@@ -365,7 +366,7 @@ impl Scribe {
             let mut held = self.desk.held.lock();
             let was_full = held.len() >= MAX_HELD;
             for end in self.ends.drain(..) {
-                held.remove(&end.claim.id);
+                remove(&mut held, end.claim);
             }
             drop(held);
             if was_full {
