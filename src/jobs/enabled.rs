@@ -18,9 +18,11 @@ use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
 use crate::jobs::dummy::Dummy;
 use crate::jobs::intake::Intake;
 use crate::jobs::listen::Listener;
+use crate::jobs::meter::JobMeter;
 use crate::jobs::queue::{Queue, QueueOptions};
 use crate::jobs::storage::Storage;
 use crate::jobs::{database, routes};
+use crate::metrics::Exposition;
 use crate::permits::Permits;
 
 /// How long the listener waits before it looks whether it is to stop.
@@ -38,6 +40,7 @@ pub(super) struct JobSystem {
     pub(super) intake: Intake,
     pub(super) gatekeeper: Gatekeeper,
     pub(super) registry: ExecutorRegistry,
+    pub(super) meter: Arc<JobMeter>,
     /// `None` where other processes run the jobs.
     queue: Option<Arc<Queue>>,
     pool: Pool,
@@ -74,6 +77,7 @@ impl Jobs {
         let storage = Arc::new(Storage::new(database));
         let pool = execution.pool().clone();
         let registry = pool.registry().clone();
+        let meter = Arc::new(JobMeter::new(config.metrics, &registry));
         let queue = match config.enable_queue {
             false => None,
             true => {
@@ -82,13 +86,13 @@ impl Jobs {
                     rescue_within: config.job_lease,
                     retention: config.job_retention,
                 };
-                let queue = Queue::start(storage.clone(), pool.clone(), options)?;
+                let queue = Queue::start(storage.clone(), pool.clone(), options, meter.clone())?;
                 Some(Arc::new(queue))
             }
         };
         let added: Arc<str> = format!("added by {}", Uuid::new_v4()).into();
         let (inside, own, news) = (storage.clone(), queue.clone(), added.clone());
-        let intake = Intake::start(storage.clone(), move || {
+        let intake = Intake::start(storage.clone(), meter.clone(), move || {
             if let Some(queue) = &own {
                 queue.wake();
             }
@@ -110,6 +114,7 @@ impl Jobs {
             intake,
             gatekeeper,
             registry,
+            meter,
             queue,
             pool,
             listener: Mutex::new(listener),
@@ -123,6 +128,19 @@ impl Jobs {
         match &self.0 {
             Some(system) => routes::routes(system, streams),
             None => super::routes_off(),
+        }
+    }
+
+    /// Writes its numbers; asks no database.
+    pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
+        const NOUN: &str = "task_system_jobs";
+        let system = self.0.clone();
+        move |out| {
+            let Some(system) = &system else { return };
+            system.meter.write(NOUN, out);
+            if let Some(queue) = &system.queue {
+                queue.write(NOUN, out);
+            }
         }
     }
 

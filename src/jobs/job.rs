@@ -62,7 +62,7 @@ pub(super) struct Job {
     pub(super) id: Uuid,
     /// `None`: the system's own.
     pub(super) user: Option<String>,
-    kind: String,
+    pub(super) kind: String,
     pub(super) status: JobStatus,
     progress: u8,
     step: Option<String>,
@@ -171,6 +171,8 @@ pub(super) struct Claimed {
     pub(super) timeout: Option<u64>,
     /// The fencing token.
     pub(super) claim: i64,
+    /// Milliseconds from when it was due to this claim.
+    pub(super) waited: i64,
 }
 
 impl Job {

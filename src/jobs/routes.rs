@@ -252,6 +252,7 @@ fn cancel(call: &Call<'_>) -> Answer {
         let message = "Job is already finished";
         return Err(Problem::new(409, "job_already_finished", message));
     };
+    call.system.meter.cancelled(&job);
     call.system.call_off(id);
     Ok(Response::json(200, &job))
 }

@@ -108,7 +108,8 @@ impl Statements {
                  WHERE id {in_ids:SELECT id FROM jobs WHERE status = 1 AND ready = 1 \
                    AND kind {in_kinds} ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
                  RETURNING {object}('id', id, 'kind', kind, 'arguments', arguments, \
-                   'attempts', attempts, 'max', max_attempts, 'timeout', timeout_ms, 'claim', claim){text}",
+                   'attempts', attempts, 'max', max_attempts, 'timeout', timeout_ms, 'claim', claim, \
+                   'waited', {now} - run_at){text}",
             ),
             promote: sql(
                 "UPDATE jobs SET ready = 1 WHERE id {in_ids:SELECT id FROM jobs \
