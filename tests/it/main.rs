@@ -24,6 +24,9 @@ mod faults;
 mod home;
 /// `Idempotency-Key`.
 mod idempotency;
+/// The page's panel of jobs, in a browser.
+#[cfg(feature = "jobs")]
+mod jobs_page;
 /// Limits that many threads reach at once.
 mod limits;
 /// Streams: events, resume, limits, readers that are slow or gone.
