@@ -66,6 +66,10 @@ fn a_job_is_seen_running_to_its_end_by_who_has_a_token() {
     tab.wait_for(&format!(
         "{ROW}.querySelector('[role=progressbar]').ariaValueNow === '40' && {ROW}.innerText.includes('Holding')"
     ));
+    tab.resize(320, 640);
+    tab.wait_for(
+        "((panel) => panel.scrollWidth === panel.clientWidth)(document.querySelector('#jobs'))",
+    );
     server.gate.open();
     tab.wait_for(&is("completed", "Completed"));
     tab.wait_for(&format!(
