@@ -91,6 +91,7 @@ fn a_database_that_goes_away_is_waited_for() {
     let reply = reply.expect_problem(503, "database_unavailable");
     assert!(reply.retry_after() > 0);
     cluster.come_back();
+    wait_until(|| alice.get("/jobs/stats").status == 200);
     for job in jobs {
         alice.wait(&job, "completed");
     }
