@@ -301,6 +301,24 @@ impl Values {
         }
     }
 
+    /// The Job API's secret; it does without only where there is a key file.
+    fn jwt_secret(&self) -> Result<Option<String>, ConfigError> {
+        let secret = self.optional("JWT_SECRET");
+        let is_needed =
+            self.text("STORAGE") != "memory" && self.text("JWT_PUBLIC_KEY_FILE").is_empty();
+        match &secret {
+            // What was given is not repeated: it may be a secret all the same.
+            Some(secret) if secret.len() < 32 => {
+                Err(refuse("JWT_SECRET", "…", "at least 32 bytes"))
+            }
+            None if is_needed => {
+                let allowed = "at least 32 bytes, or else JWT_PUBLIC_KEY_FILE must be set";
+                Err(refuse("JWT_SECRET", "", allowed))
+            }
+            _ => Ok(secret),
+        }
+    }
+
     fn into_config(self) -> Result<Config, ConfigError> {
         let default_session = self.text("DEFAULT_SESSION");
         Ok(Config {
@@ -339,7 +357,7 @@ impl Values {
             metrics: self.flag("METRICS"),
             enable_queue: self.flag("ENABLE_QUEUE"),
             database_url: self.database_url()?,
-            jwt_secret: self.optional("JWT_SECRET"),
+            jwt_secret: self.jwt_secret()?,
             jwt_public_key_file: self.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),
             jwt_issuer: self.optional("JWT_ISSUER"),
             jwt_audience: self.optional("JWT_AUDIENCE"),

@@ -35,6 +35,7 @@ pub mod executor;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod http;
+mod idempotency;
 mod jobs;
 mod metrics;
 mod permits;

@@ -70,6 +70,7 @@ impl Server {
                 return Err(io::Error::new(error.kind(), text));
             }
         };
+        api.report(jobs.metrics());
         api.report(transport.metrics());
         log::info!("Listening on http://{}", transport.local_addr());
         Ok(Server {

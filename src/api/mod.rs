@@ -16,18 +16,17 @@ mod view;
 
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Instant;
 
 use self::metrics::Metrics;
 use crate::config::Config;
-use crate::http::fields::{self, Fields};
-use crate::http::response::Body;
+use crate::http::fields::Fields;
 use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::{Problem, Request, Response};
+use crate::idempotency::Idempotency;
 use crate::permits::Permits;
-use crate::store::{self, Once, Refused};
+use crate::store::Refused;
 use crate::system::TaskSystem;
 use crate::task::{Forbidden, SessionKey};
 
@@ -37,7 +36,7 @@ pub(crate) struct Api {
     config: Config,
     started: Instant,
     addresses: RandomState,
-    fingerprints: RandomState,
+    repeats: Idempotency,
     streams: Permits,
     metrics: Metrics,
 }
@@ -106,11 +105,11 @@ impl Api {
     pub(crate) fn new(system: TaskSystem, config: Config) -> Api {
         Api {
             streams: Permits::new(config.max_streams),
+            repeats: Idempotency::new(system.tasks().clone()),
             system,
             config,
             started: Instant::now(),
             addresses: RandomState::new(),
-            fingerprints: RandomState::new(),
             metrics: Metrics::default(),
         }
     }
@@ -184,38 +183,8 @@ impl Call<'_> {
 
     /// Runs a creating handler, once for each idempotency key.
     fn once(&self, create: impl FnOnce() -> Answer) -> Answer {
-        let Some(key) = self.request.header("Idempotency-Key") else {
-            return create();
-        };
-        if !(1..=255).contains(&key.len()) {
-            let message = "Idempotency-Key must have 1 to 255 characters";
-            return Err(Problem::invalid(vec![fields::error(
-                "Idempotency-Key",
-                message,
-            )]));
-        }
-        let body = self.request.body;
-        let fingerprint = self.api.fingerprints.hash_one((self.request.path(), body));
-        let tasks = self.api.system.tasks();
-        match tasks.once(&self.session, key, fingerprint, body.len())? {
-            Once::Repeat(answer) => {
-                let mut response = Response::json_bytes(201, answer.body.clone());
-                if let Some(location) = &answer.location {
-                    response = response.with("Location", location.clone());
-                }
-                Ok(response.with("Idempotency-Replayed", "true"))
-            }
-            Once::First(first) => {
-                let response = create()?;
-                if let Body::Bytes(body) = &response.body {
-                    first.keep(store::Answer {
-                        location: response.header("Location").map(str::to_owned),
-                        body: body.clone(),
-                    });
-                }
-                Ok(response)
-            }
-        }
+        let repeats = &self.api.repeats;
+        repeats.once(&self.session, self.request, create)
     }
 }
 

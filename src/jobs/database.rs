@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::backend::Backend;
 use diesel::connection::{Connection, LoadConnection, SimpleConnection};
@@ -25,6 +25,9 @@ const MAX_CONNECTIONS: u32 = 6;
 
 /// How long a caller waits for a connection before the database counts as away.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a connection is believed to be good after it was.
+const TRUSTED_FOR: Duration = Duration::from_millis(50);
 
 /// Held while migrations run, so that of many processes one does it: any number will do, as long
 /// as nobody else's program takes the same.
@@ -123,8 +126,8 @@ struct PostgresDatabase {
 
 type Connections<C> = Pool<Manager<C>>;
 
-/// Opens connections, and lets go of those that have failed: nothing is asked of a connection
-/// only to see whether it still answers.
+/// Opens connections, and lets go of those that have failed. Only one that has been idle for a
+/// while is asked whether it still answers.
 struct Manager<C: R2D2Connection + 'static> {
     connections: ConnectionManager<C>,
     /// Run on each new connection.
@@ -133,12 +136,14 @@ struct Manager<C: R2D2Connection + 'static> {
 
 struct Tracked<C> {
     connection: C,
+    used: Instant,
     failed: bool,
 }
 
 impl<C> Tracked<C> {
     fn run<T>(&mut self, f: impl FnOnce(&mut C) -> QueryResult<T>) -> Result<T, DatabaseError> {
         let done = f(&mut self.connection);
+        self.used = Instant::now();
         self.failed |= done.is_err();
         Ok(done?)
     }
@@ -155,12 +160,17 @@ impl<C: R2D2Connection + 'static> ManageConnection for Manager<C> {
             .map_err(diesel::r2d2::Error::QueryError)?;
         Ok(Tracked {
             connection,
+            used: Instant::now(),
             failed: false,
         })
     }
 
-    fn is_valid(&self, _: &mut Tracked<C>) -> Result<(), diesel::r2d2::Error> {
-        Ok(())
+    fn is_valid(&self, tracked: &mut Tracked<C>) -> Result<(), diesel::r2d2::Error> {
+        if tracked.used.elapsed() < TRUSTED_FOR {
+            return Ok(());
+        }
+        let answer = tracked.connection.ping();
+        answer.map_err(diesel::r2d2::Error::QueryError)
     }
 
     fn has_broken(&self, tracked: &mut Tracked<C>) -> bool {
@@ -211,7 +221,7 @@ fn pool<C: R2D2Connection + 'static>(url: &str, setup: &'static str) -> Connecti
         .max_size(MAX_CONNECTIONS)
         .min_idle(Some(0))
         .idle_timeout(Some(Duration::from_secs(60)))
-        .test_on_check_out(false)
+        .test_on_check_out(true)
         .connection_timeout(CONNECT_WITHIN)
         .error_handler(Box::new(Quiet))
         .build_unchecked(Manager { connections, setup })

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::engine::TaskExecutionService;
 use crate::executor::ExecutorRegistry;
 use crate::http::router::Route;
+use crate::metrics::Exposition;
 use crate::permits::Permits;
 
 /// The Job API that is not there.
@@ -22,6 +23,10 @@ impl Jobs {
 
     pub(crate) fn routes(&self, _: &Permits) -> Vec<Route> {
         super::routes_off()
+    }
+
+    pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
+        |_| {}
     }
 
     pub(crate) fn close(&self) {}

@@ -1,5 +1,7 @@
 //! The Job API, put together: database, intake, queue, and what listens to other processes.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -14,14 +16,18 @@ use crate::engine::pool::Pool;
 use crate::engine::{TaskExecutionService, join_until};
 use crate::executor::ExecutorRegistry;
 use crate::http::router::Route;
+use crate::idempotency::Idempotency;
 use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
 use crate::jobs::dummy::Dummy;
 use crate::jobs::intake::Intake;
 use crate::jobs::listen::Listener;
+use crate::jobs::meter::JobMeter;
 use crate::jobs::queue::{Queue, QueueOptions};
 use crate::jobs::storage::Storage;
 use crate::jobs::{database, routes};
+use crate::metrics::Exposition;
 use crate::permits::Permits;
+use crate::task::SessionKey;
 
 /// How long the listener waits before it looks whether it is to stop.
 const LISTEN_LOOK: Duration = Duration::from_millis(250);
@@ -38,6 +44,9 @@ pub(super) struct JobSystem {
     pub(super) intake: Intake,
     pub(super) gatekeeper: Gatekeeper,
     pub(super) registry: ExecutorRegistry,
+    pub(super) repeats: Idempotency,
+    users: RandomState,
+    pub(super) meter: Arc<JobMeter>,
     /// `None` where other processes run the jobs.
     queue: Option<Arc<Queue>>,
     pool: Pool,
@@ -74,6 +83,7 @@ impl Jobs {
         let storage = Arc::new(Storage::new(database));
         let pool = execution.pool().clone();
         let registry = pool.registry().clone();
+        let meter = Arc::new(JobMeter::new(config.metrics, &registry));
         let queue = match config.enable_queue {
             false => None,
             true => {
@@ -82,13 +92,13 @@ impl Jobs {
                     rescue_within: config.job_lease,
                     retention: config.job_retention,
                 };
-                let queue = Queue::start(storage.clone(), pool.clone(), options)?;
+                let queue = Queue::start(storage.clone(), pool.clone(), options, meter.clone())?;
                 Some(Arc::new(queue))
             }
         };
         let added: Arc<str> = format!("added by {}", Uuid::new_v4()).into();
         let (inside, own, news) = (storage.clone(), queue.clone(), added.clone());
-        let intake = Intake::start(storage.clone(), move || {
+        let intake = Intake::start(storage.clone(), meter.clone(), move || {
             if let Some(queue) = &own {
                 queue.wake();
             }
@@ -110,6 +120,9 @@ impl Jobs {
             intake,
             gatekeeper,
             registry,
+            repeats: Idempotency::new(execution.tasks().clone()),
+            users: RandomState::new(),
+            meter,
             queue,
             pool,
             listener: Mutex::new(listener),
@@ -123,6 +136,19 @@ impl Jobs {
         match &self.0 {
             Some(system) => routes::routes(system, streams),
             None => super::routes_off(),
+        }
+    }
+
+    /// Writes its numbers; asks no database.
+    pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
+        const NOUN: &str = "task_system_jobs";
+        let system = self.0.clone();
+        move |out| {
+            let Some(system) = &system else { return };
+            system.meter.write(NOUN, out);
+            if let Some(queue) = &system.queue {
+                queue.write(NOUN, out);
+            }
         }
     }
 
@@ -152,6 +178,11 @@ impl Jobs {
 }
 
 impl JobSystem {
+    /// Where a user's idempotency keys are kept: a session whose key nobody else can know.
+    pub(super) fn session_of(&self, user: &str) -> Option<SessionKey> {
+        SessionKey::parse(&format!("jobs.{:016x}", self.users.hash_one(user)))
+    }
+
     /// Something may be due.
     pub(super) fn wake(&self) {
         if let Some(queue) = &self.queue {

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::engine::join_until;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::job::{Job, NewJob};
+use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::Storage;
 
 /// The most jobs in one commit.
@@ -38,12 +39,13 @@ impl Intake {
     /// `added` is called after each commit.
     pub(super) fn start(
         storage: Arc<Storage>,
+        meter: Arc<JobMeter>,
         added: impl Fn() + Send + 'static,
     ) -> std::io::Result<Intake> {
         let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
         let thread = std::thread::Builder::new()
             .name("intake".to_owned())
-            .spawn(move || serve(&storage, &queue, &added))?;
+            .spawn(move || serve(&storage, &meter, &queue, &added))?;
         Ok(Intake {
             requests: Mutex::new(Some(requests)),
             thread: Mutex::new(Some(thread)),
@@ -70,7 +72,8 @@ impl Intake {
     }
 }
 
-fn serve(storage: &Storage, queue: &Receiver<Request>, added: &dyn Fn()) {
+fn serve(storage: &Storage, meter: &JobMeter, queue: &Receiver<Request>, added: &dyn Fn()) {
+    let insert = |jobs: &[NewJob]| storage.insert(jobs).inspect(|jobs| meter.added(jobs));
     while let Ok(first) = queue.recv() {
         let mut count = first.jobs.len();
         let mut batch = vec![first];
@@ -80,14 +83,14 @@ fn serve(storage: &Storage, queue: &Receiver<Request>, added: &dyn Fn()) {
             count += next.jobs.len();
             batch.push(next);
         }
-        commit(storage, batch);
+        commit(&insert, batch);
         added();
     }
 }
 
-fn commit(storage: &Storage, batch: Vec<Request>) {
+fn commit(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>) {
     let all: Vec<NewJob> = batch.iter().flat_map(|r| r.jobs.iter().cloned()).collect();
-    match storage.insert(&all) {
+    match insert(&all) {
         Ok(jobs) => {
             let mut jobs = jobs.into_iter();
             for request in batch {
@@ -95,18 +98,18 @@ fn commit(storage: &Storage, batch: Vec<Request>) {
                 let _ = request.reply.send(Ok(own));
             }
         }
-        Err(error) => refuse(storage, batch, error),
+        Err(error) => refuse(insert, batch, error),
     }
 }
 
 /// What the database refuses in one request is no reason to refuse the others; but where it is
 /// away, nobody waits for it once for each.
-fn refuse(storage: &Storage, batch: Vec<Request>, mut error: DatabaseError) {
+fn refuse(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>, mut error: DatabaseError) {
     let is_alone = batch.len() == 1;
     for request in batch {
         let answer = match is_alone || error.is_away() {
             true => Err(error.clone()),
-            false => storage.insert(&request.jobs),
+            false => insert(&request.jobs),
         };
         if let Err(newer) = &answer {
             error = newer.clone();

@@ -1,5 +1,7 @@
 //! A job: as the database gives it, as clients see it.
 
+use std::cmp::Reverse;
+
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -62,7 +64,7 @@ pub(super) struct Job {
     pub(super) id: Uuid,
     /// `None`: the system's own.
     pub(super) user: Option<String>,
-    kind: String,
+    pub(super) kind: String,
     pub(super) status: JobStatus,
     progress: u8,
     step: Option<String>,
@@ -172,13 +174,14 @@ pub(super) struct Claimed {
     /// The fencing token.
     pub(super) claim: i64,
     priority: i32,
-    run: DbMillis,
+    /// Milliseconds from when it was due to this claim.
+    pub(super) waited: i64,
 }
 
 impl Claimed {
     /// Jobs run by priority, then by age.
     pub(super) fn rank(&self) -> impl Ord + use<> {
-        (std::cmp::Reverse(self.priority), self.run, self.id)
+        (Reverse(self.priority), Reverse(self.waited), self.id)
     }
 }
 

@@ -26,6 +26,8 @@ mod job;
 #[cfg(feature = "jobs")]
 mod listen;
 #[cfg(feature = "jobs")]
+mod meter;
+#[cfg(feature = "jobs")]
 mod queue;
 #[cfg(feature = "jobs")]
 mod routes;

@@ -18,8 +18,10 @@ use uuid::Uuid;
 
 use crate::engine::join_until;
 use crate::engine::pool::{Assignment, Pool};
+use crate::jobs::meter::JobMeter;
 use crate::jobs::run::{Clock, JobRun};
 use crate::jobs::storage::{Claim, Finish, Storage};
+use crate::metrics::Exposition;
 
 /// The most jobs claimed ahead.
 const MAX_WINDOW: usize = 1_000;
@@ -79,6 +81,9 @@ pub(super) struct Desk {
     /// The dispatcher is called when fewer than this are ahead.
     low: AtomicUsize,
     stopping: AtomicBool,
+    /// The dispatcher waits for its database.
+    is_away: AtomicBool,
+    pub(super) meter: Arc<JobMeter>,
 }
 
 impl Desk {
@@ -104,13 +109,7 @@ impl Desk {
     /// This run is over, and its end is not ours to write.
     pub(super) fn let_go(&self, run: &JobRun) {
         run.end();
-        let mut held = self.held.lock();
-        if held
-            .get(&run.claim.id)
-            .is_some_and(|own| own.claim == run.claim)
-        {
-            held.remove(&run.claim.id);
-        }
+        remove(&mut self.held.lock(), run.claim);
     }
 
     fn is_stopping(&self) -> bool {
@@ -119,6 +118,13 @@ impl Desk {
 
     fn runs(&self) -> Vec<Arc<JobRun>> {
         self.held.lock().values().cloned().collect()
+    }
+}
+
+/// Forgets a claim; not a newer one of the same job, which may have come back meanwhile.
+fn remove(held: &mut HashMap<Uuid, Arc<JobRun>>, claim: Claim) {
+    if held.get(&claim.id).is_some_and(|own| own.claim == claim) {
+        held.remove(&claim.id);
     }
 }
 
@@ -135,6 +141,7 @@ impl Queue {
         storage: Arc<Storage>,
         pool: Pool,
         options: QueueOptions,
+        meter: Arc<JobMeter>,
     ) -> std::io::Result<Queue> {
         let (ends, written) = crossbeam_channel::unbounded();
         let (wake, called) = crossbeam_channel::bounded(1);
@@ -146,6 +153,8 @@ impl Queue {
             ahead: AtomicUsize::new(0),
             low: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
+            meter,
         });
         let queue = Queue {
             desk: desk.clone(),
@@ -200,6 +209,19 @@ impl Queue {
         }
     }
 
+    /// Writes what it holds, with names that begin with `noun`.
+    pub(super) fn write(&self, noun: &str, out: &mut Exposition) {
+        let held = self.desk.held.lock().len();
+        let help = "Jobs that this process has claimed: ahead, running and pausing ones.";
+        out.gauge(&format!("{noun}_held"), help, held);
+        let ahead = self.desk.ahead.load(SeqCst);
+        let help = "Those that have not begun.";
+        out.gauge(&format!("{noun}_ahead"), help, ahead);
+        let is_away = u8::from(self.desk.is_away.load(SeqCst));
+        let help = "1 while the queue waits for its database, else 0.";
+        out.gauge(&format!("{noun}_database_away"), help, is_away);
+    }
+
     /// Claims no more, and tells the executors that it is over.
     pub(super) fn close(&self) {
         self.desk.stopping.store(true, SeqCst);
@@ -250,7 +272,9 @@ struct Dispatcher {
 impl Dispatcher {
     fn run(mut self, called: &Receiver<()>) {
         while !self.desk.is_stopping() {
-            let next = self.round().unwrap_or_else(|pause| pause);
+            let round = self.round();
+            self.desk.is_away.store(round.is_err(), SeqCst);
+            let next = round.unwrap_or_else(|pause| pause);
             let _ = called.recv_timeout(next);
             // Whoever called before this round is served by it.
             while called.try_recv().is_ok() {}
@@ -362,11 +386,12 @@ impl Scribe {
 
     fn round(&mut self) -> Result<(), Duration> {
         if !self.ends.is_empty() {
-            self.outage.check(self.storage.finish(&self.ends))?;
+            let written = self.outage.check(self.storage.finish(&self.ends))?;
+            self.desk.meter.finished(&self.ends, &written);
             let mut held = self.desk.held.lock();
             let was_full = held.len() >= MAX_HELD;
             for end in self.ends.drain(..) {
-                held.remove(&end.claim.id);
+                remove(&mut held, end.claim);
             }
             drop(held);
             if was_full {

@@ -78,6 +78,14 @@ impl Call<'_> {
         }
     }
 
+    /// Runs a creating handler, once for each idempotency key of the user.
+    fn once(&self, create: impl FnOnce() -> Answer) -> Answer {
+        match self.system.session_of(&self.user.name) {
+            Some(session) => self.system.repeats.once(&session, self.request, create),
+            None => create(),
+        }
+    }
+
     /// The job in the path, where the caller may see it.
     fn job(&self) -> Result<Job, Problem> {
         let found = match self.parameters.first().map_or("", |id| id).parse::<Uuid>() {
@@ -98,17 +106,21 @@ fn location(job: &Job) -> String {
 }
 
 fn create(call: &Call<'_>) -> Answer {
-    let mut fields = Fields::parse(call.request)?;
-    let new = call.terms().job(&mut fields)?;
-    fields.finish()?;
-    add(call, new)
+    call.once(|| {
+        let mut fields = Fields::parse(call.request)?;
+        let new = call.terms().job(&mut fields)?;
+        fields.finish()?;
+        add(call, new)
+    })
 }
 
 fn start_dummy(call: &Call<'_>) -> Answer {
-    let mut fields = Fields::parse(call.request)?;
-    let new = call.terms().dummy(&mut fields);
-    fields.finish()?;
-    add(call, new)
+    call.once(|| {
+        let mut fields = Fields::parse(call.request)?;
+        let new = call.terms().dummy(&mut fields);
+        fields.finish()?;
+        add(call, new)
+    })
 }
 
 fn add(call: &Call<'_>, new: NewJob) -> Answer {
@@ -128,15 +140,17 @@ struct BulkAnswer<'a> {
 }
 
 fn bulk(call: &Call<'_>) -> Answer {
-    let mut fields = Fields::parse(call.request)?;
-    let new = call.terms().bulk(&mut fields)?;
-    fields.finish()?;
-    let added = call.system.intake.add(new)?;
-    let answer = BulkAnswer {
-        count: added.len(),
-        jobs: added.iter().map(|(job, _)| job).collect(),
-    };
-    Ok(Response::json(201, &answer))
+    call.once(|| {
+        let mut fields = Fields::parse(call.request)?;
+        let new = call.terms().bulk(&mut fields)?;
+        fields.finish()?;
+        let added = call.system.intake.add(new)?;
+        let answer = BulkAnswer {
+            count: added.len(),
+            jobs: added.iter().map(|(job, _)| job).collect(),
+        };
+        Ok(Response::json(201, &answer))
+    })
 }
 
 #[derive(Serialize)]
@@ -253,6 +267,7 @@ fn cancel(call: &Call<'_>) -> Answer {
         let message = "Job is already finished";
         return Err(Problem::new(409, "job_already_finished", message));
     };
+    call.system.meter.cancelled(&job);
     call.system.call_off(id);
     Ok(Response::json(200, &job))
 }

@@ -1,7 +1,7 @@
 //! One claimed job on its way through the pool.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -34,6 +34,8 @@ pub(super) struct JobRun {
     /// Milliseconds of the desk's clock: nobody else runs it before.
     lease_until: AtomicU64,
     standing: Mutex<(Standing, bool)>,
+    claimed: Instant,
+    begun: OnceLock<Instant>,
 }
 
 impl JobRun {
@@ -48,6 +50,8 @@ impl JobRun {
             over: AtomicBool::new(false),
             lease_until: AtomicU64::new(lease_until),
             standing: Mutex::default(),
+            claimed: Instant::now(),
+            begun: OnceLock::new(),
         }
     }
 
@@ -91,6 +95,8 @@ impl JobRun {
             error,
             message: message.map(|message| json!(message).to_string()),
             again: retry.then(|| back_off(self.job.attempts).as_millis() as u64),
+            kind: self.job.kind.clone(),
+            ran: self.begun.get().map(Instant::elapsed),
         }
     }
 }
@@ -112,6 +118,10 @@ impl Assignment for JobRun {
             return None;
         }
         log::debug!("Starting execution of job {}", self.job.id);
+        self.begun.get_or_init(Instant::now);
+        let until_claimed = Duration::from_millis(self.job.waited.max(0) as u64);
+        let waited = until_claimed + self.claimed.elapsed();
+        self.desk.meter.begun(&self.job.kind, waited);
         let arguments = self.job.arguments.clone();
         let input = TaskInput::new(
             self.job.id,

@@ -72,6 +72,11 @@ pub(super) struct Finish {
     /// Milliseconds to the next attempt, where there is to be one.
     #[serde(rename = "xagain")]
     pub(super) again: Option<u64>,
+    /// For the meter, as is the time from begin to end.
+    #[serde(skip)]
+    pub(super) kind: String,
+    #[serde(skip)]
+    pub(super) ran: Option<Duration>,
 }
 
 #[derive(Serialize)]

@@ -27,6 +27,9 @@ mod idempotency;
 /// The Job API.
 #[cfg(feature = "jobs")]
 mod jobs;
+/// The page's panel of jobs, in a browser.
+#[cfg(feature = "jobs")]
+mod jobs_page;
 /// Limits that many threads reach at once.
 mod limits;
 /// Streams: events, resume, limits, readers that are slow or gone.

@@ -171,6 +171,11 @@ fn promtool_finds_nothing_wrong() {
     let server = TestServer::start(&[ON]);
     server.run_to("quick", "completed");
     server.get("/nowhere").expect(404);
+    check(&text(&server));
+}
+
+/// Has promtool look at it, where there is one.
+fn check(text: &str) {
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -181,12 +186,92 @@ fn promtool_finds_nothing_wrong() {
         return skip("there is no promtool on the PATH (Debian's package prometheus)");
     };
     let mut input = promtool.stdin.take().expect("it reads");
-    input
-        .write_all(text(&server).as_bytes())
-        .expect("it takes it");
+    input.write_all(text.as_bytes()).expect("it takes it");
     drop(input);
     let output = promtool.wait_with_output().expect("it ends");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+/// The Job API's numbers.
+#[cfg(feature = "jobs")]
+mod jobs {
+    use std::time::Duration;
+
+    use async_task_system::Config;
+    use serde_json::{Value, json};
+
+    use super::{ON, check, samples, text};
+    use crate::support::{Reply, TempDir, TestServer, wait_until};
+
+    const SECRET: (&str, &str) = ("JWT_SECRET", "a secret of the tests, long enough");
+
+    fn start(dir: &TempDir, more: &[(&str, &str)]) -> TestServer {
+        let url = format!("sqlite://{}", dir.file("jobs.db").display());
+        let own = [ON, SECRET, ("STORAGE", "sqlite"), ("DATABASE_URL", &url)];
+        TestServer::start(&[&own, more].concat())
+    }
+
+    fn post(server: &TestServer, path: &str, body: &Value) -> Reply {
+        let config = Config::from_pairs([SECRET]).expect("valid");
+        let token = async_task_system::token(&config, "ada", None, Duration::from_secs(600));
+        let bearer = format!("Bearer {}", token.expect("a token"));
+        let call = server.call("POST", path).header("Authorization", &bearer);
+        call.json(body).send()
+    }
+
+    #[test]
+    fn jobs_are_counted_by_type_and_end() {
+        let dir = TempDir::new();
+        let server = start(&dir, &[("ENABLE_QUEUE", "true")]);
+        let short = json!({ "delayMinSec": 0, "delayMaxSec": 0 });
+        let add = |body| post(&server, "/jobs", &body);
+        add(json!({ "type": "dummy", "arguments": short })).expect(201);
+        add(json!({ "type": "fails", "maxAttempts": 1 })).expect(201);
+        let held = json!({ "type": "held", "uniqueKey": "k" });
+        let held = post(&server, "/jobs/bulk", &json!({ "jobs": [held, held] })).expect(201);
+        let ended = |kind, status| {
+            format!("task_system_jobs_finished_total{{type=\"{kind}\",status=\"{status}\"}}")
+        };
+        wait_until(|| {
+            let now = samples(&server);
+            now[&ended("dummy", "completed")] == 1.0
+                && now[&ended("fails", "failed")] == 1.0
+                && now["task_system_jobs_wait_seconds_count{type=\"held\"}"] == 1.0
+                && now["task_system_jobs_held"] == 1.0
+        });
+        let held = held.json()["jobs"][0]["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
+        post(&server, &format!("/jobs/{held}/cancel"), &json!({})).expect(200);
+        wait_until(|| samples(&server)["task_system_jobs_held"] == 0.0);
+
+        let now = samples(&server);
+        let of =
+            |name: &str, kind: &str| now[&format!("task_system_jobs_{name}{{type=\"{kind}\"}}")];
+        for kind in ["dummy", "fails", "held"] {
+            // One that had its key already is not new.
+            assert_eq!(of("created_total", kind), 1.0, "{kind}");
+            assert_eq!(of("wait_seconds_count", kind), 1.0, "{kind}");
+        }
+        assert_eq!(now[&ended("held", "cancelled")], 1.0);
+        assert_eq!(now[&ended("fails", "completed")], 0.0);
+        assert_eq!(of("run_seconds_count", "dummy"), 1.0);
+        assert_eq!(of("run_seconds_count", "fails"), 1.0);
+        assert_eq!(now["task_system_jobs_ahead"], 0.0);
+        assert_eq!(now["task_system_jobs_database_away"], 0.0);
+        check(&text(&server));
+    }
+
+    #[test]
+    fn what_others_run_is_not_counted_as_held() {
+        let dir = TempDir::new();
+        let server = start(&dir, &[("ENABLE_QUEUE", "false")]);
+        post(&server, "/jobs", &json!({ "type": "quick" })).expect(201);
+        let now = samples(&server);
+        assert_eq!(now["task_system_jobs_created_total{type=\"quick\"}"], 1.0);
+        assert!(!now.contains_key("task_system_jobs_held"));
+    }
 }

@@ -8,6 +8,7 @@ use crate::support::{TestServer, pluck};
 on_both! {
     a_job_is_added_run_and_shown
     the_same_key_is_the_same_job
+    a_repeated_request_is_answered_again
     a_thousand_requests_with_one_key_add_one_job
     a_bulk_is_all_or_none
     what_is_wrong_with_a_job_is_named
@@ -46,6 +47,28 @@ fn a_job_is_added_run_and_shown(db: &Db) {
     assert_eq!(alice.events(&id(&job)), ["created", "started", "completed"]);
     assert_eq!(alice.stats()["completed"], 1);
     assert_eq!(alice.stats()["total"], 1);
+}
+
+fn a_repeated_request_is_answered_again(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let ask = |user: &User, delay: u32| {
+        let call = user.call("POST", "/jobs").header("Idempotency-Key", "once");
+        call.json(&json!({ "type": "dummy", "delaySec": delay }))
+            .send()
+    };
+    let first = ask(&alice, 60).expect(201);
+    let again = ask(&alice, 60).expect(201);
+    assert_eq!(again.header("Idempotency-Replayed"), Some("true"));
+    assert_eq!(
+        (first.header("Location"), &first.body),
+        (again.header("Location"), &again.body)
+    );
+    assert_eq!(alice.stats()["total"], 1);
+    ask(&alice, 61).expect_problem(422, "idempotency_key_reused");
+    // Keys are a user's own.
+    let other = ask(&User::of(&server, "bob"), 60).expect(201);
+    assert_ne!(id(&other.json()), id(&first.json()));
 }
 
 fn the_same_key_is_the_same_job(db: &Db) {

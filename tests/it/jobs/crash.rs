@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::{Db, User};
-use crate::support::{Cluster, Process, wait_until_every};
+use crate::support::{Cluster, Process, wait_until, wait_until_every};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -104,6 +104,7 @@ fn a_database_that_goes_away_is_waited_for() {
     let reply = reply.expect_problem(503, "database_unavailable");
     assert!(reply.retry_after() > 0);
     cluster.come_back();
+    wait_until(|| alice.get("/jobs/stats").status == 200);
     for job in jobs {
         alice.wait(&job, "completed");
     }

@@ -1,0 +1,62 @@
+//! What becomes of jobs, counted by the process that writes it down.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::executor::ExecutorRegistry;
+use crate::jobs::job::{Job, JobStatus};
+use crate::jobs::storage::Finish;
+use crate::metrics::{Exposition, WorkMeter};
+
+/// Counts jobs; nothing where metrics are off.
+pub(super) struct JobMeter(Option<WorkMeter>);
+
+impl JobMeter {
+    pub(super) fn new(is_on: bool, registry: &ExecutorRegistry) -> JobMeter {
+        JobMeter(is_on.then(|| WorkMeter::new(registry.types())))
+    }
+
+    /// These are committed; those that are new count.
+    pub(super) fn added(&self, jobs: &[(Job, bool)]) {
+        let Some(meter) = &self.0 else { return };
+        for (job, _) in jobs.iter().filter(|(_, is_new)| *is_new) {
+            meter.of(&job.kind).created.increment();
+        }
+    }
+
+    /// One begins, so long after it was due.
+    pub(super) fn begun(&self, kind: &str, waited: Duration) {
+        let Some(meter) = &self.0 else { return };
+        meter.of(kind).wait.observe(waited);
+    }
+
+    /// These ends were to be written; those of `written` are.
+    pub(super) fn finished(&self, ends: &[Finish], written: &[Uuid]) {
+        let Some(meter) = &self.0 else { return };
+        let mut written: HashSet<_> = written.iter().collect();
+        for end in ends.iter().filter(|end| written.remove(&end.claim.id)) {
+            let kind = meter.of(&end.kind);
+            match end.status == JobStatus::Completed as u8 {
+                true => kind.completed.increment(),
+                false => kind.failed.increment(),
+            }
+            if let Some(ran) = end.ran {
+                kind.run.observe(ran);
+            }
+        }
+    }
+
+    pub(super) fn cancelled(&self, job: &Job) {
+        let Some(meter) = &self.0 else { return };
+        meter.of(&job.kind).cancelled.increment();
+    }
+
+    /// Writes it all, with names that begin with `noun`.
+    pub(super) fn write(&self, noun: &str, out: &mut Exposition) {
+        if let Some(meter) = &self.0 {
+            meter.write(noun, out);
+        }
+    }
+}
