@@ -173,6 +173,15 @@ pub(super) struct Claimed {
     pub(super) claim: i64,
     /// Milliseconds from when it was due to this claim.
     pub(super) waited: i64,
+    priority: i32,
+    run: DbMillis,
+}
+
+impl Claimed {
+    /// Jobs run by priority, then by age.
+    pub(super) fn rank(&self) -> impl Ord + use<> {
+        (std::cmp::Reverse(self.priority), self.run, self.id)
+    }
 }
 
 impl Job {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::http::fields::{Fields, Query};
 use crate::http::router::{Answer, Handler, Route};
+use crate::http::sse::EventFormat;
 use crate::http::streaming::{format, last_event_id, permit, pump};
 use crate::http::{Problem, Request, Response};
 use crate::jobs::body::Terms;
@@ -305,7 +306,7 @@ fn events(call: &Call<'_>) -> Answer {
                     Ok(history) if history.is_empty() => return false,
                     Ok(history) => {
                         for entry in history.iter().filter(|entry| entry.seq > told) {
-                            format.write(buffer, entry.seq.into(), &entry.event, &entry.of(id));
+                            write_entry(format, buffer, entry, id);
                         }
                         let last = history.last();
                         told = last.map_or(told, |last| last.seq.max(told));
@@ -327,4 +328,16 @@ fn events(call: &Call<'_>) -> Answer {
         })
     });
     Ok(answer.with("Vary", "Accept"))
+}
+
+/// An entry as an event; as a line it stands alone, since it names its number and event itself.
+fn write_entry(format: EventFormat, buffer: &mut Vec<u8>, entry: &Entry, job: Uuid) {
+    let data = entry.of(job);
+    match format {
+        EventFormat::Sse => format.write(buffer, entry.seq.into(), &entry.event, &data),
+        EventFormat::NdJson => {
+            let _ = serde_json::to_writer(&mut *buffer, &data);
+            buffer.push(b'\n');
+        }
+    }
 }

@@ -213,7 +213,10 @@ impl Storage {
         let document = json!({
             "kinds": kinds, "count": count, "lease": lease.as_millis() as u64,
         });
-        parse(&self.write_soon(&self.sql.claim, &document)?)
+        let mut jobs: Vec<Claimed> = parse(&self.write_soon(&self.sql.claim, &document)?)?;
+        // No database promises to give back in any order.
+        jobs.sort_by_key(Claimed::rank);
+        Ok(jobs)
     }
 
     /// Makes jobs ready whose time has come, and takes back those whose worker was lost; how

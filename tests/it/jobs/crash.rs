@@ -1,10 +1,18 @@
 use serde_json::json;
 
 use super::{Db, User};
-use crate::support::{Cluster, Process, wait_until_every};
+use crate::support::{Cluster, Process, wait_until, wait_until_every};
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const QUICKLY: [(&str, &str); 2] = [("JOB_LEASE_SECONDS", "2"), ("WORKER_THREADS", "4")];
+
+/// As `QUICKLY` has it: a lost job is claimed again within it.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// For a machine that has other things to do.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// What a process has added, and what another one of the same database must finish.
 fn dummy(user: &User, seconds: f64) -> String {
@@ -20,10 +28,15 @@ fn a_killed_workers_job_is_run_again_by_another() {
     let job = dummy(&alice, 3.0);
     alice.wait(&job, "processing");
     let second = Process::start(&db.dir, &db.variables(&QUICKLY));
+    let killed = OffsetDateTime::now_utc();
     first.signal("KILL");
     let alice = User::of(&second.client, "alice");
     let done = alice.wait(&job, "completed");
     assert_eq!(done["attempts"], 2);
+    let started = done["startedAt"].as_str().expect("a time");
+    let started = OffsetDateTime::parse(started, &Rfc3339).expect("a time");
+    let took = started - killed;
+    assert!(took < LEASE + MARGIN, "{took}");
 }
 
 #[test]

@@ -1,10 +1,22 @@
-use async_task_system::{Outcome, TaskContext, TaskInput};
-use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskInput};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::{Db, User};
+use crate::support::{Gate, pluck, wait_until};
 
 on_both! {
     an_executor_of_the_embedding_program_runs_as_a_job
+    a_job_waits_for_its_time_and_no_longer
+    higher_priority_runs_first_and_then_age
+    a_job_that_fails_once_completes_on_its_second_attempt
+    a_job_fails_when_its_attempts_are_used_up
+    a_job_that_takes_too_long_fails
+    an_executor_hears_that_its_job_is_cancelled
+    a_job_is_cancelled_at_a_server_that_does_not_run_it
 }
 
 fn an_executor_of_the_embedding_program_runs_as_a_job(db: &Db) {
@@ -16,4 +28,173 @@ fn an_executor_of_the_embedding_program_runs_as_a_job(db: &Db) {
     let alice = User::of(&server, "alice");
     let job = alice.add_type("own");
     assert_eq!(alice.wait(&job, "completed")["result"], json!({ "own": 1 }));
+}
+
+fn a_job_waits_for_its_time_and_no_longer(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let soon = time::OffsetDateTime::now_utc() + Duration::from_secs(1);
+    let format = &time::format_description::well_known::Rfc3339;
+    let soon = soon.format(format).expect("a time");
+    let late = "2100-01-01T00:00:00Z";
+    let later = alice.add(json!({ "type": "quick", "runAt": late, "priority": 9 }));
+    let timed = alice.add(json!({ "type": "quick", "runAt": soon }));
+    let delayed = alice.add(json!({ "type": "quick", "delaySec": 0.7 }));
+    for job in [&timed, &delayed] {
+        let job = alice.wait(job, "completed");
+        // Both by the database's clock, and in the same form.
+        let at = |field: &str| job[field].as_str().expect("a time").to_owned();
+        assert!(at("createdAt") < at("runAt"), "{job}");
+        assert!(at("runAt") <= at("startedAt"), "{job}");
+        assert_eq!(job["attempts"], 1);
+    }
+    let later = alice.job(&later);
+    assert_eq!(later["runAt"], "2100-01-01T00:00:00.000Z");
+    assert_eq!(
+        (&later["status"], &later["attempts"]),
+        (&json!("pending"), &json!(0))
+    );
+}
+
+/// Notes its argument `n`, holding its worker.
+fn noting(registry: &mut ExecutorRegistry, noted: &Arc<Mutex<Vec<u64>>>) {
+    let noted = noted.clone();
+    registry.register_blocking("noting", move |input: &TaskInput| {
+        let n = input.arguments::<Value>()?["n"].as_u64();
+        let noted = noted.clone();
+        Ok(move |_: &mut TaskContext<'_>| {
+            noted.lock().extend(n);
+            Ok(Outcome::Done(None))
+        })
+    });
+}
+
+fn higher_priority_runs_first_and_then_age(db: &Db) {
+    let noted = Arc::<Mutex<Vec<u64>>>::default();
+    // What is claimed ahead does not wait for what comes later: all are there before the worker.
+    let idle = [("ENABLE_QUEUE", "false")];
+    let server = db.serve_with(&idle, |registry| noting(registry, &noted));
+    let alice = User::of(&server, "alice");
+    let priority = |n: &u64| [7, i32::MIN, 0, i32::MAX, -1][(*n as usize * 7) % 5];
+    let mut expected: Vec<u64> = (0..60).collect();
+    for n in &expected {
+        let body = json!({ "type": "noting", "arguments": { "n": n }, "priority": priority(n) });
+        alice.add(body);
+    }
+    expected.sort_by_key(|n| std::cmp::Reverse(priority(n)));
+    assert_eq!(alice.stats()["pending"], expected.len());
+    server.stop();
+    let one = [("WORKER_THREADS", "1")];
+    let _server = db.serve_with(&one, |registry| noting(registry, &noted));
+    wait_until(|| noted.lock().len() == expected.len());
+    assert_eq!(*noted.lock(), expected);
+}
+
+fn a_job_that_fails_once_completes_on_its_second_attempt(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let arguments = json!({ "delayMs": 20, "failAt": 50 });
+    let id = alice.add(json!({ "type": "sample", "arguments": arguments }));
+    let job = alice.wait(&id, "completed");
+    assert_eq!((&job["attempts"], &job["error"]), (&json!(2), &json!(null)));
+    let expected = [
+        "created",
+        "started",
+        "failed",
+        "retried",
+        "started",
+        "completed",
+    ];
+    assert_eq!(alice.events(&id), expected);
+}
+
+fn a_job_fails_when_its_attempts_are_used_up(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let arguments = json!({ "delayMs": 20, "failAt": 50, "failAttempts": 5 });
+    let body = json!({ "type": "sample", "arguments": arguments, "maxAttempts": 2 });
+    let id = alice.add(body);
+    let job = alice.wait(&id, "failed");
+    assert_eq!(job["attempts"], job["maxAttempts"]);
+    assert_eq!(job["error"]["message"], "simulated failure at 50%");
+    assert!(job["completedAt"].is_string() && job["result"].is_null());
+    let expected = [
+        "created", "started", "failed", "retried", "started", "failed",
+    ];
+    assert_eq!(alice.events(&id), expected);
+    let history = alice.get(&format!("/jobs/{id}/history")).expect(200).json();
+    let history = history["history"].as_array().expect("a list").clone();
+    let failures = history.iter().filter(|entry| entry["event"] == "failed");
+    let failures: Vec<_> = failures.cloned().collect();
+    assert_eq!(pluck(&failures, "attempt"), ["1", "2"]);
+    assert_eq!(
+        pluck(&failures, "message"),
+        ["simulated failure at 50%", "simulated failure at 50%"]
+    );
+    // Asked for once more, it has all its attempts again.
+    alice.act(&format!("/jobs/{id}/retry")).expect(200);
+    alice.wait(&id, "failed");
+    let again = [
+        "retried", "started", "failed", "retried", "started", "failed",
+    ];
+    assert_eq!(alice.events(&id)[expected.len()..], again);
+}
+
+fn a_job_that_takes_too_long_fails(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    for kind in ["held", "blocked"] {
+        let id = alice.add(json!({ "type": kind, "timeoutMs": 150, "maxAttempts": 1 }));
+        let job = alice.wait(&id, "failed");
+        assert_eq!(job["error"]["message"], "timed out after 150 ms");
+        assert_eq!(job["timeoutMs"], 150);
+        assert_eq!(alice.events(&id), ["created", "started", "failed"]);
+    }
+}
+
+/// Works on until it hears that it is over; then opens `heard`.
+fn listening(registry: &mut ExecutorRegistry, heard: &Gate) {
+    let heard = heard.clone();
+    registry.register_blocking("listening", move |_: &TaskInput| {
+        let heard = heard.clone();
+        Ok(move |ctx: &mut TaskContext<'_>| {
+            loop {
+                if let Err(over) = ctx.progress(10, "Working", "") {
+                    heard.open();
+                    return Err(over);
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        })
+    });
+}
+
+/// Cancels a job that runs; its executor hears of it, and it stays cancelled.
+#[track_caller]
+fn cancel(alice: &User, heard: &Gate) {
+    let id = alice.add_type("listening");
+    alice.wait(&id, "processing");
+    let cancelled = alice.act(&format!("/jobs/{id}/cancel")).expect(200).json();
+    wait_until(|| heard.is_open());
+    // The worker that heard of it is free again, and has said whatever it had to say.
+    alice.wait(&alice.add_type("quick"), "completed");
+    assert_eq!(cancelled["status"], "cancelled");
+    assert_eq!(alice.job(&id), cancelled);
+    assert_eq!(alice.events(&id), ["created", "started", "cancelled"]);
+}
+
+fn an_executor_hears_that_its_job_is_cancelled(db: &Db) {
+    let heard = Gate::default();
+    let one = [("WORKER_THREADS", "1")];
+    let server = db.serve_with(&one, |registry| listening(registry, &heard));
+    cancel(&User::of(&server, "alice"), &heard);
+}
+
+fn a_job_is_cancelled_at_a_server_that_does_not_run_it(db: &Db) {
+    let heard = Gate::default();
+    let one = [("WORKER_THREADS", "1"), ("JOB_LEASE_SECONDS", "2")];
+    let _worker = db.serve_with(&one, |registry| listening(registry, &heard));
+    let idle = [("ENABLE_QUEUE", "false")];
+    let server = db.serve_with(&idle, |registry| listening(registry, &Gate::default()));
+    cancel(&User::of(&server, "alice"), &heard);
 }

@@ -1,3 +1,5 @@
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -113,4 +115,69 @@ fn a_short_secret_stops_the_start() {
     let lines = text.lines().filter(|line| line.contains("JWT_SECRET"));
     assert_eq!(lines.count(), 1, "{text}");
     assert!(text.contains("at least 32 bytes"), "{text}");
+}
+
+/// A new key pair of openssl's, in PEM: the private one, and a file with the public one.
+fn key_pair(dir: &TempDir, name: &str, options: &[&str]) -> Option<(Vec<u8>, PathBuf)> {
+    let [private, public] = ["pem", "pub"].map(|end| dir.file(&format!("{name}.{end}")));
+    let openssl = |arguments: &[&str], input: &[&Path], output: &Path| {
+        let mut command = Command::new("openssl");
+        command.args(arguments).args(input).arg("-out").arg(output);
+        command.stderr(Stdio::null()).status()
+    };
+    let made = openssl(
+        &[&["genpkey", "-algorithm"], options].concat(),
+        &[],
+        &private,
+    )
+    .ok()?;
+    assert!(made.success(), "openssl makes a key");
+    let arguments = ["pkey", "-pubout", "-in"];
+    let told = openssl(&arguments, &[&private], &public).expect("it is there");
+    assert!(told.success(), "openssl tells the public key");
+    Some((std::fs::read(private).expect("a key"), public))
+}
+
+type FromPem = fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>;
+
+/// Algorithm, what openssl makes its key of, and how that is read.
+const SIGNERS: [(Algorithm, &[&str], FromPem); 3] = [
+    (Algorithm::RS256, &["RSA"], EncodingKey::from_rsa_pem),
+    (
+        Algorithm::ES256,
+        &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+        EncodingKey::from_ec_pem,
+    ),
+    (Algorithm::EdDSA, &["ED25519"], EncodingKey::from_ed_pem),
+];
+
+#[test]
+fn a_public_key_admits_what_its_private_key_has_signed() {
+    let (dir, mut signed) = (TempDir::new(), Vec::new());
+    for (algorithm, options, from_pem) in SIGNERS {
+        let name = format!("{algorithm:?}");
+        let Some((private, public)) = key_pair(&dir, &name, options) else {
+            let is_ci = std::env::var_os("CI").is_some();
+            assert!(!is_ci, "CI must have openssl");
+            return eprintln!("skipped: openssl is not installed");
+        };
+        let key = from_pem(&private).expect("a key");
+        let token = jsonwebtoken::encode(&Header::new(algorithm), &good(), &key).expect("a token");
+        signed.push((public, token));
+    }
+    for (public, own) in &signed {
+        let db = Db::sqlite();
+        let file = public.display().to_string();
+        let server = TestServer::start(&db.variables(&[("JWT_PUBLIC_KEY_FILE", &file)]));
+        // The public key is no secret; and where there is one, `JWT_SECRET` does not count.
+        let pem = std::fs::read_to_string(public).expect("a key");
+        let by_secret = [&*pem, pem.trim(), SECRET].map(|s| sign(Algorithm::HS256, s, &good()));
+        for (_, token) in &signed {
+            let status = if token == own { 200 } else { 401 };
+            ask(&server, &format!("Bearer {token}")).expect(status);
+        }
+        for token in by_secret.into_iter().chain([unsigned()]) {
+            body(ask(&server, &format!("Bearer {token}")));
+        }
+    }
 }
