@@ -1,7 +1,5 @@
 //! A job: as the database gives it, as clients see it.
 
-use std::cmp::Reverse;
-
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -173,15 +171,16 @@ pub(super) struct Claimed {
     pub(super) timeout: Option<u64>,
     /// The fencing token.
     pub(super) claim: i64,
-    priority: i32,
     /// Milliseconds from when it was due to this claim.
     pub(super) waited: i64,
+    priority: i32,
+    run: DbMillis,
 }
 
 impl Claimed {
     /// Jobs run by priority, then by age.
     pub(super) fn rank(&self) -> impl Ord + use<> {
-        (Reverse(self.priority), Reverse(self.waited), self.id)
+        (std::cmp::Reverse(self.priority), self.run, self.id)
     }
 }
 

@@ -109,7 +109,7 @@ impl Statements {
                    AND kind {in_kinds} ORDER BY priority DESC, run_at, id LIMIT ({arg:count}){int} {skip}} \
                  RETURNING {object}('id', id, 'kind', kind, 'arguments', arguments, \
                    'attempts', attempts, 'max', max_attempts, 'timeout', timeout_ms, 'claim', claim, \
-                   'priority', priority, 'waited', {now} - run_at){text}",
+                   'waited', {now} - run_at, 'priority', priority, 'run', run_at){text}",
             ),
             promote: sql(
                 "UPDATE jobs SET ready = 1 WHERE id {in_ids:SELECT id FROM jobs \
