@@ -1,6 +1,7 @@
 // Measures one peer on a fresh store: `node peers.mjs PEER jobs|single|latency JOBS SECONDS`, with DATABASE_URL or
 // REDIS_PORT. Prints one line of JSON.
-// A peer has bulk(n), add(), work(handler), drained(n) for when its store has n jobs completed, and once(), one job's way.
+// A peer has bulk(n), add(), work(handler), drained(n) for whether its store has n jobs completed, and once() for the way of
+// one job.
 
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
