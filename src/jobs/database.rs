@@ -73,8 +73,13 @@ impl<E: std::error::Error + 'static> From<E> for DatabaseError {
 /// The rows of one statement.
 pub(super) type Rows = Vec<String>;
 
-/// A statement with `{in}` where its document goes, and the document.
-pub(super) type Step<'a> = (&'a str, &'a str);
+/// Runs statements; in each, `{in}` is where its document goes.
+pub(super) trait Session {
+    fn run(&mut self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
+}
+
+/// What is done within one transaction.
+pub(super) type Work<'a> = dyn FnMut(&mut dyn Session) -> Result<(), DatabaseError> + 'a;
 
 /// Which words the statements use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +109,11 @@ pub(super) trait Database: Send + Sync {
     /// Runs a statement that changes nothing.
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 
-    /// Runs statements, all or none.
-    fn write(&self, steps: &[Step<'_>], keep: Keep) -> Result<Vec<Rows>, DatabaseError>;
+    /// Runs one statement.
+    fn write(&self, sql: &str, document: &str, keep: Keep) -> Result<Rows, DatabaseError>;
+
+    /// Runs several, all or none: what an error of `work` leaves undone was never there.
+    fn transact(&self, work: &mut Work<'_>, keep: Keep) -> Result<(), DatabaseError>;
 
     /// Tells the other processes, where there can be any.
     fn notify(&self, message: &str) -> Result<(), DatabaseError>;
@@ -141,11 +149,14 @@ struct Tracked<C> {
 }
 
 impl<C> Tracked<C> {
-    fn run<T>(&mut self, f: impl FnOnce(&mut C) -> QueryResult<T>) -> Result<T, DatabaseError> {
+    fn with<T>(
+        &mut self,
+        f: impl FnOnce(&mut C) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
         let done = f(&mut self.connection);
         self.used = Instant::now();
         self.failed |= done.is_err();
-        Ok(done?)
+        done
     }
 }
 
@@ -248,23 +259,34 @@ const SQLITE_DURABLE: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = 
 const SQLITE_QUICK: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                             PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4000";
 
+impl SqliteDatabase {
+    fn connections(&self, keep: Keep) -> &Connections<SqliteConnection> {
+        match keep {
+            Keep::Durably => &self.durable,
+            Keep::WithMachine => &self.quick,
+        }
+    }
+}
+
 impl Database for SqliteDatabase {
     fn dialect(&self) -> Dialect {
         Dialect::Sqlite
     }
 
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        let mut tracked = self.quick.get()?;
-        tracked.run(|connection| Statement { sql, document }.load(connection))
+        self.quick.get()?.with(|c| c.run(sql, document))
     }
 
-    fn write(&self, steps: &[Step<'_>], keep: Keep) -> Result<Vec<Rows>, DatabaseError> {
-        let mut tracked = match keep {
-            Keep::Durably => self.durable.get()?,
-            Keep::WithMachine => self.quick.get()?,
-        };
+    fn write(&self, sql: &str, document: &str, keep: Keep) -> Result<Rows, DatabaseError> {
+        let mut tracked = self.connections(keep).get()?;
         let _alone = self.writing.lock();
-        tracked.run(|connection| connection.immediate_transaction(|c| run_all(c, steps)))
+        tracked.with(|c| c.run(sql, document))
+    }
+
+    fn transact(&self, work: &mut Work<'_>, keep: Keep) -> Result<(), DatabaseError> {
+        let mut tracked = self.connections(keep).get()?;
+        let _alone = self.writing.lock();
+        tracked.with(|c| c.immediate_transaction(|c| work(c)))
     }
 
     fn notify(&self, _: &str) -> Result<(), DatabaseError> {
@@ -278,18 +300,16 @@ impl Database for PostgresDatabase {
     }
 
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        let mut tracked = self.pool.get()?;
-        tracked.run(|connection| Statement { sql, document }.load(connection))
+        self.pool.get()?.with(|c| c.run(sql, document))
     }
 
     /// Always durably: workers elsewhere outlive this database.
-    fn write(&self, steps: &[Step<'_>], _: Keep) -> Result<Vec<Rows>, DatabaseError> {
-        let mut tracked = self.pool.get()?;
-        tracked.run(|connection| match steps {
-            // One statement is a transaction of its own.
-            [_] => run_all(connection, steps),
-            _ => connection.transaction(|c| run_all(c, steps)),
-        })
+    fn write(&self, sql: &str, document: &str, _: Keep) -> Result<Rows, DatabaseError> {
+        self.pool.get()?.with(|c| c.run(sql, document))
+    }
+
+    fn transact(&self, work: &mut Work<'_>, _: Keep) -> Result<(), DatabaseError> {
+        self.pool.get()?.with(|c| c.transaction(|c| work(c)))
     }
 
     fn notify(&self, message: &str) -> Result<(), DatabaseError> {
@@ -298,15 +318,14 @@ impl Database for PostgresDatabase {
     }
 }
 
-fn run_all<C>(connection: &mut C, steps: &[Step<'_>]) -> QueryResult<Vec<Rows>>
+impl<C> Session for C
 where
     C: LoadConnection,
     for<'s> Statement<'s>: diesel::query_dsl::LoadQuery<'s, C, String>,
 {
-    steps
-        .iter()
-        .map(|&(sql, document)| Statement { sql, document }.load(connection))
-        .collect()
+    fn run(&mut self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
+        Ok(Statement { sql, document }.load(self)?)
+    }
 }
 
 /// A statement that diesel prepares once for each connection, unlike its own `sql_query`.

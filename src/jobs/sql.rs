@@ -57,9 +57,11 @@ impl Statements {
                  ON CONFLICT DO NOTHING \
                  RETURNING {object}('id', id, 'created', created_at, 'run', run_at){text}",
             ),
-            by_unique_key: sql("SELECT {job} FROM jobs JOIN {rows:xuser text,xkey text} \
+            by_unique_key: sql(
+                "SELECT xid || ' ' || {job} FROM jobs JOIN {rows:xid uuid,xuser text,xkey text} \
                  ON coalesce(user_id, '') = coalesce(xuser, '') AND unique_key = xkey \
-                 WHERE status < 3"),
+                 WHERE status < 3",
+            ),
             get: sql("SELECT {job} FROM jobs WHERE id = ({arg:id}){uuid}"),
             progress: sql(
                 "SELECT {object}('seq', seq, 'at', at, 'attempt', attempt, 'progress', progress, \

@@ -8,6 +8,7 @@ use crate::support::{TestServer, pluck};
 on_both! {
     a_job_is_added_run_and_shown
     the_same_key_is_the_same_job
+    a_key_twice_in_one_bulk_is_one_job
     a_repeated_request_is_answered_again
     a_thousand_requests_with_one_key_add_one_job
     a_bulk_is_all_or_none
@@ -93,6 +94,28 @@ fn the_same_key_is_the_same_job(db: &Db) {
     alice.wait(&id(&first), "completed");
     // Free again.
     alice.post("/jobs", body).expect(201);
+}
+
+/// However fast the first is run: both are added at one moment.
+fn a_key_twice_in_one_bulk_is_one_job(db: &Db) {
+    let server = db.serve();
+    let twice = |round: usize| {
+        let alice = User::of(&server, "alice");
+        let job = json!({ "type": "quick", "uniqueKey": format!("k{round}") });
+        let reply = alice.post("/jobs/bulk", json!({ "jobs": [job, job] }));
+        let jobs = reply.expect(201).json();
+        let ids = pluck(jobs["jobs"].as_array().expect("a list"), "id");
+        assert_eq!(ids[0], ids[1], "in round {round}");
+    };
+    std::thread::scope(|scope| {
+        let rounds = scope.spawn(|| (0..200).for_each(twice));
+        // The workers are at work all the time.
+        let bob = User::of(&server, "bob");
+        while !rounds.is_finished() {
+            bob.post("/jobs", json!({ "type": "quick" })).expect(201);
+        }
+    });
+    assert_eq!(User::of(&server, "alice").stats()["total"], 200);
 }
 
 fn a_thousand_requests_with_one_key_add_one_job(db: &Db) {
