@@ -85,7 +85,8 @@ fn token(options: &[&str]) -> ExitCode {
     for pair in options.chunks(2) {
         match *pair {
             ["--sub", name] => subject = Some(name),
-            ["--role", name] => role = Some(name),
+            ["--role", "admin"] => role = Some("admin"),
+            ["--role", _] => return fail("the only role is admin", MISUSE),
             ["--ttl", text] => lifetime = parse_lifetime(text),
             _ => return fail(usage, MISUSE),
         }

@@ -10,6 +10,7 @@ use diesel::connection::{Connection, LoadConnection, SimpleConnection};
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::r2d2::{ConnectionManager, ManageConnection, Pool, PoolError, R2D2Connection};
+use diesel::result::{DatabaseErrorKind as Kind, Error as QueryError};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
@@ -39,6 +40,8 @@ pub(super) struct DatabaseError {
     text: String,
     /// No connection could be had.
     is_away: bool,
+    /// Another row has what must be there once.
+    is_taken: bool,
 }
 
 impl DatabaseError {
@@ -46,12 +49,18 @@ impl DatabaseError {
         DatabaseError {
             text: text.to_owned(),
             is_away: false,
+            is_taken: false,
         }
     }
 
     /// Whether asking again at once would only wait again.
     pub(super) fn is_away(&self) -> bool {
         self.is_away
+    }
+
+    /// Whether another row has the key.
+    pub(super) fn is_taken(&self) -> bool {
+        self.is_taken
     }
 }
 
@@ -63,9 +72,14 @@ impl fmt::Display for DatabaseError {
 
 impl<E: std::error::Error + 'static> From<E> for DatabaseError {
     fn from(error: E) -> DatabaseError {
+        let any = &error as &dyn Any;
         DatabaseError {
             text: error.to_string(),
-            is_away: (&error as &dyn Any).is::<PoolError>(),
+            is_away: any.is::<PoolError>(),
+            is_taken: matches!(
+                any.downcast_ref(),
+                Some(QueryError::DatabaseError(Kind::UniqueViolation, _))
+            ),
         }
     }
 }
@@ -204,6 +218,7 @@ pub(super) fn open(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
             }))
         }
         None => {
+            let url = &with_time_limits(url);
             let mut first = PgConnection::establish(url)?;
             first.batch_execute(&format!("SELECT pg_advisory_lock({MIGRATION_LOCK})"))?;
             // The lock goes with the connection.
@@ -246,10 +261,27 @@ impl<E> diesel::r2d2::HandleError<E> for Quiet {
     fn handle_error(&self, _: E) {}
 }
 
-/// A queue fills and empties faster than statistics follow. Every statement has its index, and
+/// A host that has gone without a word is noticed in time; what the URL says itself holds.
+pub(super) fn with_time_limits(url: &str) -> String {
+    let limits = [
+        ("connect_timeout", "3"),
+        ("tcp_user_timeout", "10000"),
+        ("keepalives_idle", "10"),
+        ("keepalives_interval", "3"),
+        ("keepalives_count", "3"),
+    ];
+    let mut limited = url.to_owned();
+    for (name, value) in limits.iter().filter(|(name, _)| !url.contains(name)) {
+        limited.push(if limited.contains('?') { '&' } else { '?' });
+        limited.push_str(&format!("{name}={value}"));
+    }
+    limited
+}
+
+/// A statement that waits for somebody else's lock gives up in time. And: a queue fills and empties faster than statistics follow. Every statement has its index, and
 /// whatever the planner believes about the table's size, that is the way to go; and statements this
 /// short gain nothing from being compiled.
-const POSTGRES_SETUP: &str = "SET jit = off; SET enable_seqscan = off; SET enable_sort = off; \
+const POSTGRES_SETUP: &str = "SET lock_timeout = '5s'; SET statement_timeout = '10s'; SET jit = off; SET enable_seqscan = off; SET enable_sort = off; \
                               SET enable_bitmapscan = off; SET enable_hashjoin = off; \
                               SET enable_mergejoin = off";
 

@@ -104,10 +104,18 @@ impl Desk {
         }
     }
 
-    /// This run is over, and its end is not ours to write.
+    /// This run is over, and its end is not ours to write. At the stop its claim stays here, to
+    /// be given back.
     pub(super) fn let_go(&self, run: &JobRun) {
         run.end();
-        forget(&mut self.held.lock(), run.claim);
+        if !self.is_stopping() {
+            forget(&mut self.held.lock(), run.claim);
+        }
+    }
+
+    /// The claims that are left, all given back.
+    pub(super) fn clear(&self) {
+        self.held.lock().clear();
     }
 
     /// As [`let_go`](Self::let_go), for whatever holds the job here.

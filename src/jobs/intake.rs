@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -20,6 +20,9 @@ use crate::jobs::storage::Storage;
 
 /// The most jobs in one commit.
 const MAX_BATCH: usize = 2_000;
+
+/// A commit that fails after this time failed for want of a database.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// The most requests that wait for the database.
 const MAX_WAITING: usize = 10_000;
@@ -125,6 +128,7 @@ impl Desk {
 
 fn commit(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>) {
     let all: Vec<NewJob> = batch.iter().flat_map(|r| r.jobs.iter().cloned()).collect();
+    let begun = Instant::now();
     match insert(&all) {
         Ok(jobs) => {
             let mut jobs = jobs.into_iter();
@@ -133,22 +137,27 @@ fn commit(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>) {
                 let _ = request.reply.send(Ok(own));
             }
         }
-        Err(error) => refuse(insert, batch, error),
+        Err(error) => {
+            let again = !error.is_away() && begun.elapsed() < SLOW;
+            refuse(insert, batch, error, again);
+        }
     }
 }
 
-/// What the database refuses in one request is no reason to refuse the others; but where it is
-/// away, nobody waits for it once for each.
-fn refuse(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>, mut error: DatabaseError) {
-    let is_alone = batch.len() == 1;
+/// What the database refuses in one request is no reason to refuse the others, which are tried
+/// `again`; but where it is away, or locked, nobody waits for it once for each.
+fn refuse(
+    insert: &dyn Fn(&[NewJob]) -> Added,
+    batch: Vec<Request>,
+    error: DatabaseError,
+    again: bool,
+) {
+    let again = again && batch.len() > 1;
     for request in batch {
-        let answer = match is_alone || error.is_away() {
-            true => Err(error.clone()),
-            false => insert(&request.jobs),
+        let answer = match again {
+            true => insert(&request.jobs),
+            false => Err(error.clone()),
         };
-        if let Err(newer) = &answer {
-            error = newer.clone();
-        }
         let _ = request.reply.send(answer);
     }
 }

@@ -121,8 +121,7 @@ impl Queue {
         for thread in std::mem::take(&mut *self.threads.lock()) {
             join_until(thread, deadline);
         }
-        let runs = self.desk.runs();
-        let claims: Vec<Claim> = runs.iter().map(|run| run.claim).collect();
+        let claims: Vec<Claim> = self.desk.runs().iter().map(|run| run.claim).collect();
         if !all_ended || claims.is_empty() {
             return;
         }
@@ -130,6 +129,6 @@ impl Queue {
             Ok(given) => log::info!("Gave {} unfinished jobs back", given.len()),
             Err(error) => log::warn!("{} jobs wait for their lease: {error}", claims.len()),
         }
-        runs.iter().for_each(|run| self.desk.let_go(run));
+        self.desk.clear();
     }
 }

@@ -171,7 +171,8 @@ impl Statements {
                    CASE xstatus WHEN 3 THEN ' completed ' ELSE ' failed ' END || \
                    attempts || ' ' || xprogress || ' ' || coalesce(xmessage, '') || '\n' || \
                    CASE WHEN xagain IS NULL THEN '' ELSE \
-                     (seq + 2) || ' ' || {now} || ' retried ' || attempts || ' 0 \n' END \
+                     (seq + 2) || ' ' || {now} || ' retried ' || attempts || ' 0 \"next attempt in ' || \
+                     xagain || ' ms\"\n' END \
                  FROM {rows:xid uuid,xclaim bigint,xstatus int,xresult text,xerror text,\
                    xprogress int,xstep text,xdetail text,xmessage text,xagain bigint} \
                  WHERE id = xid AND claim = xclaim AND status = 2 RETURNING id || ''",

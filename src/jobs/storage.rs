@@ -226,8 +226,12 @@ impl Storage {
 
     /// The job as pending again; `None` where it has not ended badly.
     pub(super) fn retry(&self, id: Uuid) -> Done<Option<Job>> {
-        let rows = self.write(&self.sql.retry, &json!({ "id": id }))?;
-        Ok(parse(&rows)?.pop())
+        match self.write(&self.sql.retry, &json!({ "id": id })) {
+            Ok(rows) => Ok(parse(&rows)?.pop()),
+            // Another job took its unique key in this moment.
+            Err(error) if error.is_taken() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes up to `count` jobs of these types that are due, for `lease` at most without a

@@ -1,7 +1,9 @@
 use serde_json::json;
 
 use super::{Db, User};
-use crate::support::{Cluster, Process, wait_until, wait_until_every};
+use crate::support::{
+    Cluster, Process, TempDir, execute, run, stderr, wait_until, wait_until_every,
+};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -74,6 +76,41 @@ fn a_frozen_worker_does_not_overwrite_what_another_did() {
     alice.wait(&other, "completed");
     assert_eq!(alice.job(&job), done);
     assert_eq!(done["attempts"], 2);
+}
+
+#[test]
+fn a_worker_that_cannot_listen_touches_no_job() {
+    let Some(db) = Db::postgres() else { return };
+    let front = Process::start(&db.dir, &db.variables(&[("ENABLE_QUEUE", "false")]));
+    let alice = User::of(&front.client, "alice");
+    let job = dummy(&alice, 0.0);
+    let port = front.client.addr().port().to_string();
+    let output = run(&TempDir::new(), &[], &db.variables(&[("PORT", &port)]));
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains(&port), "{}", stderr(&output));
+    assert_eq!(alice.events(&job), ["created"]);
+}
+
+/// For longer than a statement waits for a lock.
+#[test]
+fn a_locked_table_is_a_database_that_is_away() {
+    let Some(db) = Db::postgres() else { return };
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let lock = "BEGIN; LOCK TABLE jobs; SELECT pg_sleep(7); COMMIT";
+    std::thread::scope(|scope| {
+        scope.spawn(|| execute(&db.url, lock));
+        wait_until_every(Duration::from_millis(10), || {
+            let reply = alice.post("/jobs", json!({ "type": "quick" }));
+            if reply.status == 201 {
+                return false;
+            }
+            let refused = reply.expect_problem(503, "database_unavailable");
+            assert_eq!(refused.header("Retry-After"), Some("2"));
+            true
+        });
+    });
+    alice.wait(&alice.add_type("quick"), "completed");
 }
 
 #[test]
