@@ -1,9 +1,11 @@
 //! Taking jobs in: requests that come at the same time share one commit.
 //!
-//! A thread takes what has come while it wrote the batch before. Nobody waits for company, and
-//! under load a commit carries as many jobs as there are clients.
+//! One that comes alone commits by itself, without a change of threads. The others queue for a
+//! thread that takes what has come while the commit before was under way. Nobody waits for company,
+//! and under load a commit carries as many jobs as there are clients.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -31,8 +33,19 @@ struct Request {
 
 /// The way in.
 pub(super) struct Intake {
+    desk: Arc<Desk>,
     requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What all who commit share.
+struct Desk {
+    storage: Arc<Storage>,
+    meter: Arc<JobMeter>,
+    /// Called after each commit.
+    added: Box<dyn Fn() + Send + Sync>,
+    /// Somebody commits. A hint: two at once do no harm, only less well.
+    busy: AtomicBool,
 }
 
 impl Intake {
@@ -40,13 +53,21 @@ impl Intake {
     pub(super) fn start(
         storage: Arc<Storage>,
         meter: Arc<JobMeter>,
-        added: impl Fn() + Send + 'static,
+        added: impl Fn() + Send + Sync + 'static,
     ) -> std::io::Result<Intake> {
         let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
+        let desk = Arc::new(Desk {
+            storage,
+            meter,
+            added: Box::new(added),
+            busy: AtomicBool::new(false),
+        });
+        let own = desk.clone();
         let thread = std::thread::Builder::new()
             .name("intake".to_owned())
-            .spawn(move || serve(&storage, &meter, &queue, &added))?;
+            .spawn(move || own.serve(&queue))?;
         Ok(Intake {
+            desk,
             requests: Mutex::new(Some(requests)),
             thread: Mutex::new(Some(thread)),
         })
@@ -57,8 +78,14 @@ impl Intake {
     pub(super) fn add(&self, jobs: Vec<NewJob>) -> Added {
         let busy = || DatabaseError::new("too many requests wait for the database");
         let stopped = || DatabaseError::new("the server is stopping");
-        let (reply, answer) = crossbeam_channel::bounded(1);
         let requests = self.requests.lock().clone().ok_or_else(stopped)?;
+        if requests.is_empty() && !self.desk.busy.swap(true, SeqCst) {
+            let added = self.desk.insert(&jobs);
+            self.desk.busy.store(false, SeqCst);
+            (self.desk.added)();
+            return added;
+        }
+        let (reply, answer) = crossbeam_channel::bounded(1);
         let request = Request { jobs, reply };
         requests.try_send(request).map_err(|_| busy())?;
         answer.recv().map_err(|_| stopped())?
@@ -72,19 +99,27 @@ impl Intake {
     }
 }
 
-fn serve(storage: &Storage, meter: &JobMeter, queue: &Receiver<Request>, added: &dyn Fn()) {
-    let insert = |jobs: &[NewJob]| storage.insert(jobs).inspect(|jobs| meter.added(jobs));
-    while let Ok(first) = queue.recv() {
-        let mut count = first.jobs.len();
-        let mut batch = vec![first];
-        while count < MAX_BATCH
-            && let Ok(next) = queue.try_recv()
-        {
-            count += next.jobs.len();
-            batch.push(next);
+impl Desk {
+    fn insert(&self, jobs: &[NewJob]) -> Added {
+        let added = self.storage.insert(jobs);
+        added.inspect(|jobs| self.meter.added(jobs))
+    }
+
+    fn serve(&self, queue: &Receiver<Request>) {
+        while let Ok(first) = queue.recv() {
+            self.busy.store(true, SeqCst);
+            let mut count = first.jobs.len();
+            let mut batch = vec![first];
+            while count < MAX_BATCH
+                && let Ok(next) = queue.try_recv()
+            {
+                count += next.jobs.len();
+                batch.push(next);
+            }
+            commit(&|jobs| self.insert(jobs), batch);
+            self.busy.store(false, SeqCst);
+            (self.added)();
         }
-        commit(&insert, batch);
-        added();
     }
 }
 
