@@ -72,7 +72,8 @@ impl Dispatcher {
         let look_every = self.options.look_every();
         if self.tended.is_none_or(|at| at.elapsed() >= look_every) {
             self.tended = Some(Instant::now());
-            self.outage.check(storage.tend())?;
+            self.outage.check(storage.promote())?;
+            self.rescue()?;
             self.purge()?;
         }
         loop {
@@ -114,6 +115,15 @@ impl Dispatcher {
         self.filled = full.then(Instant::now);
         // Never 0: with one worker nobody would call, and the next job wait for the next look.
         self.desk.call_below(self.window.div_ceil(2));
+    }
+
+    fn rescue(&mut self) -> Result<(), Duration> {
+        let lost = self.outage.check(self.storage.rescue())?;
+        if !lost.is_empty() {
+            log::warn!("The workers of {} jobs were lost", lost.len());
+            self.desk.meter.rescued(&lost);
+        }
+        Ok(())
     }
 
     fn purge(&mut self) -> Result<(), Duration> {

@@ -24,6 +24,7 @@ use crate::jobs::listen::Listener;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::queue::{Queue, QueueOptions};
 use crate::jobs::storage::Storage;
+use crate::jobs::watch::Watch;
 use crate::jobs::{database, routes};
 use crate::metrics::Exposition;
 use crate::permits::Permits;
@@ -47,6 +48,7 @@ pub(super) struct JobSystem {
     pub(super) repeats: Idempotency,
     users: RandomState,
     pub(super) meter: Arc<JobMeter>,
+    pub(super) watch: Watch,
     /// `None` where other processes run the jobs.
     queue: Option<Arc<Queue>>,
     pool: Pool,
@@ -115,7 +117,9 @@ impl Jobs {
         };
         let workers = if queue.is_some() { "with" } else { "without" };
         log::info!("Job API initialized successfully, {workers} workers");
+        let watch = Watch::start(storage.clone())?;
         Ok(Jobs(Some(Arc::new(JobSystem {
+            watch,
             storage,
             intake,
             gatekeeper,
@@ -156,6 +160,7 @@ impl Jobs {
     pub(crate) fn close(&self) {
         if let Some(system) = &self.0 {
             system.stopping.store(true, SeqCst);
+            system.watch.close();
             if let Some(queue) = &system.queue {
                 queue.close();
             }
@@ -167,6 +172,7 @@ impl Jobs {
         self.close();
         if let Some(system) = &self.0 {
             system.intake.stop(deadline);
+            system.watch.stop(deadline);
             if let Some(queue) = &system.queue {
                 queue.stop(system.pool.has_ended(), deadline);
             }
@@ -203,10 +209,6 @@ impl JobSystem {
         if let Err(error) = self.storage.notify(message) {
             log::debug!("Other workers were not told: {error}");
         }
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(SeqCst)
     }
 }
 

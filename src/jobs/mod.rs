@@ -46,6 +46,8 @@ mod scribe;
 mod sql;
 #[cfg(feature = "jobs")]
 mod storage;
+#[cfg(feature = "jobs")]
+mod watch;
 
 #[cfg(not(feature = "jobs"))]
 pub use disabled::token;

@@ -82,6 +82,13 @@ pub(super) struct Finish {
     pub(super) ran: Option<Duration>,
 }
 
+/// A job whose worker was lost: pending again, or failed after its last attempt.
+#[derive(Deserialize)]
+pub(super) struct Rescued {
+    pub(super) kind: String,
+    pub(super) status: JobStatus,
+}
+
 #[derive(Serialize)]
 struct Reported<'a> {
     #[serde(flatten)]
@@ -156,16 +163,30 @@ impl Storage {
         Ok(parse(&rows)?.pop())
     }
 
-    /// Its history, oldest first.
-    pub(super) fn history(&self, id: Uuid) -> Done<Vec<Entry>> {
-        let document = json!({ "id": id });
-        let reports: Vec<ReportRow> = parse(&self.read(&self.sql.progress, &document)?)?;
-        let trail = self.read(&self.sql.trail, &document)?;
+    /// Its history, oldest first; of the reports, those after entry `after`. Empty where there is
+    /// no such job.
+    pub(super) fn history(&self, id: Uuid, after: u32) -> Done<Vec<Entry>> {
+        let document = json!({ "id": id, "after": after });
+        let rows = self.read(&self.sql.history, &document)?;
+        let (reports, trail): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.starts_with('{'));
         let transitions = trail.iter().flat_map(|trail| trail.lines());
         let mut entries: Vec<Entry> = transitions.filter_map(Entry::parse).collect();
-        entries.extend(reports.into_iter().map(Entry::from));
+        for report in reports {
+            entries.push(serde_json::from_str::<ReportRow>(report)?.into());
+        }
         entries.sort_by_key(|entry| entry.seq);
         Ok(entries)
+    }
+
+    /// The newest entry of each one's history; nothing of those that are not there.
+    pub(super) fn versions(&self, jobs: &[Uuid]) -> Done<HashMap<Uuid, u32>> {
+        let rows: Vec<_> = jobs.iter().map(|id| json!({ "xid": id })).collect();
+        let rows = self.read(&self.sql.versions, &rows)?;
+        let versions = rows.iter().map(|row| {
+            let (id, seq) = row.split_once(' ').unwrap_or_default();
+            Ok((id.parse()?, seq.parse()?))
+        });
+        versions.collect()
     }
 
     /// A page, newest first, one more than its limit where there are more; and how many there
@@ -226,15 +247,14 @@ impl Storage {
         Ok(jobs)
     }
 
-    /// Makes jobs ready whose time has come, and takes back those whose worker was lost; how
-    /// many.
-    pub(super) fn tend(&self) -> Done<usize> {
-        let due = self.write_soon(&self.sql.promote, &())?;
-        let lost = self.write_soon(&self.sql.rescue, &())?;
-        if !lost.is_empty() {
-            log::warn!("The workers of {} jobs were lost", lost.len());
-        }
-        Ok(due.len() + lost.len())
+    /// Makes jobs ready whose time has come.
+    pub(super) fn promote(&self) -> Done<()> {
+        self.write_soon(&self.sql.promote, &()).map(drop)
+    }
+
+    /// Takes back jobs whose worker was lost: each one's type, and as what it stands now.
+    pub(super) fn rescue(&self) -> Done<Vec<Rescued>> {
+        parse(&self.write_soon(&self.sql.rescue, &())?)
     }
 
     /// How long until the next job that is not due yet.
@@ -267,7 +287,8 @@ impl Storage {
         let mut holding = Vec::new();
         let mut work = |session: &mut dyn Session| {
             holding = session.run(&self.sql.report, &document)?;
-            session.run(&self.sql.log_reports, &document).map(drop)
+            session.run(&self.sql.log_reports, &document)?;
+            session.run(&self.sql.trim_reports, &document).map(drop)
         };
         self.database.transact(&mut work, Keep::WithMachine)?;
         ids(holding)
