@@ -55,8 +55,13 @@ fn serve(check: bool) -> ExitCode {
         Err(error) => return fail(&error.to_string(), MISUSE),
     };
     if check {
-        println!("The configuration is valid.");
-        return ExitCode::SUCCESS;
+        return match async_task_system::check(&config) {
+            Ok(()) => {
+                println!("The configuration is valid.");
+                ExitCode::SUCCESS
+            }
+            Err(why) => fail(&why, MISUSE),
+        };
     }
     start_log(config.log_level);
     // A file that may not grow is an error to its writer, not the end of the process.

@@ -263,6 +263,19 @@ fn tokens(config: &Config) -> io::Result<TokenConfig> {
     })
 }
 
+/// What a start would find wrong with the Job API's keys. The database is not asked.
+///
+/// # Errors
+///
+/// What is missing, for the person at the terminal.
+pub fn check(config: &Config) -> Result<(), String> {
+    if config.database_url.is_some() {
+        let tokens = tokens(config).map_err(|error| error.to_string())?;
+        Gatekeeper::new(&tokens)?;
+    }
+    Ok(())
+}
+
 /// A token for a test of the Job API with curl, signed with `JWT_SECRET`.
 ///
 /// # Errors

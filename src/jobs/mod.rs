@@ -50,13 +50,13 @@ mod storage;
 mod watch;
 
 #[cfg(not(feature = "jobs"))]
-pub use disabled::token;
-#[cfg(not(feature = "jobs"))]
 pub(crate) use disabled::{Jobs, register};
-#[cfg(feature = "jobs")]
-pub use enabled::token;
+#[cfg(not(feature = "jobs"))]
+pub use disabled::{check, token};
 #[cfg(feature = "jobs")]
 pub(crate) use enabled::{Jobs, register};
+#[cfg(feature = "jobs")]
+pub use enabled::{check, token};
 
 use crate::http::Problem;
 use crate::http::router::{Handler, Route};

@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::{Db, User};
-use crate::support::{Process, TempDir, execute, run, stderr, wait_until, wait_until_every};
+use crate::support::{Process, TempDir, run, stderr, wait_until, wait_until_every};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -87,28 +87,6 @@ fn a_worker_that_cannot_listen_touches_no_job() {
     assert!(!output.status.success());
     assert!(stderr(&output).contains(&port), "{}", stderr(&output));
     assert_eq!(alice.events(&job), ["created"]);
-}
-
-/// For longer than a statement waits for a lock.
-#[test]
-fn a_locked_table_is_a_database_that_is_away() {
-    let Some(db) = Db::postgres() else { return };
-    let server = db.serve();
-    let alice = User::of(&server, "alice");
-    let lock = "BEGIN; LOCK TABLE jobs; SELECT pg_sleep(7); COMMIT";
-    std::thread::scope(|scope| {
-        scope.spawn(|| execute(&db.url, lock));
-        wait_until_every(Duration::from_millis(10), || {
-            let reply = alice.post("/jobs", json!({ "type": "quick" }));
-            if reply.status == 201 {
-                return false;
-            }
-            let refused = reply.expect_problem(503, "database_unavailable");
-            assert_eq!(refused.header("Retry-After"), Some("2"));
-            true
-        });
-    });
-    alice.wait(&alice.add_type("quick"), "completed");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::crash::QUICKLY;
 use super::{Db, User, id};
-use crate::support::{Cluster, Gate, Process, id_of, wait_until, wait_until_every};
+use crate::support::{Cluster, Gate, Process, execute, id_of, wait_until, wait_until_every};
 
 /// How often additions were acknowledged, and how often refused.
 #[derive(Default)]
@@ -102,4 +102,26 @@ fn a_database_that_is_stopped_and_started_under_load_loses_nothing() {
     for job in &added {
         assert_eq!(alice.job(job)["status"], "completed");
     }
+}
+
+/// For longer than a statement waits for a lock.
+#[test]
+fn a_locked_table_is_a_database_that_is_away() {
+    let Some(db) = Db::postgres() else { return };
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let lock = "BEGIN; LOCK TABLE jobs; SELECT pg_sleep(7); COMMIT";
+    std::thread::scope(|scope| {
+        scope.spawn(|| execute(&db.url, lock));
+        wait_until_every(Duration::from_millis(10), || {
+            let reply = alice.post("/jobs", json!({ "type": "quick" }));
+            if reply.status == 201 {
+                return false;
+            }
+            let refused = reply.expect_problem(503, "database_unavailable");
+            assert_eq!(refused.header("Retry-After"), Some("2"));
+            true
+        });
+    });
+    alice.wait(&alice.add_type("quick"), "completed");
 }

@@ -122,12 +122,24 @@ fn the_subcommand_prints_a_token_that_holds() {
 fn a_short_secret_stops_the_start() {
     let db = Db::sqlite();
     let dir = TempDir::new();
-    let output = run(&dir, &[], &db.variables(&[("JWT_SECRET", "short")]));
+    for arguments in [&[][..], &["--check"]] {
+        let output = run(&dir, arguments, &db.variables(&[("JWT_SECRET", "short")]));
+        assert!(!output.status.success());
+        let text = stderr(&output);
+        let lines = text.lines().filter(|line| line.contains("JWT_SECRET"));
+        assert_eq!(lines.count(), 1, "{text}");
+        assert!(text.contains("at least 32 bytes"), "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_read_does_not_pass_the_check() {
+    let db = Db::sqlite();
+    let nowhere = [("JWT_PUBLIC_KEY_FILE", "nowhere.pem")];
+    let output = run(&TempDir::new(), &["--check"], &db.variables(&nowhere));
     assert!(!output.status.success());
     let text = stderr(&output);
-    let lines = text.lines().filter(|line| line.contains("JWT_SECRET"));
-    assert_eq!(lines.count(), 1, "{text}");
-    assert!(text.contains("at least 32 bytes"), "{text}");
+    assert!(text.contains("JWT_PUBLIC_KEY_FILE=nowhere.pem"), "{text}");
 }
 
 /// A new key pair of openssl's, in PEM: the private one, and a file with the public one.
