@@ -25,12 +25,12 @@ TRIVIAL = {"type": "dummy", "arguments": {"delayMinSec": 0, "delayMaxSec": 0}}
 
 
 class Server:
-    """The release binary on a free port."""
+    """The release binary, or another program of this library, on a free port."""
 
-    def __init__(self, folder, **variables):
+    def __init__(self, folder, program=BINARY, **variables):
         environment = {**os.environ, "PORT": "0", "JWT_SECRET": SECRET, "MAX_BODY_BYTES": "8000000"}
         environment.update(variables)
-        self.process = subprocess.Popen([BINARY], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([program], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if found := re.search(r"Listening on http://127\.0\.0\.1:(\d+)", line):
                 self.port = int(found[1])

@@ -55,8 +55,13 @@ fn serve(check: bool) -> ExitCode {
         Err(error) => return fail(&error.to_string(), MISUSE),
     };
     if check {
-        println!("The configuration is valid.");
-        return ExitCode::SUCCESS;
+        return match async_task_system::check(&config) {
+            Ok(()) => {
+                println!("The configuration is valid.");
+                ExitCode::SUCCESS
+            }
+            Err(why) => fail(&why, MISUSE),
+        };
     }
     start_log(config.log_level);
     // A file that may not grow is an error to its writer, not the end of the process.
@@ -85,7 +90,8 @@ fn token(options: &[&str]) -> ExitCode {
     for pair in options.chunks(2) {
         match *pair {
             ["--sub", name] => subject = Some(name),
-            ["--role", name] => role = Some(name),
+            ["--role", "admin"] => role = Some("admin"),
+            ["--role", _] => return fail("the only role is admin", MISUSE),
             ["--ttl", text] => lifetime = parse_lifetime(text),
             _ => return fail(usage, MISUSE),
         }

@@ -36,12 +36,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the system and listens.
+    /// Listens and starts the system.
     ///
     /// # Errors
     ///
     /// As [`TaskSystem::start`], and where the address cannot be listened on.
     pub fn start(config: Config, mut registry: ExecutorRegistry) -> io::Result<Server> {
+        // First of all: a process that cannot serve does no work either.
+        let listener = Transport::bind(&config.host, config.port)?;
         jobs::register(&mut registry);
         let system = TaskSystem::start(&config, registry)?;
         let jobs = Jobs::start(&config, system.execution()).inspect_err(|_| system.stop())?;
@@ -53,7 +55,6 @@ impl Server {
             keep_alive_timeout: config.keep_alive_timeout,
             max_body_bytes: config.max_body_bytes,
         };
-        let (host, port) = (config.host.clone(), config.port);
         let api = Arc::new(Api::new(system.clone(), config));
         let mut routes = api::routes(&api);
         routes.extend(jobs.routes(api.streams()));
@@ -61,15 +62,10 @@ impl Server {
         api.measure(&router);
         let serving = api.clone();
         let service = Box::new(move |request: &Request<'_>| serving.serve(&router, request));
-        let transport = match Transport::start(&host, port, options, service) {
-            Ok(transport) => transport,
-            Err(error) => {
-                system.stop();
-                jobs.stop(Instant::now() + STOP_WITHIN);
-                let text = format!("HOST={host} PORT={port}: {error}");
-                return Err(io::Error::new(error.kind(), text));
-            }
-        };
+        let transport = Transport::start(listener, options, service).inspect_err(|_| {
+            system.stop();
+            jobs.stop(Instant::now() + STOP_WITHIN);
+        })?;
         api.report(jobs.metrics());
         api.report(transport.metrics());
         log::info!("Listening on http://{}", transport.local_addr());

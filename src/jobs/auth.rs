@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, TokenData, Validation};
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Problem, Request};
@@ -93,14 +93,22 @@ impl Gatekeeper {
     }
 
     fn user(&self, request: &Request<'_>) -> Option<User> {
-        let (scheme, token) = request.header("Authorization")?.split_once(' ')?;
+        // Of two, a proxy may have looked at the other.
+        let [given] = &request.headers.all("Authorization")[..] else {
+            return None;
+        };
+        let (scheme, token) = given.split_once(' ')?;
         let token = token.trim();
         if !scheme.eq_ignore_ascii_case("Bearer") || token.len() > MAX_TOKEN {
             return None;
         }
-        let claims = jsonwebtoken::decode::<Subject>(token, &self.key, &self.rules)
-            .ok()?
-            .claims;
+        let decoded = jsonwebtoken::decode::<Subject>(token, &self.key, &self.rules);
+        let decoded = decoded.inspect_err(|error| log::debug!("A token was refused: {error}"));
+        let TokenData { header, claims } = decoded.ok()?;
+        // What must be understood, and is not.
+        if header.crit.is_some() {
+            return None;
+        }
         let usable = (1..=255).contains(&claims.sub.len()) && !claims.sub.contains('\0');
         usable.then(|| User {
             admin: claims.role.as_deref() == Some("admin"),

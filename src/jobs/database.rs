@@ -10,6 +10,7 @@ use diesel::connection::{Connection, LoadConnection, SimpleConnection};
 use diesel::pg::{Pg, PgConnection};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::r2d2::{ConnectionManager, ManageConnection, Pool, PoolError, R2D2Connection};
+use diesel::result::{DatabaseErrorKind as Kind, Error as QueryError};
 use diesel::serialize::ToSql;
 use diesel::sql_types::{HasSqlType, Text};
 use diesel::sqlite::{Sqlite, SqliteConnection};
@@ -39,6 +40,8 @@ pub(super) struct DatabaseError {
     text: String,
     /// No connection could be had.
     is_away: bool,
+    /// Another row has what must be there once.
+    is_taken: bool,
 }
 
 impl DatabaseError {
@@ -46,12 +49,18 @@ impl DatabaseError {
         DatabaseError {
             text: text.to_owned(),
             is_away: false,
+            is_taken: false,
         }
     }
 
     /// Whether asking again at once would only wait again.
     pub(super) fn is_away(&self) -> bool {
         self.is_away
+    }
+
+    /// Whether another row has the key.
+    pub(super) fn is_taken(&self) -> bool {
+        self.is_taken
     }
 }
 
@@ -63,9 +72,14 @@ impl fmt::Display for DatabaseError {
 
 impl<E: std::error::Error + 'static> From<E> for DatabaseError {
     fn from(error: E) -> DatabaseError {
+        let any = &error as &dyn Any;
         DatabaseError {
             text: error.to_string(),
-            is_away: (&error as &dyn Any).is::<PoolError>(),
+            is_away: any.is::<PoolError>(),
+            is_taken: matches!(
+                any.downcast_ref(),
+                Some(QueryError::DatabaseError(Kind::UniqueViolation, _))
+            ),
         }
     }
 }
@@ -73,8 +87,13 @@ impl<E: std::error::Error + 'static> From<E> for DatabaseError {
 /// The rows of one statement.
 pub(super) type Rows = Vec<String>;
 
-/// A statement with `{in}` where its document goes, and the document.
-pub(super) type Step<'a> = (&'a str, &'a str);
+/// Runs statements; in each, `{in}` is where its document goes.
+pub(super) trait Session {
+    fn run(&mut self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
+}
+
+/// What is done within one transaction.
+pub(super) type Work<'a> = dyn FnMut(&mut dyn Session) -> Result<(), DatabaseError> + 'a;
 
 /// Which words the statements use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +123,11 @@ pub(super) trait Database: Send + Sync {
     /// Runs a statement that changes nothing.
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 
-    /// Runs statements, all or none.
-    fn write(&self, steps: &[Step<'_>], keep: Keep) -> Result<Vec<Rows>, DatabaseError>;
+    /// Runs one statement.
+    fn write(&self, sql: &str, document: &str, keep: Keep) -> Result<Rows, DatabaseError>;
+
+    /// Runs several, all or none: what an error of `work` leaves undone was never there.
+    fn transact(&self, work: &mut Work<'_>, keep: Keep) -> Result<(), DatabaseError>;
 
     /// Tells the other processes, where there can be any.
     fn notify(&self, message: &str) -> Result<(), DatabaseError>;
@@ -141,11 +163,14 @@ struct Tracked<C> {
 }
 
 impl<C> Tracked<C> {
-    fn run<T>(&mut self, f: impl FnOnce(&mut C) -> QueryResult<T>) -> Result<T, DatabaseError> {
+    fn with<T>(
+        &mut self,
+        f: impl FnOnce(&mut C) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
         let done = f(&mut self.connection);
         self.used = Instant::now();
         self.failed |= done.is_err();
-        Ok(done?)
+        done
     }
 }
 
@@ -193,6 +218,7 @@ pub(super) fn open(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
             }))
         }
         None => {
+            let url = &with_time_limits(url);
             let mut first = PgConnection::establish(url)?;
             first.batch_execute(&format!("SELECT pg_advisory_lock({MIGRATION_LOCK})"))?;
             // The lock goes with the connection.
@@ -235,10 +261,27 @@ impl<E> diesel::r2d2::HandleError<E> for Quiet {
     fn handle_error(&self, _: E) {}
 }
 
-/// A queue fills and empties faster than statistics follow. Every statement has its index, and
+/// A host that has gone without a word is noticed in time; what the URL says itself holds.
+pub(super) fn with_time_limits(url: &str) -> String {
+    let limits = [
+        ("connect_timeout", "3"),
+        ("tcp_user_timeout", "10000"),
+        ("keepalives_idle", "10"),
+        ("keepalives_interval", "3"),
+        ("keepalives_count", "3"),
+    ];
+    let mut limited = url.to_owned();
+    for (name, value) in limits.iter().filter(|(name, _)| !url.contains(name)) {
+        limited.push(if limited.contains('?') { '&' } else { '?' });
+        limited.push_str(&format!("{name}={value}"));
+    }
+    limited
+}
+
+/// A statement that waits for somebody else's lock gives up in time. And: a queue fills and empties faster than statistics follow. Every statement has its index, and
 /// whatever the planner believes about the table's size, that is the way to go; and statements this
 /// short gain nothing from being compiled.
-const POSTGRES_SETUP: &str = "SET jit = off; SET enable_seqscan = off; SET enable_sort = off; \
+const POSTGRES_SETUP: &str = "SET lock_timeout = '5s'; SET statement_timeout = '10s'; SET jit = off; SET enable_seqscan = off; SET enable_sort = off; \
                               SET enable_bitmapscan = off; SET enable_hashjoin = off; \
                               SET enable_mergejoin = off";
 
@@ -248,23 +291,34 @@ const SQLITE_DURABLE: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = 
 const SQLITE_QUICK: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                             PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4000";
 
+impl SqliteDatabase {
+    fn connections(&self, keep: Keep) -> &Connections<SqliteConnection> {
+        match keep {
+            Keep::Durably => &self.durable,
+            Keep::WithMachine => &self.quick,
+        }
+    }
+}
+
 impl Database for SqliteDatabase {
     fn dialect(&self) -> Dialect {
         Dialect::Sqlite
     }
 
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        let mut tracked = self.quick.get()?;
-        tracked.run(|connection| Statement { sql, document }.load(connection))
+        self.quick.get()?.with(|c| c.run(sql, document))
     }
 
-    fn write(&self, steps: &[Step<'_>], keep: Keep) -> Result<Vec<Rows>, DatabaseError> {
-        let mut tracked = match keep {
-            Keep::Durably => self.durable.get()?,
-            Keep::WithMachine => self.quick.get()?,
-        };
+    fn write(&self, sql: &str, document: &str, keep: Keep) -> Result<Rows, DatabaseError> {
+        let mut tracked = self.connections(keep).get()?;
         let _alone = self.writing.lock();
-        tracked.run(|connection| connection.immediate_transaction(|c| run_all(c, steps)))
+        tracked.with(|c| c.run(sql, document))
+    }
+
+    fn transact(&self, work: &mut Work<'_>, keep: Keep) -> Result<(), DatabaseError> {
+        let mut tracked = self.connections(keep).get()?;
+        let _alone = self.writing.lock();
+        tracked.with(|c| c.immediate_transaction(|c| work(c)))
     }
 
     fn notify(&self, _: &str) -> Result<(), DatabaseError> {
@@ -278,18 +332,16 @@ impl Database for PostgresDatabase {
     }
 
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        let mut tracked = self.pool.get()?;
-        tracked.run(|connection| Statement { sql, document }.load(connection))
+        self.pool.get()?.with(|c| c.run(sql, document))
     }
 
     /// Always durably: workers elsewhere outlive this database.
-    fn write(&self, steps: &[Step<'_>], _: Keep) -> Result<Vec<Rows>, DatabaseError> {
-        let mut tracked = self.pool.get()?;
-        tracked.run(|connection| match steps {
-            // One statement is a transaction of its own.
-            [_] => run_all(connection, steps),
-            _ => connection.transaction(|c| run_all(c, steps)),
-        })
+    fn write(&self, sql: &str, document: &str, _: Keep) -> Result<Rows, DatabaseError> {
+        self.pool.get()?.with(|c| c.run(sql, document))
+    }
+
+    fn transact(&self, work: &mut Work<'_>, _: Keep) -> Result<(), DatabaseError> {
+        self.pool.get()?.with(|c| c.transaction(|c| work(c)))
     }
 
     fn notify(&self, message: &str) -> Result<(), DatabaseError> {
@@ -298,15 +350,14 @@ impl Database for PostgresDatabase {
     }
 }
 
-fn run_all<C>(connection: &mut C, steps: &[Step<'_>]) -> QueryResult<Vec<Rows>>
+impl<C> Session for C
 where
     C: LoadConnection,
     for<'s> Statement<'s>: diesel::query_dsl::LoadQuery<'s, C, String>,
 {
-    steps
-        .iter()
-        .map(|&(sql, document)| Statement { sql, document }.load(connection))
-        .collect()
+    fn run(&mut self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
+        Ok(Statement { sql, document }.load(self)?)
+    }
 }
 
 /// A statement that diesel prepares once for each connection, unlike its own `sql_query`.

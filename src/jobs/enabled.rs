@@ -24,6 +24,7 @@ use crate::jobs::listen::Listener;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::queue::{Queue, QueueOptions};
 use crate::jobs::storage::Storage;
+use crate::jobs::watch::Watch;
 use crate::jobs::{database, routes};
 use crate::metrics::Exposition;
 use crate::permits::Permits;
@@ -47,6 +48,7 @@ pub(super) struct JobSystem {
     pub(super) repeats: Idempotency,
     users: RandomState,
     pub(super) meter: Arc<JobMeter>,
+    pub(super) watch: Watch,
     /// `None` where other processes run the jobs.
     queue: Option<Arc<Queue>>,
     pool: Pool,
@@ -71,6 +73,9 @@ impl Jobs {
     /// The configuration lacks a key, the database cannot be had, or a thread cannot be started.
     pub(crate) fn start(config: &Config, execution: &TaskExecutionService) -> io::Result<Jobs> {
         let Some(url) = &config.database_url else {
+            if config.enable_queue {
+                log::warn!("ENABLE_QUEUE=true does nothing without STORAGE=sqlite or postgres");
+            }
             return Ok(Jobs(None));
         };
         let gatekeeper = Gatekeeper::new(&tokens(config)?).map_err(io::Error::other)?;
@@ -115,7 +120,9 @@ impl Jobs {
         };
         let workers = if queue.is_some() { "with" } else { "without" };
         log::info!("Job API initialized successfully, {workers} workers");
+        let watch = Watch::start(storage.clone())?;
         Ok(Jobs(Some(Arc::new(JobSystem {
+            watch,
             storage,
             intake,
             gatekeeper,
@@ -156,6 +163,7 @@ impl Jobs {
     pub(crate) fn close(&self) {
         if let Some(system) = &self.0 {
             system.stopping.store(true, SeqCst);
+            system.watch.close();
             if let Some(queue) = &system.queue {
                 queue.close();
             }
@@ -167,6 +175,7 @@ impl Jobs {
         self.close();
         if let Some(system) = &self.0 {
             system.intake.stop(deadline);
+            system.watch.stop(deadline);
             if let Some(queue) = &system.queue {
                 queue.stop(system.pool.has_ended(), deadline);
             }
@@ -203,10 +212,6 @@ impl JobSystem {
         if let Err(error) = self.storage.notify(message) {
             log::debug!("Other workers were not told: {error}");
         }
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(SeqCst)
     }
 }
 
@@ -256,6 +261,19 @@ fn tokens(config: &Config) -> io::Result<TokenConfig> {
         issuer: config.jwt_issuer.clone(),
         audience: config.jwt_audience.clone(),
     })
+}
+
+/// What a start would find wrong with the Job API's keys. The database is not asked.
+///
+/// # Errors
+///
+/// What is missing, for the person at the terminal.
+pub fn check(config: &Config) -> Result<(), String> {
+    if config.database_url.is_some() {
+        let tokens = tokens(config).map_err(|error| error.to_string())?;
+        Gatekeeper::new(&tokens)?;
+    }
+    Ok(())
 }
 
 /// A token for a test of the Job API with curl, signed with `JWT_SECRET`.

@@ -1,11 +1,13 @@
 //! Taking jobs in: requests that come at the same time share one commit.
 //!
-//! A thread takes what has come while it wrote the batch before. Nobody waits for company, and
-//! under load a commit carries as many jobs as there are clients.
+//! One that comes alone commits by itself, without a change of threads. The others queue for a
+//! thread that takes what has come while the commit before was under way. Nobody waits for company,
+//! and under load a commit carries as many jobs as there are clients.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -19,6 +21,9 @@ use crate::jobs::storage::Storage;
 /// The most jobs in one commit.
 const MAX_BATCH: usize = 2_000;
 
+/// A commit that fails after this time failed for want of a database.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// The most requests that wait for the database.
 const MAX_WAITING: usize = 10_000;
 
@@ -31,8 +36,19 @@ struct Request {
 
 /// The way in.
 pub(super) struct Intake {
+    desk: Arc<Desk>,
     requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What all who commit share.
+struct Desk {
+    storage: Arc<Storage>,
+    meter: Arc<JobMeter>,
+    /// Called after each commit.
+    added: Box<dyn Fn() + Send + Sync>,
+    /// Somebody commits. A hint: two at once do no harm, only less well.
+    busy: AtomicBool,
 }
 
 impl Intake {
@@ -40,13 +56,21 @@ impl Intake {
     pub(super) fn start(
         storage: Arc<Storage>,
         meter: Arc<JobMeter>,
-        added: impl Fn() + Send + 'static,
+        added: impl Fn() + Send + Sync + 'static,
     ) -> std::io::Result<Intake> {
         let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
+        let desk = Arc::new(Desk {
+            storage,
+            meter,
+            added: Box::new(added),
+            busy: AtomicBool::new(false),
+        });
+        let own = desk.clone();
         let thread = std::thread::Builder::new()
             .name("intake".to_owned())
-            .spawn(move || serve(&storage, &meter, &queue, &added))?;
+            .spawn(move || own.serve(&queue))?;
         Ok(Intake {
+            desk,
             requests: Mutex::new(Some(requests)),
             thread: Mutex::new(Some(thread)),
         })
@@ -57,8 +81,14 @@ impl Intake {
     pub(super) fn add(&self, jobs: Vec<NewJob>) -> Added {
         let busy = || DatabaseError::new("too many requests wait for the database");
         let stopped = || DatabaseError::new("the server is stopping");
-        let (reply, answer) = crossbeam_channel::bounded(1);
         let requests = self.requests.lock().clone().ok_or_else(stopped)?;
+        if requests.is_empty() && !self.desk.busy.swap(true, SeqCst) {
+            let added = self.desk.insert(&jobs);
+            self.desk.busy.store(false, SeqCst);
+            (self.desk.added)();
+            return added;
+        }
+        let (reply, answer) = crossbeam_channel::bounded(1);
         let request = Request { jobs, reply };
         requests.try_send(request).map_err(|_| busy())?;
         answer.recv().map_err(|_| stopped())?
@@ -72,24 +102,33 @@ impl Intake {
     }
 }
 
-fn serve(storage: &Storage, meter: &JobMeter, queue: &Receiver<Request>, added: &dyn Fn()) {
-    let insert = |jobs: &[NewJob]| storage.insert(jobs).inspect(|jobs| meter.added(jobs));
-    while let Ok(first) = queue.recv() {
-        let mut count = first.jobs.len();
-        let mut batch = vec![first];
-        while count < MAX_BATCH
-            && let Ok(next) = queue.try_recv()
-        {
-            count += next.jobs.len();
-            batch.push(next);
+impl Desk {
+    fn insert(&self, jobs: &[NewJob]) -> Added {
+        let added = self.storage.insert(jobs);
+        added.inspect(|jobs| self.meter.added(jobs))
+    }
+
+    fn serve(&self, queue: &Receiver<Request>) {
+        while let Ok(first) = queue.recv() {
+            self.busy.store(true, SeqCst);
+            let mut count = first.jobs.len();
+            let mut batch = vec![first];
+            while count < MAX_BATCH
+                && let Ok(next) = queue.try_recv()
+            {
+                count += next.jobs.len();
+                batch.push(next);
+            }
+            commit(&|jobs| self.insert(jobs), batch);
+            self.busy.store(false, SeqCst);
+            (self.added)();
         }
-        commit(&insert, batch);
-        added();
     }
 }
 
 fn commit(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>) {
     let all: Vec<NewJob> = batch.iter().flat_map(|r| r.jobs.iter().cloned()).collect();
+    let begun = Instant::now();
     match insert(&all) {
         Ok(jobs) => {
             let mut jobs = jobs.into_iter();
@@ -98,22 +137,27 @@ fn commit(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>) {
                 let _ = request.reply.send(Ok(own));
             }
         }
-        Err(error) => refuse(insert, batch, error),
+        Err(error) => {
+            let again = !error.is_away() && begun.elapsed() < SLOW;
+            refuse(insert, batch, error, again);
+        }
     }
 }
 
-/// What the database refuses in one request is no reason to refuse the others; but where it is
-/// away, nobody waits for it once for each.
-fn refuse(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>, mut error: DatabaseError) {
-    let is_alone = batch.len() == 1;
+/// What the database refuses in one request is no reason to refuse the others, which are tried
+/// `again`; but where it is away, or locked, nobody waits for it once for each.
+fn refuse(
+    insert: &dyn Fn(&[NewJob]) -> Added,
+    batch: Vec<Request>,
+    error: DatabaseError,
+    again: bool,
+) {
+    let again = again && batch.len() > 1;
     for request in batch {
-        let answer = match is_alone || error.is_away() {
-            true => Err(error.clone()),
-            false => insert(&request.jobs),
+        let answer = match again {
+            true => insert(&request.jobs),
+            false => Err(error.clone()),
         };
-        if let Err(newer) = &answer {
-            error = newer.clone();
-        }
         let _ = request.reply.send(answer);
     }
 }

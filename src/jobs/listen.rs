@@ -13,6 +13,8 @@ use pq_sys::{
     PQnotifies, PQsocket, PQstatus,
 };
 
+use crate::jobs::database::with_time_limits;
+
 /// A connection that listens.
 pub(super) struct Listener(NonNull<PGconn>);
 
@@ -22,7 +24,7 @@ unsafe impl Send for Listener {}
 impl Listener {
     /// Connects and listens; `None` where that fails.
     pub(super) fn open(url: &str) -> Option<Listener> {
-        let url = CString::new(url).ok()?;
+        let url = CString::new(with_time_limits(url)).ok()?;
         // SAFETY: both strings end with NUL; the connection, failed or not, is freed by `drop`,
         // and so is the result here.
         unsafe {

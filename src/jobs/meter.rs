@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::executor::ExecutorRegistry;
 use crate::jobs::job::{Job, JobStatus};
-use crate::jobs::storage::Finish;
+use crate::jobs::storage::{Finish, Rescued};
 use crate::metrics::{Exposition, WorkMeter};
 
 /// Counts jobs; nothing where metrics are off.
@@ -45,6 +45,14 @@ impl JobMeter {
             if let Some(ran) = end.ran {
                 kind.run.observe(ran);
             }
+        }
+    }
+
+    /// Those that were lost for the last time have failed.
+    pub(super) fn rescued(&self, lost: &[Rescued]) {
+        let Some(meter) = &self.0 else { return };
+        for job in lost.iter().filter(|job| job.status.is_final()) {
+            meter.of(&job.kind).failed.increment();
         }
     }
 

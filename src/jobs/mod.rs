@@ -3,9 +3,10 @@
 //! An optional feature is two files with the same functions: [`enabled`] with it, `disabled`
 //! without; whoever calls carries no condition.
 //!
-//! A job's way: request → `intake` (requests share a commit) → database → `queue` (claims it into
-//! the pool, keeps its lease) → `run` (its place in the pool) → `queue` (writes its end). `storage`
-//! says what can be done with jobs, `sql` how, `database` on which.
+//! A job's way: request → `intake` (requests share a commit) → database → `dispatcher` (claims it
+//! into the pool) → `run` (its place in the pool) → `scribe` (keeps its lease, writes its end).
+//! `queue` starts and stops these two, `desk` is what they share. `storage` says what can be done
+//! with jobs, `sql` how, `database` on which.
 
 #[cfg(feature = "jobs")]
 mod auth;
@@ -13,8 +14,12 @@ mod auth;
 mod body;
 #[cfg(feature = "jobs")]
 mod database;
+#[cfg(feature = "jobs")]
+mod desk;
 #[cfg(not(feature = "jobs"))]
 mod disabled;
+#[cfg(feature = "jobs")]
+mod dispatcher;
 #[cfg(feature = "jobs")]
 mod dummy;
 #[cfg(feature = "jobs")]
@@ -28,24 +33,30 @@ mod listen;
 #[cfg(feature = "jobs")]
 mod meter;
 #[cfg(feature = "jobs")]
+mod outage;
+#[cfg(feature = "jobs")]
 mod queue;
 #[cfg(feature = "jobs")]
 mod routes;
 #[cfg(feature = "jobs")]
 mod run;
 #[cfg(feature = "jobs")]
+mod scribe;
+#[cfg(feature = "jobs")]
 mod sql;
 #[cfg(feature = "jobs")]
 mod storage;
+#[cfg(feature = "jobs")]
+mod watch;
 
 #[cfg(not(feature = "jobs"))]
-pub use disabled::token;
-#[cfg(not(feature = "jobs"))]
 pub(crate) use disabled::{Jobs, register};
-#[cfg(feature = "jobs")]
-pub use enabled::token;
+#[cfg(not(feature = "jobs"))]
+pub use disabled::{check, token};
 #[cfg(feature = "jobs")]
 pub(crate) use enabled::{Jobs, register};
+#[cfg(feature = "jobs")]
+pub use enabled::{check, token};
 
 use crate::http::Problem;
 use crate::http::router::{Handler, Route};

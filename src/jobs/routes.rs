@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -17,10 +17,8 @@ use crate::jobs::database::DatabaseError;
 use crate::jobs::enabled::JobSystem;
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
 use crate::jobs::storage::{JobQuery, User};
+use crate::jobs::watch::{Stopped, Watcher};
 use crate::permits::Permits;
-
-/// How often a stream looks for what is new.
-const LOOK: Duration = Duration::from_millis(300);
 
 /// One call of a route, by a user whose token holds.
 struct Call<'a> {
@@ -250,7 +248,7 @@ struct HistoryAnswer {
 fn history(call: &Call<'_>) -> Answer {
     Query::new(call.request, &[]).finish()?;
     let job_id = call.job()?.id;
-    let history = call.system.storage.history(job_id)?;
+    let history = call.system.storage.history(job_id, 0)?;
     let count = history.len();
     let answer = HistoryAnswer {
         job_id,
@@ -284,50 +282,78 @@ fn retry(call: &Call<'_>) -> Answer {
     Ok(Response::json(200, &job))
 }
 
-/// The job's history as it grows; it is looked for a few times a second, so that any process can
-/// tell of a job that runs in any other.
+/// The job's history as it grows, whichever process runs it.
 fn events(call: &Call<'_>) -> Answer {
     Query::new(call.request, &[]).finish()?;
     let job = call.job()?;
-    let mut told = last_event_id(call.request).unwrap_or(0);
+    let told = last_event_id(call.request).unwrap_or(0);
     if job.status.is_final() && told >= job.seq {
         return Ok(Response::empty(204));
     }
     let permit = permit(call.streams)?;
     let format = format(call.request);
-    let (system, id) = (call.system.clone(), job.id);
+    let mut follower = Follower {
+        watcher: call.system.watch.watch(job.id, job.seq),
+        system: call.system.clone(),
+        id: job.id,
+        told,
+        is_behind: true,
+        is_over: false,
+    };
     let answer = Response::stream(format.content_type(), move |out| {
         let _permit = permit;
         pump(out, format, |buffer, patience| {
-            let deadline = Instant::now() + patience;
-            loop {
-                match system.storage.history(id) {
-                    // Retention has taken it.
-                    Ok(history) if history.is_empty() => return false,
-                    Ok(history) => {
-                        for entry in history.iter().filter(|entry| entry.seq > told) {
-                            write_entry(format, buffer, entry, id);
-                        }
-                        let last = history.last();
-                        told = last.map_or(told, |last| last.seq.max(told));
-                        if last.is_some_and(Entry::is_end) {
-                            return false;
-                        }
-                    }
-                    // The database is away: the stream waits for it.
-                    Err(_) => {}
-                }
-                if system.is_stopping() {
-                    return false;
-                }
-                if !buffer.is_empty() || Instant::now() >= deadline {
-                    return true;
-                }
-                std::thread::sleep(LOOK.min(deadline - Instant::now().min(deadline)));
+            for entry in follower.news(patience) {
+                write_entry(format, buffer, &entry, follower.id);
             }
+            !follower.is_over
         })
     });
     Ok(answer.with("Vary", "Accept"))
+}
+
+/// A stream on its way through a job's history.
+struct Follower {
+    watcher: Watcher,
+    system: Arc<JobSystem>,
+    id: Uuid,
+    /// The newest entry that its client has.
+    told: u32,
+    /// There may be more than that.
+    is_behind: bool,
+    /// There will be no more.
+    is_over: bool,
+}
+
+impl Follower {
+    /// The entries that came within `patience`.
+    fn news(&mut self, patience: Duration) -> Vec<Entry> {
+        if !self.is_behind && !self.has_moved(patience) {
+            return Vec::new();
+        }
+        let Ok(mut history) = self.system.storage.history(self.id, self.told) else {
+            // The database is away: the stream waits for it.
+            self.is_behind = true;
+            self.has_moved(patience);
+            return Vec::new();
+        };
+        self.is_behind = false;
+        // Empty where retention has taken it.
+        self.is_over = history.last().is_none_or(Entry::is_end);
+        history.retain(|entry| entry.seq > self.told);
+        self.told = history.last().map_or(self.told, |last| last.seq);
+        history
+    }
+
+    fn has_moved(&mut self, patience: Duration) -> bool {
+        match self.watcher.moved(patience) {
+            Ok(moved) => moved,
+            Err(Stopped) => {
+                self.is_over = true;
+                false
+            }
+        }
+    }
 }
 
 /// An entry as an event; as a line it stands alone, since it names its number and event itself.

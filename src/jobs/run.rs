@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::engine::pool::Assignment;
 use crate::executor::{Report, TaskError, TaskInput};
+use crate::jobs::desk::Desk;
 use crate::jobs::job::{Claimed, JobStatus};
-use crate::jobs::queue::Desk;
 use crate::jobs::storage::{Claim, Finish, Standing};
 use crate::store::Ending;
 

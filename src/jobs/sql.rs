@@ -16,13 +16,16 @@ const JOB: &str = "{object}('id', id, 'user', user_id, 'kind', kind, 'status', s
 /// What a user may see: the job's own user, or everything.
 const VISIBLE: &str = "(({arg:admin}) = 'yes' OR user_id = ({arg:user}))";
 
+/// The newest reports of a job that its history keeps, about; transitions are all kept.
+const MAX_REPORTS: u32 = 2_000;
+
 /// The statements in one dialect.
 pub(super) struct Statements {
     pub(super) insert: String,
     pub(super) by_unique_key: String,
     pub(super) get: String,
-    pub(super) progress: String,
-    pub(super) trail: String,
+    pub(super) history: String,
+    pub(super) versions: String,
     pub(super) list: String,
     pub(super) count: String,
     pub(super) stats: String,
@@ -34,6 +37,7 @@ pub(super) struct Statements {
     pub(super) renew: String,
     pub(super) report: String,
     pub(super) log_reports: String,
+    pub(super) trim_reports: String,
     pub(super) finish: String,
     pub(super) release: String,
     pub(super) next_run: String,
@@ -57,16 +61,20 @@ impl Statements {
                  ON CONFLICT DO NOTHING \
                  RETURNING {object}('id', id, 'created', created_at, 'run', run_at){text}",
             ),
-            by_unique_key: sql("SELECT {job} FROM jobs JOIN {rows:xuser text,xkey text} \
+            by_unique_key: sql(
+                "SELECT xid || ' ' || {job} FROM jobs JOIN {rows:xid uuid,xuser text,xkey text} \
                  ON coalesce(user_id, '') = coalesce(xuser, '') AND unique_key = xkey \
-                 WHERE status < 3"),
-            get: sql("SELECT {job} FROM jobs WHERE id = ({arg:id}){uuid}"),
-            progress: sql(
-                "SELECT {object}('seq', seq, 'at', at, 'attempt', attempt, 'progress', progress, \
-                 'step', step, 'detail', detail){text} FROM job_progress \
-                 WHERE job_id = ({arg:id}){uuid} ORDER BY seq",
+                 WHERE status < 3",
             ),
-            trail: sql("SELECT trail FROM jobs WHERE id = ({arg:id}){uuid}"),
+            get: sql("SELECT {job} FROM jobs WHERE id = ({arg:id}){uuid}"),
+            // In one statement, and so of one moment: the trail, then what lies between.
+            history: sql(
+                "SELECT trail FROM jobs WHERE id = ({arg:id}){uuid} UNION ALL \
+                 SELECT {object}('seq', seq, 'at', at, 'attempt', attempt, 'progress', progress, \
+                 'step', step, 'detail', detail){text} FROM job_progress \
+                 WHERE job_id = ({arg:id}){uuid} AND seq > ({arg:after}){int}",
+            ),
+            versions: sql("SELECT id || ' ' || seq FROM jobs JOIN {rows:xid uuid} ON id = xid"),
             list: sql(&format!(
                 "SELECT {{job}} FROM jobs WHERE {VISIBLE} \
                  AND (({{arg:statuses}}) IS NULL OR instr_statuses) \
@@ -126,7 +134,7 @@ impl Statements {
                    CASE WHEN attempts < max_attempts THEN ' retried ' ELSE ' failed ' END || \
                    attempts || ' ' || progress || ' \"its worker was lost\"\n' \
                  WHERE id {in_ids:SELECT id FROM jobs WHERE status = 2 AND lease_until < {now} \
-                   LIMIT 1000 {skip}} RETURNING id || ''",
+                   LIMIT 1000 {skip}} RETURNING {object}('kind', kind, 'status', status){text}",
             ),
             renew: sql("UPDATE jobs SET lease_until = {now} + xlease \
                  FROM {rows:xid uuid,xclaim bigint,xlease bigint} \
@@ -143,6 +151,13 @@ impl Statements {
                  FROM jobs JOIN {rows:xid uuid,xclaim bigint} \
                  ON id = xid AND claim = xclaim AND status = 2 WHERE true RETURNING job_id || ''",
             ),
+            // Seldom there is something to do, and then for a hundred reports.
+            trim_reports: sql(&format!(
+                "DELETE FROM job_progress WHERE (job_id, seq) IN \
+                 (SELECT p.job_id, p.seq FROM jobs JOIN {{rows:xid uuid}} ON jobs.id = xid \
+                  JOIN job_progress AS p ON p.job_id = jobs.id AND p.seq <= jobs.seq - {MAX_REPORTS} \
+                  WHERE jobs.seq % 100 = 0) RETURNING job_id || ''"
+            )),
             // xagain: null for an end; else the ms to the next attempt.
             finish: sql(
                 "UPDATE jobs SET status = CASE WHEN xagain IS NULL THEN xstatus ELSE 1 END, \
@@ -156,7 +171,8 @@ impl Statements {
                    CASE xstatus WHEN 3 THEN ' completed ' ELSE ' failed ' END || \
                    attempts || ' ' || xprogress || ' ' || coalesce(xmessage, '') || '\n' || \
                    CASE WHEN xagain IS NULL THEN '' ELSE \
-                     (seq + 2) || ' ' || {now} || ' retried ' || attempts || ' 0 \n' END \
+                     (seq + 2) || ' ' || {now} || ' retried ' || attempts || ' 0 \"next attempt in ' || \
+                     xagain || ' ms\"\n' END \
                  FROM {rows:xid uuid,xclaim bigint,xstatus int,xresult text,xerror text,\
                    xprogress int,xstep text,xdetail text,xmessage text,xagain bigint} \
                  WHERE id = xid AND claim = xclaim AND status = 2 RETURNING id || ''",

@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::jobs::database::{Database, DatabaseError, Keep};
+use crate::jobs::database::{Database, DatabaseError, Keep, Session};
 use crate::jobs::job::{Added, Claimed, Entry, Job, JobStatus, NewJob, ReportRow};
 use crate::jobs::sql::Statements;
+
+/// How often a unique key may change hands while a job that wants it is added.
+const MAX_ROUNDS: usize = 100;
 
 /// The queue's table, and its statements.
 pub(super) struct Storage {
@@ -79,6 +82,13 @@ pub(super) struct Finish {
     pub(super) ran: Option<Duration>,
 }
 
+/// A job whose worker was lost: pending again, or failed after its last attempt.
+#[derive(Deserialize)]
+pub(super) struct Rescued {
+    pub(super) kind: String,
+    pub(super) status: JobStatus,
+}
+
 #[derive(Serialize)]
 struct Reported<'a> {
     #[serde(flatten)]
@@ -106,8 +116,7 @@ impl Storage {
 
     fn write_as(&self, keep: Keep, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
         let document = serde_json::to_string(document)?;
-        let mut rows = self.database.write(&[(sql, &document)], keep)?;
-        Ok(rows.pop().unwrap_or_default())
+        self.database.write(sql, &document, keep)
     }
 
     fn read(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
@@ -116,32 +125,37 @@ impl Storage {
 
     /// Adds jobs, all or none; in their order, each new or the one that has its unique key.
     pub(super) fn insert(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
-        let rows = self.write(&self.sql.insert, &jobs)?;
-        let mut added: HashMap<Uuid, Added> = HashMap::with_capacity(rows.len());
-        for row in parse::<Added>(&rows)? {
-            added.insert(row.id, row);
+        if jobs.iter().all(|new| new.unique_key.is_none()) {
+            let mut added = Addition::default();
+            added.take_new(&self.write(&self.sql.insert, &jobs)?)?;
+            return added.in_order(jobs);
         }
-        let found = jobs.iter().map(|new| match added.get(&new.id) {
-            Some(row) => Ok((Job::added(new, row), true)),
-            None => self.settle(new),
-        });
-        found.collect()
-    }
-
-    /// A job whose unique key is taken: the one that has it, or this one where that has ended
-    /// meanwhile.
-    fn settle(&self, new: &NewJob) -> Done<(Job, bool)> {
-        for _ in 0..100 {
-            let holder = self.read(&self.sql.by_unique_key, &[new])?;
-            if let Some(job) = parse(&holder)?.pop() {
-                return Ok((job, false));
+        // Those who add the same keys wait for each other: in one order, never in a circle.
+        let mut missing: Vec<&NewJob> = jobs.iter().collect();
+        missing.sort_by_key(|new| (&new.unique_key, &new.user));
+        let mut added = Addition::default();
+        let mut work = |session: &mut dyn Session| {
+            added = Addition::default();
+            let mut missing = missing.clone();
+            for _ in 0..MAX_ROUNDS {
+                let document = serde_json::to_string(&missing)?;
+                added.take_new(&session.run(&self.sql.insert, &document)?)?;
+                missing.retain(|new| !added.has(new));
+                if missing.is_empty() {
+                    return Ok(());
+                }
+                // A key's holder may end before it is looked up; then the key is free again.
+                let document = serde_json::to_string(&missing)?;
+                added.take_held(&session.run(&self.sql.by_unique_key, &document)?)?;
+                missing.retain(|new| !added.has(new));
             }
-            let added = self.write(&self.sql.insert, &[new])?;
-            if let Some(row) = parse(&added)?.pop() {
-                return Ok((Job::added(new, &row), true));
+            match missing.is_empty() {
+                true => Ok(()),
+                false => Err(DatabaseError::new("a unique key changes hands too fast")),
             }
-        }
-        Err(DatabaseError::new("a unique key changes hands too fast"))
+        };
+        self.database.transact(&mut work, Keep::Durably)?;
+        added.in_order(jobs)
     }
 
     pub(super) fn get(&self, id: Uuid) -> Done<Option<Job>> {
@@ -149,16 +163,30 @@ impl Storage {
         Ok(parse(&rows)?.pop())
     }
 
-    /// Its history, oldest first.
-    pub(super) fn history(&self, id: Uuid) -> Done<Vec<Entry>> {
-        let document = json!({ "id": id });
-        let reports: Vec<ReportRow> = parse(&self.read(&self.sql.progress, &document)?)?;
-        let trail = self.read(&self.sql.trail, &document)?;
+    /// Its history, oldest first; of the reports, those after entry `after`. Empty where there is
+    /// no such job.
+    pub(super) fn history(&self, id: Uuid, after: u32) -> Done<Vec<Entry>> {
+        let document = json!({ "id": id, "after": after });
+        let rows = self.read(&self.sql.history, &document)?;
+        let (reports, trail): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.starts_with('{'));
         let transitions = trail.iter().flat_map(|trail| trail.lines());
         let mut entries: Vec<Entry> = transitions.filter_map(Entry::parse).collect();
-        entries.extend(reports.into_iter().map(Entry::from));
+        for report in reports {
+            entries.push(serde_json::from_str::<ReportRow>(report)?.into());
+        }
         entries.sort_by_key(|entry| entry.seq);
         Ok(entries)
+    }
+
+    /// The newest entry of each one's history; nothing of those that are not there.
+    pub(super) fn versions(&self, jobs: &[Uuid]) -> Done<HashMap<Uuid, u32>> {
+        let rows: Vec<_> = jobs.iter().map(|id| json!({ "xid": id })).collect();
+        let rows = self.read(&self.sql.versions, &rows)?;
+        let versions = rows.iter().map(|row| {
+            let (id, seq) = row.split_once(' ').unwrap_or_default();
+            Ok((id.parse()?, seq.parse()?))
+        });
+        versions.collect()
     }
 
     /// A page, newest first, one more than its limit where there are more; and how many there
@@ -198,8 +226,12 @@ impl Storage {
 
     /// The job as pending again; `None` where it has not ended badly.
     pub(super) fn retry(&self, id: Uuid) -> Done<Option<Job>> {
-        let rows = self.write(&self.sql.retry, &json!({ "id": id }))?;
-        Ok(parse(&rows)?.pop())
+        match self.write(&self.sql.retry, &json!({ "id": id })) {
+            Ok(rows) => Ok(parse(&rows)?.pop()),
+            // Another job took its unique key in this moment.
+            Err(error) if error.is_taken() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes up to `count` jobs of these types that are due, for `lease` at most without a
@@ -219,15 +251,14 @@ impl Storage {
         Ok(jobs)
     }
 
-    /// Makes jobs ready whose time has come, and takes back those whose worker was lost; how
-    /// many.
-    pub(super) fn tend(&self) -> Done<usize> {
-        let due = self.write_soon(&self.sql.promote, &())?;
-        let lost = self.write_soon(&self.sql.rescue, &())?;
-        if !lost.is_empty() {
-            log::warn!("The workers of {} jobs were lost", lost.len());
-        }
-        Ok(due.len() + lost.len())
+    /// Makes jobs ready whose time has come.
+    pub(super) fn promote(&self) -> Done<()> {
+        self.write_soon(&self.sql.promote, &()).map(drop)
+    }
+
+    /// Takes back jobs whose worker was lost: each one's type, and as what it stands now.
+    pub(super) fn rescue(&self) -> Done<Vec<Rescued>> {
+        parse(&self.write_soon(&self.sql.rescue, &())?)
     }
 
     /// How long until the next job that is not due yet.
@@ -257,13 +288,14 @@ impl Storage {
             })
             .collect();
         let document = serde_json::to_string(&rows)?;
-        let steps = [
-            (self.sql.report.as_str(), document.as_str()),
-            (&self.sql.log_reports, &document),
-        ];
-        let mut rows = self.database.write(&steps, Keep::WithMachine)?;
-        rows.truncate(1);
-        ids(rows.pop().unwrap_or_default())
+        let mut holding = Vec::new();
+        let mut work = |session: &mut dyn Session| {
+            holding = session.run(&self.sql.report, &document)?;
+            session.run(&self.sql.log_reports, &document)?;
+            session.run(&self.sql.trim_reports, &document).map(drop)
+        };
+        self.database.transact(&mut work, Keep::WithMachine)?;
+        ids(holding)
     }
 
     /// Writes ends down; the jobs whose claims still held.
@@ -289,6 +321,43 @@ impl Storage {
 
     pub(super) fn notify(&self, message: &str) -> Done<()> {
         self.database.notify(message)
+    }
+}
+
+/// What became of jobs that are being added.
+#[derive(Default)]
+struct Addition {
+    new: HashMap<Uuid, Added>,
+    /// The job that has its unique key, by the id of the one that does not.
+    held: HashMap<Uuid, Job>,
+}
+
+impl Addition {
+    fn take_new(&mut self, rows: &[String]) -> Done<()> {
+        let rows = parse::<Added>(rows)?;
+        self.new.extend(rows.into_iter().map(|row| (row.id, row)));
+        Ok(())
+    }
+
+    fn take_held(&mut self, rows: &[String]) -> Done<()> {
+        for row in rows {
+            let (id, job) = row.split_once(' ').unwrap_or_default();
+            self.held.insert(id.parse()?, serde_json::from_str(job)?);
+        }
+        Ok(())
+    }
+
+    fn has(&self, new: &NewJob) -> bool {
+        self.new.contains_key(&new.id) || self.held.contains_key(&new.id)
+    }
+
+    fn in_order(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
+        let one = |new: &NewJob| match (self.new.get(&new.id), self.held.get(&new.id)) {
+            (Some(row), _) => Ok((Job::added(new, row), true)),
+            (None, Some(job)) => Ok((job.clone(), false)),
+            (None, None) => Err(DatabaseError::new("an added job was not given back")),
+        };
+        jobs.iter().map(one).collect()
     }
 }
 

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -120,10 +120,17 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// Binds and starts to serve.
+    /// Takes the address. Who connects waits until [`start`](Self::start).
+    pub(crate) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
+        accept::bind(host, port).map_err(|error| {
+            let text = format!("HOST={host} PORT={port}: {error}");
+            io::Error::new(error.kind(), text)
+        })
+    }
+
+    /// Starts to serve.
     pub(crate) fn start(
-        host: &str,
-        port: u16,
+        listener: TcpListener,
         mut options: TransportOptions,
         service: Box<Service>,
     ) -> io::Result<Transport> {
@@ -135,7 +142,6 @@ impl Transport {
             );
             options.max_connections = places;
         }
-        let listener = accept::bind(host, port)?;
         let local = listener.local_addr()?;
         let transport = Transport {
             shared: Arc::new(Shared::new(options, service)),

@@ -8,8 +8,10 @@ use crate::support::{TestServer, pluck};
 on_both! {
     a_job_is_added_run_and_shown
     the_same_key_is_the_same_job
+    a_key_twice_in_one_bulk_is_one_job
     a_repeated_request_is_answered_again
     a_thousand_requests_with_one_key_add_one_job
+    retries_that_race_for_a_key_are_answered
     a_bulk_is_all_or_none
     what_is_wrong_with_a_job_is_named
     a_job_is_its_users_own
@@ -95,6 +97,28 @@ fn the_same_key_is_the_same_job(db: &Db) {
     alice.post("/jobs", body).expect(201);
 }
 
+/// However fast the first is run: both are added at one moment.
+fn a_key_twice_in_one_bulk_is_one_job(db: &Db) {
+    let server = db.serve();
+    let twice = |round: usize| {
+        let alice = User::of(&server, "alice");
+        let job = json!({ "type": "quick", "uniqueKey": format!("k{round}") });
+        let reply = alice.post("/jobs/bulk", json!({ "jobs": [job, job] }));
+        let jobs = reply.expect(201).json();
+        let ids = pluck(jobs["jobs"].as_array().expect("a list"), "id");
+        assert_eq!(ids[0], ids[1], "in round {round}");
+    };
+    std::thread::scope(|scope| {
+        let rounds = scope.spawn(|| (0..200).for_each(twice));
+        // The workers are at work all the time.
+        let bob = User::of(&server, "bob");
+        while !rounds.is_finished() {
+            bob.post("/jobs", json!({ "type": "quick" })).expect(201);
+        }
+    });
+    assert_eq!(User::of(&server, "alice").stats()["total"], 200);
+}
+
 fn a_thousand_requests_with_one_key_add_one_job(db: &Db) {
     let server = db.serve();
     let alice = User::of(&server, "alice");
@@ -115,6 +139,30 @@ fn a_thousand_requests_with_one_key_add_one_job(db: &Db) {
     let created = answers.iter().filter(|(status, _)| *status == 201);
     assert_eq!((answers.len(), ids.len(), created.count()), (1_000, 1, 1));
     assert_eq!(alice.stats()["total"], 1);
+}
+
+/// Of eight jobs that want the same key, one gets it; the others are told so.
+fn retries_that_race_for_a_key_are_answered(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    for round in 0..10 {
+        let body = json!({ "type": "held", "uniqueKey": format!("k{round}"), "delaySec": 600 });
+        let jobs: Vec<_> = (0..8)
+            .map(|_| {
+                let job = alice.add(body.clone());
+                alice.act(&format!("/jobs/{job}/cancel")).expect(200);
+                job
+            })
+            .collect();
+        let retry = |job: &String| alice.act(&format!("/jobs/{job}/retry")).status;
+        let mut answers: Vec<u16> = std::thread::scope(|scope| {
+            let racing: Vec<_> = jobs.iter().map(|job| scope.spawn(|| retry(job))).collect();
+            let answers = racing.into_iter().map(|thread| thread.join());
+            answers.map(|answer| answer.expect("no panic")).collect()
+        });
+        answers.sort_unstable();
+        assert_eq!(answers, [200, 409, 409, 409, 409, 409, 409, 409]);
+    }
 }
 
 fn a_bulk_is_all_or_none(db: &Db) {

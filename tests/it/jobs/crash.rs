@@ -1,12 +1,12 @@
 use serde_json::json;
 
 use super::{Db, User};
-use crate::support::{Cluster, Process, wait_until, wait_until_every};
+use crate::support::{Process, TempDir, run, stderr, wait_until, wait_until_every};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-const QUICKLY: [(&str, &str); 2] = [("JOB_LEASE_SECONDS", "2"), ("WORKER_THREADS", "4")];
+pub(super) const QUICKLY: [(&str, &str); 2] = [("JOB_LEASE_SECONDS", "2"), ("WORKER_THREADS", "4")];
 
 /// As `QUICKLY` has it: a lost job is claimed again within it.
 const LEASE: Duration = Duration::from_secs(2);
@@ -77,6 +77,19 @@ fn a_frozen_worker_does_not_overwrite_what_another_did() {
 }
 
 #[test]
+fn a_worker_that_cannot_listen_touches_no_job() {
+    let Some(db) = Db::postgres() else { return };
+    let front = Process::start(&db.dir, &db.variables(&[("ENABLE_QUEUE", "false")]));
+    let alice = User::of(&front.client, "alice");
+    let job = dummy(&alice, 0.0);
+    let port = front.client.addr().port().to_string();
+    let output = run(&TempDir::new(), &[], &db.variables(&[("PORT", &port)]));
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains(&port), "{}", stderr(&output));
+    assert_eq!(alice.events(&job), ["created"]);
+}
+
+#[test]
 fn a_stopped_worker_gives_its_job_back_uncounted() {
     let db = Db::sqlite();
     let mut first = Process::start(&db.dir, &db.variables(&[]));
@@ -90,22 +103,68 @@ fn a_stopped_worker_gives_its_job_back_uncounted() {
     assert_eq!(done["attempts"], 1);
 }
 
-#[test]
-fn a_database_that_goes_away_is_waited_for() {
-    let Some(cluster) = Cluster::start() else {
-        return super::skip();
+/// What each process did, job by job: the attempt and the process of every step, in their order.
+fn witnessed(lines: &TempDir) -> Vec<Vec<(u32, u32)>> {
+    let files = std::fs::read_dir(lines.path()).expect("a directory");
+    let run = |line: &str| {
+        let (attempt, process) = line.split_once(' ')?;
+        Some((attempt.parse().ok()?, process.parse().ok()?))
     };
-    let db = Db::on(&cluster);
-    let server = Process::start(&db.dir, &db.variables(&QUICKLY));
-    let alice = User::of(&server.client, "alice");
-    let jobs: Vec<_> = (0..20).map(|_| dummy(&alice, 1.0)).collect();
-    cluster.go_away();
-    let reply = alice.get("/jobs/stats");
-    let reply = reply.expect_problem(503, "database_unavailable");
-    assert!(reply.retry_after() > 0);
-    cluster.come_back();
-    wait_until(|| alice.get("/jobs/stats").status == 200);
-    for job in jobs {
-        alice.wait(&job, "completed");
+    files
+        .map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("text"))
+        .map(|text| text.lines().filter_map(run).collect())
+        .collect()
+}
+
+/// Two steps of an attempt after the first one of a newer attempt: it still held the job when it
+/// made the first of the two (see `examples/witness.rs`).
+fn is_overlap(runs: &[(u32, u32)]) -> bool {
+    let late = |run: &(u32, u32), at: usize| runs[..at].iter().any(|other| other.0 > run.0);
+    let lates = || runs.iter().enumerate().filter(|(at, run)| late(run, *at));
+    lates().any(|(at, run)| lates().any(|(other, same)| other != at && same == run))
+}
+
+#[test]
+fn two_steps_after_a_newer_attempts_first_are_an_overlap() {
+    let (old, new) = ((1, 7), (2, 8));
+    for fine in [&[old, old, new, new][..], &[old, new, old, new]] {
+        assert!(!is_overlap(fine), "{fine:?}");
+    }
+    for overlap in [&[old, new, old, old][..], &[old, new, old, new, old]] {
+        assert!(is_overlap(overlap), "{overlap:?}");
+    }
+}
+
+#[test]
+fn no_job_is_run_by_two_live_workers_at_once() {
+    let Some(db) = Db::postgres() else { return };
+    let lines = TempDir::new();
+    let folder = lines.path().to_str().expect("UTF-8");
+    let worker = [&QUICKLY[..], &[("WITNESS_DIR", folder)]].concat();
+    let front = [&worker[..], &[("ENABLE_QUEUE", "false")]].concat();
+    let launch = |more: &[(&str, &str)]| Process::example("witness", &db.dir, &db.variables(more));
+    let front = launch(&front);
+    let alice = User::of(&front.client, "alice");
+    let first = launch(&worker);
+    let arguments = json!({ "steps": 30, "stepMs": 50 });
+    let job = json!({ "type": "witness", "arguments": arguments, "maxAttempts": 10 });
+    let count = 20;
+    let bulk = json!({ "jobs": vec![job; count] });
+    alice.post("/jobs/bulk", bulk).expect(201);
+    wait_until(|| !witnessed(&lines).concat().is_empty());
+    first.signal("STOP");
+    let second = launch(&worker);
+    // What the frozen one had begun is taken over, and it wakes in the midst of it.
+    wait_until(|| witnessed(&lines).concat().iter().any(|run| run.0 > 1));
+    first.signal("CONT");
+    second.signal("KILL");
+    let _third = launch(&worker);
+    wait_until_every(Duration::from_millis(50), || {
+        alice.stats()["completed"] == count
+    });
+    let jobs = witnessed(&lines);
+    assert_eq!(jobs.len(), count);
+    for runs in jobs {
+        assert!(!is_overlap(&runs), "{runs:?}");
     }
 }

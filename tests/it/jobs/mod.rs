@@ -18,8 +18,12 @@ macro_rules! on_both {
 
 /// The routes: what they take and what they answer.
 mod api;
-/// Processes that are killed or frozen, and a database that goes away.
+/// Machines whose clocks disagree.
+mod clock;
+/// Processes that are killed or frozen.
 mod crash;
+/// A database that goes away.
+mod outage;
 /// Order, attempts, back-off, limits, and executors of the embedding program.
 mod queue;
 /// Who is let in.
@@ -58,10 +62,10 @@ fn shared_server() -> Option<String> {
 }
 
 /// Says that a test is skipped; in CI it fails.
-fn skip() {
+fn skip(what: &str, package: &str) {
     let is_ci = std::env::var_os("CI").is_some();
-    assert!(!is_ci, "CI must have PostgreSQL (Debian: postgresql)");
-    eprintln!("skipped: PostgreSQL is not installed, and DATABASE_URL is not set");
+    assert!(!is_ci, "CI must have {what} (Debian: {package})");
+    eprintln!("skipped: {what} is not installed");
 }
 
 impl Db {
@@ -79,7 +83,7 @@ impl Db {
     pub(crate) fn postgres() -> Option<Db> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let Some(server) = shared_server() else {
-            skip();
+            skip("PostgreSQL, or DATABASE_URL,", "postgresql");
             return None;
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -147,9 +151,10 @@ impl Drop for Db {
     }
 }
 
+/// It holds for three days, so that also a machine whose clock is a day ahead takes it.
 pub(crate) fn token(name: &str, role: Option<&str>) -> String {
     let config = Config::from_pairs([("JWT_SECRET", SECRET)]).expect("valid");
-    async_task_system::token(&config, name, role, Duration::from_secs(600)).expect("a token")
+    async_task_system::token(&config, name, role, Duration::from_secs(3 * 86_400)).expect("a token")
 }
 
 /// Somebody with a token.

@@ -17,6 +17,7 @@ on_both! {
     a_job_that_takes_too_long_fails
     an_executor_hears_that_its_job_is_cancelled
     a_job_is_cancelled_at_a_server_that_does_not_run_it
+    a_stopped_server_gives_all_its_claims_back
 }
 
 fn an_executor_of_the_embedding_program_runs_as_a_job(db: &Db) {
@@ -197,4 +198,31 @@ fn a_job_is_cancelled_at_a_server_that_does_not_run_it(db: &Db) {
     let idle = [("ENABLE_QUEUE", "false")];
     let server = db.serve_with(&idle, |registry| listening(registry, &Gate::default()));
     cancel(&User::of(&server, "alice"), &heard);
+}
+
+/// The one that runs, and the one that was claimed ahead.
+fn a_stopped_server_gives_all_its_claims_back(db: &Db) {
+    let one = [("WORKER_THREADS", "1")];
+    let server = db.serve_with(&one, |registry| {
+        registry.register("spinning", |_: &TaskInput| {
+            Ok(|ctx: &mut TaskContext<'_>| {
+                loop {
+                    ctx.progress(10, "Spinning", "")?;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            })
+        });
+    });
+    let alice = User::of(&server, "alice");
+    let jobs = [alice.add_type("spinning"), alice.add_type("spinning")];
+    for job in &jobs {
+        alice.wait(job, "processing");
+    }
+    server.stop();
+    let idle = db.serve_with(&[("ENABLE_QUEUE", "false")], |_| {});
+    let alice = User::of(&idle, "alice");
+    for job in &jobs {
+        assert_eq!(alice.job(job)["attempts"], 0);
+        assert_eq!(alice.events(job), ["created", "started", "retried"]);
+    }
 }

@@ -14,8 +14,12 @@ fn now() -> u64 {
 }
 
 fn sign(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
+    sign_with(&Header::new(algorithm), secret, claims)
+}
+
+fn sign_with(header: &Header, secret: &str, claims: &Value) -> String {
     let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&Header::new(algorithm), claims, &key).expect("a token")
+    jsonwebtoken::encode(header, claims, &key).expect("a token")
 }
 
 fn ask(client: &Client, bearer: &str) -> Reply {
@@ -55,12 +59,21 @@ fn whatever_is_wrong_with_a_token_the_answer_is_the_same() {
         String::new(),
     ];
     let mut headers: Vec<String> = tokens.iter().map(|t| format!("Bearer {t}")).collect();
+    let mut critical = Header::new(Algorithm::HS256);
+    critical.crit = Some(vec!["exp2".to_owned()]);
+    headers.push(format!("Bearer {}", sign_with(&critical, SECRET, &good())));
     headers.push(format!("Basic {}", hs256(good())));
     headers.push(hs256(good()));
     let expected = body(server.get("/jobs/stats"));
     for header in headers {
         assert_eq!(body(ask(&server, &header)), expected, "{header}");
     }
+    // A proxy may have looked at the other one.
+    let bearer = format!("Bearer {}", hs256(good()));
+    let twice = server.call("GET", "/jobs/stats");
+    let twice = twice.header("Authorization", &bearer);
+    let reply = twice.header("Authorization", "Bearer x").send();
+    assert_eq!(body(reply), expected);
 }
 
 /// The body of the one refusal, without what differs each time.
@@ -109,12 +122,24 @@ fn the_subcommand_prints_a_token_that_holds() {
 fn a_short_secret_stops_the_start() {
     let db = Db::sqlite();
     let dir = TempDir::new();
-    let output = run(&dir, &[], &db.variables(&[("JWT_SECRET", "short")]));
+    for arguments in [&[][..], &["--check"]] {
+        let output = run(&dir, arguments, &db.variables(&[("JWT_SECRET", "short")]));
+        assert!(!output.status.success());
+        let text = stderr(&output);
+        let lines = text.lines().filter(|line| line.contains("JWT_SECRET"));
+        assert_eq!(lines.count(), 1, "{text}");
+        assert!(text.contains("at least 32 bytes"), "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_read_does_not_pass_the_check() {
+    let db = Db::sqlite();
+    let nowhere = [("JWT_PUBLIC_KEY_FILE", "nowhere.pem")];
+    let output = run(&TempDir::new(), &["--check"], &db.variables(&nowhere));
     assert!(!output.status.success());
     let text = stderr(&output);
-    let lines = text.lines().filter(|line| line.contains("JWT_SECRET"));
-    assert_eq!(lines.count(), 1, "{text}");
-    assert!(text.contains("at least 32 bytes"), "{text}");
+    assert!(text.contains("JWT_PUBLIC_KEY_FILE=nowhere.pem"), "{text}");
 }
 
 /// A new key pair of openssl's, in PEM: the private one, and a file with the public one.

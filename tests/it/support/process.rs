@@ -9,8 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::{Client, TempDir, wait_until};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_async-task-system");
+
 fn binary(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_async-task-system"));
+    program(Path::new(BINARY), dir)
+}
+
+fn program(path: &Path, dir: &Path) -> Command {
+    let mut command = Command::new(path);
     command.env_clear().current_dir(dir).stdin(Stdio::null());
     command
 }
@@ -56,12 +62,20 @@ impl Process {
         Process::launch(binary(dir.path()), variables)
     }
 
+    /// One of the examples; `cargo test` builds them along.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn example(name: &str, dir: &TempDir, variables: &[(&str, &str)]) -> Process {
+        let path = Path::new(BINARY).with_file_name("examples").join(name);
+        assert!(path.exists(), "cargo build --features jobs --examples");
+        Process::launch(program(&path, dir.path()), variables)
+    }
+
     /// Started by a shell command that ends with the program in `$0`, such as
     /// `ulimit -n 64; exec "$0"`.
     pub(crate) fn start_by(script: &str, dir: &TempDir, variables: &[(&str, &str)]) -> Process {
         let mut command = Command::new("sh");
         command.current_dir(dir.path()).stdin(Stdio::null());
-        command.args(["-c", script, env!("CARGO_BIN_EXE_async-task-system")]);
+        command.args(["-c", script, BINARY]);
         Process::launch(command, variables)
     }
 
