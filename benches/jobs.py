@@ -2,7 +2,7 @@
 """The Job API on SQLite, or on the PostgreSQL at DATABASE_URL, whose tables of jobs are dropped.
 
 Prints how fast jobs are added and worked off, how long a single one takes on an idle system, and what a
-worker process holds. Needs `cargo build --release --features jobs`, wrk, and psql for PostgreSQL.
+worker process holds. Needs `cargo build --release --features jobs`, wrk, and psql for PostgreSQL. BINARY measures another binary.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BINARY = ROOT / "target/release/async-task-system"
+BINARY = Path(os.environ.get("BINARY", ROOT / "target/release/async-task-system")).resolve()
 SECRET = "a secret for benchmarks, of 32 bytes or more"
 TRIVIAL = {"type": "dummy", "arguments": {"delayMinSec": 0, "delayMaxSec": 0}}
 

@@ -117,7 +117,6 @@ def main():
         parser.error("--jobs is a multiple of 2,000")
     if "DATABASE_URL" not in os.environ:
         parser.error("DATABASE_URL names a PostgreSQL to measure on")
-    jobs.BINARY = Path(os.environ.get("BINARY", jobs.BINARY)).resolve()
     measured = systems(jobs.Postgres(os.environ["DATABASE_URL"]), options)
     rounds = {name: [] for name in measured}
     for _ in range(options.rounds):
