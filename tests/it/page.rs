@@ -127,7 +127,10 @@ fn a_task_that_fails_is_retried_by_a_click() {
     tab.click(&button(&row(SAMPLE), "Retry"));
     tab.wait_for(&is(SAMPLE, "completed"));
     // Events do not tell the attempt: the page asks for it, and shows it when it is told.
-    tab.wait_for(&format!("({}).innerText.includes('attempt 2')", row(SAMPLE)));
+    tab.wait_for(&format!(
+        "({}).innerText.includes('attempt 2')",
+        row(SAMPLE)
+    ));
     assert_eq!(scene.only_task()["attempt"], 2);
     tab.expect_no_complaint();
 }
