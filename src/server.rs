@@ -42,6 +42,7 @@ impl Server {
     ///
     /// As [`TaskSystem::start`], and where the address cannot be listened on.
     pub fn start(config: Config, mut registry: ExecutorRegistry) -> io::Result<Server> {
+        api::register(&mut registry);
         jobs::register(&mut registry);
         let system = TaskSystem::start(&config, registry)?;
         let jobs = Jobs::start(&config, system.execution()).inspect_err(|_| system.stop())?;
