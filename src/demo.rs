@@ -20,8 +20,8 @@ pub(crate) const MAX_DELAY_MS: u64 = 3_600_000;
 /// What `speed` may be.
 pub(crate) const SPEEDS: std::ops::RangeInclusive<f64> = 0.1..=1000.0;
 
-/// Registers the demo types that `registry` does not have.
-pub(crate) fn register(registry: &mut ExecutorRegistry) {
+/// Registers the demo types that `registry` does not have, and tells which.
+pub(crate) fn register(registry: &mut ExecutorRegistry) -> Vec<&'static str> {
     type Planner = fn(&TaskInput) -> Result<Plan, TaskError>;
     let demos: [(&str, Planner); 5] = [
         ("sample", sample),
@@ -30,30 +30,24 @@ pub(crate) fn register(registry: &mut ExecutorRegistry) {
         ("batch-processing", batch),
         ("workflow", workflow),
     ];
+    let mut registered = Vec::new();
     for (kind, plan) in demos {
         if registry.get(kind).is_none() {
             registry.register(kind, move |input| Walk::new(plan(input)?, input));
+            registered.push(kind);
         }
     }
+    registered
 }
 
-/// What all demos take.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+/// What all demos take. Here and below, a number may be whole and yet written `5000.0`, and
+/// `null` is nothing: so does the check of a body read them.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Pacing {
-    speed: f64,
-    fail_at: Option<u8>,
-    fail_attempts: u32,
-}
-
-impl Default for Pacing {
-    fn default() -> Pacing {
-        Pacing {
-            speed: 1.0,
-            fail_at: None,
-            fail_attempts: 1,
-        }
-    }
+    speed: Option<f64>,
+    fail_at: Option<f64>,
+    fail_attempts: Option<f64>,
 }
 
 struct Step<'a> {
@@ -86,9 +80,9 @@ struct OwnStep {
     name: String,
     #[serde(default)]
     description: Option<String>,
-    duration_ms: u64,
+    duration_ms: f64,
     #[serde(default)]
-    progress: Option<u8>,
+    progress: Option<f64>,
 }
 
 impl Steps {
@@ -118,7 +112,9 @@ impl Steps {
             Steps::Own(steps) => {
                 let own = steps.get(i)?;
                 Step {
-                    percent: own.progress.unwrap_or((i * 100 / steps.len()) as u8),
+                    percent: own
+                        .progress
+                        .map_or((i * 100 / steps.len()) as u8, |p| p as u8),
                     name: own.name.as_str().into(),
                     description: own.description.as_deref().unwrap_or_default().into(),
                     pause: delay(own.duration_ms),
@@ -129,8 +125,8 @@ impl Steps {
     }
 }
 
-fn delay(ms: u64) -> Duration {
-    Duration::from_millis(ms.min(MAX_DELAY_MS))
+fn delay(ms: f64) -> Duration {
+    Duration::from_millis((ms as u64).min(MAX_DELAY_MS))
 }
 
 /// Walks a plan, a step a slice.
@@ -145,12 +141,16 @@ impl Walk {
     fn new(plan: Plan, input: &TaskInput) -> Result<Walk, TaskError> {
         // Metadata of a task that merely fell back to the sample may mean anything.
         let pacing: Pacing = input.arguments().unwrap_or_default();
-        let fails = input.attempt <= pacing.fail_attempts;
+        let fails = f64::from(input.attempt) <= pacing.fail_attempts.unwrap_or(1.0);
+        let speed = pacing.speed.unwrap_or(1.0);
         Ok(Walk {
             plan,
             next: 0,
-            speed: pacing.speed.clamp(*SPEEDS.start(), *SPEEDS.end()),
-            fail_at: pacing.fail_at.filter(|_| fails),
+            speed: speed.clamp(*SPEEDS.start(), *SPEEDS.end()),
+            fail_at: pacing
+                .fail_at
+                .filter(|_| fails)
+                .map(|percent| percent as u8),
         })
     }
 }
@@ -180,16 +180,17 @@ impl TaskExecutor for Walk {
 }
 
 fn sample(input: &TaskInput) -> Result<Plan, TaskError> {
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Arguments {
-        delay_ms: u64,
+        delay_ms: Option<f64>,
     }
-    let arguments = input.arguments::<Arguments>();
-    let delay_ms = arguments.map_or(5_000, |a| a.delay_ms.min(MAX_DELAY_MS));
+    let arguments: Arguments = input.arguments().unwrap_or_default();
+    let length = delay(arguments.delay_ms.unwrap_or(5_000.0));
+    let ms = length.as_millis() as u64;
     Ok(Plan {
-        steps: Steps::Slices(delay(delay_ms) / 10),
-        result: json!({ "message": "Sample task completed", "simulatedMs": delay_ms, "slices": 10 }),
+        steps: Steps::Slices(length / 10),
+        result: json!({ "message": "Sample task completed", "simulatedMs": ms, "slices": 10 }),
     })
 }
 
@@ -257,8 +258,7 @@ fn batch(input: &TaskInput) -> Result<Plan, TaskError> {
         items: Vec<serde::de::IgnoredAny>,
         #[serde(default)]
         item_count: usize,
-        #[serde(default)]
-        item_delay_ms: Option<u64>,
+        item_delay_ms: Option<f64>,
     }
     let arguments: Arguments = input.arguments()?;
     let count = arguments.items.len().max(arguments.item_count);
@@ -269,7 +269,7 @@ fn batch(input: &TaskInput) -> Result<Plan, TaskError> {
     }
     let count = count.min(MAX_ITEMS);
     Ok(Plan {
-        steps: Steps::Items(count, delay(arguments.item_delay_ms.unwrap_or(100))),
+        steps: Steps::Items(count, delay(arguments.item_delay_ms.unwrap_or(100.0))),
         result: json!({ "message": "Batch simulated", "itemsProcessed": count }),
     })
 }

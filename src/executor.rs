@@ -19,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -300,6 +301,35 @@ impl<'a> TaskContext<'a> {
     }
 }
 
+/// What is wrong with one field: of the arguments, a body or a query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// The field, as in `steps[2].name`; empty where the whole is meant.
+    pub field: String,
+    /// What it must be instead, for a person.
+    pub message: String,
+}
+
+impl FieldError {
+    /// `message` tells what `field` must be.
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> FieldError {
+        FieldError {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Arguments that cannot be read are wrong as a whole.
+impl From<TaskError> for Vec<FieldError> {
+    fn from(error: TaskError) -> Vec<FieldError> {
+        vec![FieldError::new("", error.to_string())]
+    }
+}
+
+/// Says what is wrong with the arguments of a job before it is added.
+type Check = dyn Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync;
+
 /// Makes an attempt's executor.
 type Factory = dyn Fn(&TaskInput) -> Result<Box<dyn TaskExecutor>, TaskError> + Send + Sync;
 
@@ -308,6 +338,7 @@ type Factory = dyn Fn(&TaskInput) -> Result<Box<dyn TaskExecutor>, TaskError> + 
 pub(crate) struct Registration {
     pub(crate) factory: Arc<Factory>,
     pub(crate) blocking: bool,
+    pub(crate) check: Option<Arc<Check>>,
 }
 
 /// Which executor runs which type.
@@ -362,8 +393,42 @@ impl ExecutorRegistry {
         let factory = Arc::new(move |input: &TaskInput| {
             Ok(Box::new(factory(input)?) as Box<dyn TaskExecutor>)
         });
-        self.types
-            .insert(kind.into(), Registration { factory, blocking });
+        let registration = Registration {
+            factory,
+            blocking,
+            check: None,
+        };
+        self.types.insert(kind.into(), registration);
+        self
+    }
+
+    /// Checks the arguments of jobs of the registered type `kind` when they are added: what is
+    /// wrong is answered at once, with 400 and the fields' names, instead of failing each attempt.
+    ///
+    /// ```
+    /// use async_task_system::{ExecutorRegistry, FieldError, Outcome, TaskContext};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Report { month: u8 }
+    ///
+    /// let mut registry = ExecutorRegistry::new();
+    /// registry
+    ///     .register("report", |_input| Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None))))
+    ///     .check("report", |input| match input.arguments::<Report>()?.month {
+    ///         1..=12 => Ok(()),
+    ///         _ => Err(vec![FieldError::new("month", "month must be a number from 1 to 12")]),
+    ///     });
+    /// ```
+    ///
+    /// It runs on the thread of the request, so it should be quick. A later registration of the
+    /// type takes it away; without a registration it is not kept.
+    pub fn check<F>(&mut self, kind: &str, check: F) -> &mut Self
+    where
+        F: Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync + 'static,
+    {
+        if let Some(registration) = self.types.get_mut(kind) {
+            registration.check = Some(Arc::new(check));
+        }
         self
     }
 

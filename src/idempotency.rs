@@ -3,9 +3,10 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
+use crate::executor::FieldError;
 use crate::http::response::Body;
 use crate::http::router::Answer;
-use crate::http::{Problem, Request, Response, fields};
+use crate::http::{Problem, Request, Response};
 use crate::store::{self, Once, TaskManager};
 use crate::task::SessionKey;
 
@@ -35,7 +36,7 @@ impl Idempotency {
         };
         if !(1..=255).contains(&key.len()) {
             let message = "Idempotency-Key must have 1 to 255 characters";
-            return Err(Problem::invalid(vec![fields::error(
+            return Err(Problem::invalid(vec![FieldError::new(
                 "Idempotency-Key",
                 message,
             )]));

@@ -39,6 +39,7 @@ mod idempotency;
 mod jobs;
 mod metrics;
 mod permits;
+mod refusal;
 mod server;
 pub mod store;
 mod system;
@@ -59,7 +60,7 @@ mod documents {
 pub use config::{Config, ConfigError};
 pub use engine::{TaskCleanupService, TaskExecutionService};
 pub use executor::{
-    ExecutorRegistry, Outcome, Report, TaskContext, TaskError, TaskExecutor, TaskInput,
+    ExecutorRegistry, FieldError, Outcome, Report, TaskContext, TaskError, TaskExecutor, TaskInput,
 };
 pub use jobs::{check, token};
 pub use server::Server;

@@ -44,6 +44,7 @@ impl Server {
     pub fn start(config: Config, mut registry: ExecutorRegistry) -> io::Result<Server> {
         // First of all: a process that cannot serve does no work either.
         let listener = Transport::bind(&config.host, config.port)?;
+        api::register(&mut registry);
         jobs::register(&mut registry);
         let system = TaskSystem::start(&config, registry)?;
         let jobs = Jobs::start(&config, system.execution()).inspect_err(|_| system.stop())?;

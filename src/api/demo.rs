@@ -1,5 +1,5 @@
 //! `/demo/tasks`: each checks its body, and submits a task whose metadata is the executor's
-//! arguments.
+//! arguments. A job of the same type is checked the same way.
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use super::Call;
 use super::tasks::{description, name};
 use super::view::{TaskAnswer, path};
-use crate::demo::{MAX_DELAY_MS, MAX_ITEMS, SPEEDS};
+use crate::demo::{self, MAX_DELAY_MS, MAX_ITEMS, SPEEDS};
+use crate::executor::ExecutorRegistry;
 use crate::http::Response;
 use crate::http::fields::Fields;
 use crate::http::router::Answer;
@@ -18,52 +19,47 @@ const NOTE: &str = "Task is running in the background. Use the task ID to check 
 /// The longest path, address or name of a step.
 const MAX_TEXT: usize = 1_000;
 
-/// A demo's name, its type and what its answer says.
+/// Reads a demo's own fields into the metadata; gives the task's name where the presenter chose one.
+type Read = fn(&mut Fields<'_>, &mut Map<String, Value>) -> Option<String>;
+
+/// A demo's name, its type, what its answer says, and its own fields.
 struct Demo {
     name: &'static str,
     kind: &'static str,
     message: &'static str,
+    read: Read,
 }
 
-pub(super) fn sample(call: &Call<'_>) -> Answer {
-    let demo = Demo {
-        name: "Sample Long-Running Task",
-        kind: "sample",
-        message: "Sample task created and started",
-    };
-    submit(call, &demo, |fields, metadata| {
+static SAMPLE: Demo = Demo {
+    name: "Sample Long-Running Task",
+    kind: "sample",
+    message: "Sample task created and started",
+    read: |fields, metadata| {
         let delay = fields.whole("delayMs", 0..=MAX_DELAY_MS).unwrap_or(5_000);
         metadata.insert("delayMs".to_owned(), json!(delay));
         None
-    })
-}
+    },
+};
 
-pub(super) fn file_processing(call: &Call<'_>) -> Answer {
-    let demo = Demo {
-        name: "File Processing Task",
-        kind: "file-processing",
-        message: "File processing task created and started",
-    };
-    submit(call, &demo, |fields, metadata| {
+static FILE_PROCESSING: Demo = Demo {
+    name: "File Processing Task",
+    kind: "file-processing",
+    message: "File processing task created and started",
+    read: |fields, metadata| {
         let file_path = fields.required_text("filePath", MAX_TEXT);
         metadata.insert("filePath".to_owned(), json!(file_path));
         keep(metadata, "fileSize", fields.number("fileSize", 0.0..=1e15));
-        keep(
-            metadata,
-            "processingType",
-            fields.text("processingType", 200),
-        );
+        let processing = fields.text("processingType", 200);
+        keep(metadata, "processingType", processing);
         None
-    })
-}
+    },
+};
 
-pub(super) fn api_call(call: &Call<'_>) -> Answer {
-    let demo = Demo {
-        name: "API Call Task",
-        kind: "api-call",
-        message: "API call task created and started",
-    };
-    submit(call, &demo, |fields, metadata| {
+static API_CALL: Demo = Demo {
+    name: "API Call Task",
+    kind: "api-call",
+    message: "API call task created and started",
+    read: |fields, metadata| {
         let endpoint = fields.required_text("endpoint", MAX_TEXT);
         metadata.insert("endpoint".to_owned(), json!(endpoint));
         keep(metadata, "method", fields.text("method", 20));
@@ -72,39 +68,33 @@ pub(super) fn api_call(call: &Call<'_>) -> Answer {
         let headers = fields.object("headers");
         keep_json(fields, metadata, "headers", headers);
         None
-    })
-}
+    },
+};
 
-pub(super) fn batch(call: &Call<'_>) -> Answer {
-    let demo = Demo {
-        name: "Batch Processing Task",
-        kind: "batch-processing",
-        message: "Batch processing task created and started",
-    };
-    submit(call, &demo, |fields, metadata| {
+static BATCH: Demo = Demo {
+    name: "Batch Processing Task",
+    kind: "batch-processing",
+    message: "Batch processing task created and started",
+    read: |fields, metadata| {
         let count = fields.array("items").map_or(0, |items| items.len());
         if count == 0 {
             fields.fault("items", "items array is required and must not be empty");
         } else if count > MAX_ITEMS {
-            fields.fault(
-                "items",
-                format!("items must have at most {MAX_ITEMS} entries"),
-            );
+            let message = format!("items must have at most {MAX_ITEMS} entries");
+            fields.fault("items", message);
         }
         metadata.insert("itemCount".to_owned(), json!(count));
         let delay = fields.whole("itemDelayMs", 0..=MAX_DELAY_MS).unwrap_or(100);
         metadata.insert("itemDelayMs".to_owned(), json!(delay));
         None
-    })
-}
+    },
+};
 
-pub(super) fn workflow(call: &Call<'_>) -> Answer {
-    let demo = Demo {
-        name: "",
-        kind: "workflow",
-        message: "Workflow task created and started",
-    };
-    submit(call, &demo, |fields, metadata| {
+static WORKFLOW: Demo = Demo {
+    name: "",
+    kind: "workflow",
+    message: "Workflow task created and started",
+    read: |fields, metadata| {
         let name = name(fields);
         let given = fields.array("steps").unwrap_or_default();
         if !(1..=100).contains(&given.len()) {
@@ -120,7 +110,43 @@ pub(super) fn workflow(call: &Call<'_>) -> Answer {
         }
         metadata.insert("steps".to_owned(), Value::Array(steps));
         Some(name)
-    })
+    },
+};
+
+static DEMOS: [&Demo; 5] = [&SAMPLE, &FILE_PROCESSING, &API_CALL, &BATCH, &WORKFLOW];
+
+/// Registers the demo types that `registry` does not have; their jobs' arguments are checked as
+/// the demo routes' bodies are.
+pub(crate) fn register(registry: &mut ExecutorRegistry) {
+    for kind in demo::register(registry) {
+        if let Some(demo) = DEMOS.into_iter().find(|demo| demo.kind == kind) {
+            registry.check(kind, |input| {
+                let mut fields = Fields::of(input.arguments.as_deref())?;
+                demo.read(&mut fields);
+                fields.check()
+            });
+        }
+    }
+}
+
+pub(super) fn sample(call: &Call<'_>) -> Answer {
+    submit(call, &SAMPLE)
+}
+
+pub(super) fn file_processing(call: &Call<'_>) -> Answer {
+    submit(call, &FILE_PROCESSING)
+}
+
+pub(super) fn api_call(call: &Call<'_>) -> Answer {
+    submit(call, &API_CALL)
+}
+
+pub(super) fn batch(call: &Call<'_>) -> Answer {
+    submit(call, &BATCH)
+}
+
+pub(super) fn workflow(call: &Call<'_>) -> Answer {
+    submit(call, &WORKFLOW)
 }
 
 fn workflow_step(fields: &mut Fields<'_>, reached: &mut u64) -> Value {
@@ -143,30 +169,32 @@ fn workflow_step(fields: &mut Fields<'_>, reached: &mut u64) -> Value {
     Value::Object(step)
 }
 
-/// Checks what all demos take, lets `read` check the rest, and submits the task. `read` gives
-/// the task's name where the presenter chose one.
-fn submit(
-    call: &Call<'_>,
-    demo: &Demo,
-    read: impl FnOnce(&mut Fields<'_>, &mut Map<String, Value>) -> Option<String>,
-) -> Answer {
-    call.once(|| {
-        let mut fields = call.fields()?;
+impl Demo {
+    /// Reads its own fields and those that all demos take, into the task that they ask for.
+    fn read(&self, fields: &mut Fields<'_>) -> NewTask {
         let mut metadata = Map::new();
-        metadata.insert("type".to_owned(), json!(demo.kind));
-        let own_name = read(&mut fields, &mut metadata);
-        let description = description(&mut fields);
+        metadata.insert("type".to_owned(), json!(self.kind));
+        let own_name = (self.read)(fields, &mut metadata);
+        let description = description(fields);
         keep(&mut metadata, "speed", fields.number("speed", SPEEDS));
         keep(&mut metadata, "failAt", fields.whole("failAt", 0..=100));
         let attempts = fields.whole("failAttempts", 1..=1_000);
         keep(&mut metadata, "failAttempts", attempts);
-        fields.finish()?;
-        let mut new = NewTask::new(own_name.as_deref().unwrap_or(demo.name))
-            .kind(demo.kind)
+        let new = NewTask::new(own_name.as_deref().unwrap_or(self.name))
+            .kind(self.kind)
             .metadata(&Value::Object(metadata));
-        if let Some(description) = description {
-            new = new.description(&description);
+        match description {
+            Some(description) => new.description(&description),
+            None => new,
         }
+    }
+}
+
+fn submit(call: &Call<'_>, demo: &Demo) -> Answer {
+    call.once(|| {
+        let mut fields = call.fields()?;
+        let new = demo.read(&mut fields);
+        fields.finish()?;
         let task = call.api.system.execution().submit(&call.session, new)?;
         let answer = TaskAnswer::new(&task, Some(demo.message)).with_note(NOTE);
         Ok(Response::json(201, &answer).with("Location", path(task.id)))

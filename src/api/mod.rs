@@ -19,6 +19,7 @@ use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(crate) use self::demo::register;
 use self::metrics::Metrics;
 use crate::config::Config;
 use crate::http::fields::Fields;
@@ -26,9 +27,8 @@ use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::{Problem, Request, Response};
 use crate::idempotency::Idempotency;
 use crate::permits::Permits;
-use crate::store::Refused;
 use crate::system::TaskSystem;
-use crate::task::{Forbidden, SessionKey};
+use crate::task::SessionKey;
 
 /// What the handlers share.
 pub(crate) struct Api {
@@ -185,29 +185,5 @@ impl Call<'_> {
     fn once(&self, create: impl FnOnce() -> Answer) -> Answer {
         let repeats = &self.api.repeats;
         repeats.once(&self.session, self.request, create)
-    }
-}
-
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Problem {
-        let message = refused.to_string();
-        let plain = |status, code| Problem::new(status, code, message.clone());
-        let later =
-            |status, code, seconds: &'static str| plain(status, code).with("Retry-After", seconds);
-        match refused {
-            Refused::TaskNotFound => plain(404, "task_not_found"),
-            Refused::Forbidden(Forbidden::NotStartable(_)) => plain(409, "task_not_startable"),
-            Refused::Forbidden(Forbidden::AlreadyFinished(_)) => {
-                plain(409, "task_already_finished")
-            }
-            Refused::Forbidden(Forbidden::NotRetryable(_)) => plain(409, "task_not_retryable"),
-            Refused::SessionTaskLimit(_) => later(429, "session_task_limit", "60"),
-            Refused::StoreFull(_) => later(503, "store_full", "60"),
-            Refused::QueueFull(_) => later(503, "queue_full", "5"),
-            Refused::TooManySessions(_) => later(503, "too_many_sessions", "30"),
-            Refused::IdempotencyKeyReused => plain(422, "idempotency_key_reused"),
-            Refused::IdempotencyKeyInUse => later(409, "idempotency_key_in_use", "1"),
-            Refused::Stopping => later(503, "server_stopping", "5"),
-        }
     }
 }

@@ -123,12 +123,8 @@ impl ListedPage {
 fn list_query(call: &Call<'_>) -> Result<ListQuery, Problem> {
     let known = ["status", "type", "currentStep", "limit", "cursor"];
     let mut query = Query::new(call.request, &known);
-    let statuses = "one or several, comma-separated, of pending, running, completed, failed, \
-                    cancelled";
     let listed = ListQuery {
-        statuses: query
-            .parse("status", statuses, parse_statuses)
-            .unwrap_or_default(),
+        statuses: query.any_of("status", &TaskStatus::ALL, TaskStatus::as_str),
         kind: query.get("type").map(str::to_owned),
         step: query.get("currentStep").map(str::to_owned),
         limit: query
@@ -142,17 +138,6 @@ fn list_query(call: &Call<'_>) -> Result<ListQuery, Problem> {
     };
     query.finish()?;
     Ok(listed)
-}
-
-fn parse_statuses(text: &str) -> Option<Vec<TaskStatus>> {
-    let mut statuses = Vec::new();
-    for name in text.split(',') {
-        let status = TaskStatus::parse(name.trim())?;
-        if !statuses.contains(&status) {
-            statuses.push(status);
-        }
-    }
-    Some(statuses)
 }
 
 #[derive(Serialize)]

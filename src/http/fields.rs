@@ -7,15 +7,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::http::problem::FieldError;
+use crate::executor::FieldError;
 use crate::http::{Problem, Request};
-
-pub(crate) fn error(field: &str, message: impl Into<String>) -> FieldError {
-    FieldError {
-        field: field.to_owned(),
-        message: message.into(),
-    }
-}
 
 /// More than any body has. Looking for doubles among ever more would cost ever more.
 const MAX_FIELDS: usize = 100;
@@ -56,6 +49,16 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
+    /// The fields of an object that stands on its own; none where there is none.
+    pub(crate) fn of(object: Option<&'a RawValue>) -> Result<Fields<'a>, Vec<FieldError>> {
+        let mut fields = Fields::new(Vec::new(), String::new());
+        if let Some(object) = object {
+            let pairs = serde_json::from_str(object.get());
+            fields.add(pairs.map_err(|_| vec![FieldError::new("", "an object is needed")])?);
+        }
+        Ok(fields)
+    }
+
     fn new(left: Vec<(String, &'a RawValue)>, prefix: String) -> Fields<'a> {
         Fields {
             left,
@@ -81,7 +84,7 @@ impl<'a> Fields<'a> {
     /// Notes that `field` is wrong.
     pub(crate) fn fault(&mut self, field: &str, message: impl Into<String>) {
         let field = format!("{}{field}", self.prefix);
-        self.errors.push(error(&field, message));
+        self.errors.push(FieldError::new(field, message));
     }
 
     /// How many faults were noted so far.
@@ -215,12 +218,16 @@ impl<'a> Fields<'a> {
     /// # Errors
     ///
     /// All that was wrong, unknown fields included.
-    pub(crate) fn finish(mut self) -> Result<(), Problem> {
+    pub(crate) fn finish(self) -> Result<(), Problem> {
+        self.check().map_err(Problem::invalid)
+    }
+
+    /// As [`finish`](Self::finish), with the errors as they are.
+    pub(crate) fn check(mut self) -> Result<(), Vec<FieldError>> {
         self.refuse_unknown();
-        if self.errors.is_empty() {
-            Ok(())
-        } else {
-            Err(Problem::invalid(self.errors))
+        match self.errors.is_empty() {
+            true => Ok(()),
+            false => Err(self.errors),
         }
     }
 }
@@ -294,9 +301,9 @@ impl<'a> Query<'a> {
             if name != "session" && !known.contains(&name.as_str()) {
                 let known = known.join(", ");
                 let message = format!("unknown query parameter {name}; known are {known}");
-                errors.push(error(name, message));
+                errors.push(FieldError::new(name, message));
             } else if pairs[..i].iter().any(|(n, _)| n == name) {
-                errors.push(error(name, format!("{name} is given twice")));
+                errors.push(FieldError::new(name, format!("{name} is given twice")));
             }
         }
         Query { pairs, errors }
@@ -317,9 +324,32 @@ impl<'a> Query<'a> {
         let parsed = parse(self.get(name)?);
         if parsed.is_none() {
             self.errors
-                .push(error(name, format!("{name} must be {wanted}")));
+                .push(FieldError::new(name, format!("{name} must be {wanted}")));
         }
         parsed
+    }
+
+    /// One or several names, comma-separated, each once in what is given back; none where the
+    /// parameter is absent.
+    pub(crate) fn any_of<T: Copy + PartialEq>(
+        &mut self,
+        name: &str,
+        all: &[T],
+        name_of: fn(T) -> &'static str,
+    ) -> Vec<T> {
+        let names: Vec<_> = all.iter().map(|value| name_of(*value)).collect();
+        let wanted = format!("one or several, comma-separated, of {}", names.join(", "));
+        let chosen = self.parse(name, &wanted, |text| {
+            let mut chosen = Vec::new();
+            for name in text.split(',') {
+                let value = *all.iter().find(|value| name_of(**value) == name.trim())?;
+                if !chosen.contains(&value) {
+                    chosen.push(value);
+                }
+            }
+            Some(chosen)
+        });
+        chosen.unwrap_or_default()
     }
 
     pub(crate) fn finish(self) -> Result<(), Problem> {

@@ -4,14 +4,8 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use crate::executor::FieldError;
 use crate::http::response::{Response, reason_phrase};
-
-/// What is wrong with one field of a body or a query.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct FieldError {
-    pub(crate) field: String,
-    pub(crate) message: String,
-}
 
 /// Nobody reads more, and an answer stays in proportion to what was asked.
 const MAX_ERRORS: usize = 100;

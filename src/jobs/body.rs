@@ -5,10 +5,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::executor::ExecutorRegistry;
+use crate::executor::{ExecutorRegistry, FieldError, TaskInput};
 use crate::http::Problem;
 use crate::http::fields::Fields;
-use crate::jobs::dummy::MAX_DELAY_S;
+use crate::jobs::dummy;
 use crate::jobs::job::NewJob;
 use crate::jobs::storage::User;
 
@@ -34,8 +34,12 @@ impl Terms<'_> {
     /// One job's fields.
     pub(super) fn job(&self, fields: &mut Fields<'_>) -> Result<NewJob, Problem> {
         let kind = self.kind(fields);
+        let faults = fields.faults();
         let arguments = fields.object("arguments").map(|json| json.get().to_owned());
         let arguments = text_for_databases(fields, "arguments", arguments);
+        if fields.faults() == faults {
+            self.check(fields, &kind, arguments.as_deref());
+        }
         let system = fields.flag("system").unwrap_or(false);
         if system && !self.user.admin {
             let message = "Only an admin may add a system job";
@@ -63,6 +67,25 @@ impl Terms<'_> {
             unique_key,
             timeout,
         })
+    }
+
+    /// Whether the type's own check has something against the arguments.
+    fn check(&self, fields: &mut Fields<'_>, kind: &str, arguments: Option<&str>) {
+        let Some(check) = self
+            .registry
+            .get(kind)
+            .and_then(|known| known.check.as_ref())
+        else {
+            return;
+        };
+        let arguments = arguments.and_then(|json| RawValue::from_string(json.to_owned()).ok());
+        let input = TaskInput::new(Uuid::nil(), kind.into(), kind.into(), 1, arguments);
+        for FieldError { field, message } in check(&input).err().unwrap_or_default() {
+            match field.as_str() {
+                "" => fields.fault("arguments", message),
+                _ => fields.fault(&format!("arguments.{field}"), message),
+            }
+        }
     }
 
     fn kind(&self, fields: &mut Fields<'_>) -> String {
@@ -97,14 +120,7 @@ impl Terms<'_> {
 
     /// `{delayMinSec?, delayMaxSec?}`.
     pub(super) fn dummy(&self, fields: &mut Fields<'_>) -> NewJob {
-        let least = fields.number("delayMinSec", 0.0..=MAX_DELAY_S);
-        let most = fields.number("delayMaxSec", 0.0..=MAX_DELAY_S);
-        let least = least.unwrap_or(1.0_f64.min(most.unwrap_or(1.0)));
-        let most = most.unwrap_or(5.0_f64.max(least));
-        if least > most {
-            let message = "delayMaxSec must not be less than delayMinSec";
-            fields.fault("delayMaxSec", message);
-        }
+        let (least, most) = dummy::delays(fields);
         let arguments = serde_json::json!({ "delayMinSec": least, "delayMaxSec": most });
         NewJob {
             id: Uuid::now_v7(),

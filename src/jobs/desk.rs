@@ -16,6 +16,10 @@ use crate::metrics::Exposition;
 /// The most jobs claimed at once, running and pausing ones included.
 const MAX_HELD: usize = 10_000;
 
+/// The most ends that wait to be written: no more is claimed before. What has run and is not written
+/// would run again after a crash.
+const MAX_UNWRITTEN: usize = 2_000;
+
 /// What runs, dispatcher and scribe share.
 pub(super) struct Desk {
     clock: Clock,
@@ -27,6 +31,8 @@ pub(super) struct Desk {
     ahead: AtomicUsize,
     /// The dispatcher is called when fewer than this are ahead.
     low: AtomicUsize,
+    /// The dispatcher found no room but for what is being written.
+    is_full: AtomicBool,
     stopping: AtomicBool,
     /// The dispatcher waits for its database.
     is_away: AtomicBool,
@@ -50,6 +56,7 @@ impl Desk {
             wake,
             ahead: AtomicUsize::new(0),
             low: AtomicUsize::new(0),
+            is_full: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
             meter,
@@ -67,8 +74,15 @@ impl Desk {
 
     /// How many more jobs may be claimed, where `window` may be ahead.
     pub(super) fn room(&self, window: usize) -> usize {
+        // First, so that an end written meanwhile is not overlooked.
+        self.is_full.store(true, SeqCst);
+        let held = self.held.lock().len();
+        if held >= MAX_HELD || self.ends.len() >= MAX_UNWRITTEN {
+            return 0;
+        }
+        self.is_full.store(false, SeqCst);
         let window = window.saturating_sub(self.ahead.load(SeqCst));
-        window.min(MAX_HELD.saturating_sub(self.held.lock().len()))
+        window.min(MAX_HELD - held)
     }
 
     /// The dispatcher is called when fewer than this have not begun.
@@ -96,10 +110,9 @@ impl Desk {
     /// These ends are written: their claims are over.
     pub(super) fn written(&self, ends: impl Iterator<Item = Finish>) {
         let mut held = self.held.lock();
-        let was_full = held.len() >= MAX_HELD;
         ends.for_each(|end| forget(&mut held, end.claim));
         drop(held);
-        if was_full {
+        if self.is_full.swap(false, SeqCst) {
             self.wake();
         }
     }

@@ -18,7 +18,7 @@ use crate::executor::ExecutorRegistry;
 use crate::http::router::Route;
 use crate::idempotency::Idempotency;
 use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
-use crate::jobs::dummy::Dummy;
+use crate::jobs::dummy::{self, Dummy};
 use crate::jobs::intake::Intake;
 use crate::jobs::listen::Listener;
 use crate::jobs::meter::JobMeter;
@@ -61,7 +61,9 @@ pub(super) struct JobSystem {
 /// Registers the types that every Job API has, where `registry` does not have them.
 pub(crate) fn register(registry: &mut ExecutorRegistry) {
     if registry.get("dummy").is_none() {
-        registry.register("dummy", Dummy::new);
+        registry
+            .register("dummy", Dummy::new)
+            .check("dummy", dummy::check);
     }
 }
 

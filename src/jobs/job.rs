@@ -36,10 +36,6 @@ impl JobStatus {
         }
     }
 
-    pub(super) fn parse(name: &str) -> Option<JobStatus> {
-        JobStatus::ALL.into_iter().find(|s| s.as_str() == name)
-    }
-
     pub(super) fn is_final(self) -> bool {
         self as u8 > JobStatus::Processing as u8
     }

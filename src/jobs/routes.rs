@@ -177,16 +177,8 @@ fn list(call: &Call<'_>) -> Answer {
 
 fn list_query(call: &Call<'_>) -> Result<JobQuery, Problem> {
     let mut query = Query::new(call.request, &["status", "type", "limit", "cursor"]);
-    let statuses = "one or several, comma-separated, of pending, processing, completed, failed, \
-                    cancelled";
     let listed = JobQuery {
-        statuses: query
-            .parse("status", statuses, |text| {
-                text.split(',')
-                    .map(|name| JobStatus::parse(name.trim()))
-                    .collect()
-            })
-            .unwrap_or_default(),
+        statuses: query.any_of("status", &JobStatus::ALL, JobStatus::as_str),
         kind: query.get("type").map(|kind| kind.replace('\0', "")),
         limit: query
             .parse("limit", "a whole number from 1 to 1000", |text| {

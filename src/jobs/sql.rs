@@ -16,6 +16,10 @@ const JOB: &str = "{object}('id', id, 'user', user_id, 'kind', kind, 'status', s
 /// What a user may see: the job's own user, or everything.
 const VISIBLE: &str = "(({arg:admin}) = 'yes' OR user_id = ({arg:user}))";
 
+/// Whether the row `i` still has its claim. The sum keeps the planner from the index of leases, which
+/// it would walk once for each row.
+const HELD: &str = "id = xid AND claim = xclaim AND status + 0 = 2";
+
 /// The newest reports of a job that its history keeps, about; transitions are all kept.
 const MAX_REPORTS: u32 = 2_000;
 
@@ -138,18 +142,18 @@ impl Statements {
             ),
             renew: sql("UPDATE jobs SET lease_until = {now} + xlease \
                  FROM {rows:xid uuid,xclaim bigint,xlease bigint} \
-                 WHERE id = xid AND claim = xclaim AND status = 2 RETURNING id || ''"),
+                 WHERE {held} RETURNING id || ''"),
             report: sql(
                 "UPDATE jobs SET progress = xprogress, step = xstep, detail = xdetail, \
                  updated_at = {now}, seq = seq + 1 \
                  FROM {rows:xid uuid,xclaim bigint,xprogress int,xstep text,xdetail text} \
-                 WHERE id = xid AND claim = xclaim AND status = 2 RETURNING id || ''",
+                 WHERE {held} RETURNING id || ''",
             ),
             log_reports: sql(
                 "INSERT INTO job_progress (job_id, seq, at, attempt, progress, step, detail) \
                  SELECT id, seq, updated_at, attempts, progress, step, detail \
                  FROM jobs JOIN {rows:xid uuid,xclaim bigint} \
-                 ON id = xid AND claim = xclaim AND status = 2 WHERE true RETURNING job_id || ''",
+                 ON {held} WHERE true RETURNING job_id || ''",
             ),
             // Seldom there is something to do, and then for a hundred reports.
             trim_reports: sql(&format!(
@@ -175,7 +179,7 @@ impl Statements {
                      xagain || ' ms\"\n' END \
                  FROM {rows:xid uuid,xclaim bigint,xstatus int,xresult text,xerror text,\
                    xprogress int,xstep text,xdetail text,xmessage text,xagain bigint} \
-                 WHERE id = xid AND claim = xclaim AND status = 2 RETURNING id || ''",
+                 WHERE {held} RETURNING id || ''",
             ),
             release: sql(
                 "UPDATE jobs SET status = 1, ready = 1, attempts = attempts - 1, claim = claim + 1, \
@@ -183,7 +187,7 @@ impl Statements {
                  trail = trail || (seq + 1) || ' ' || {now} || ' retried ' || attempts || ' ' || \
                    progress || ' \"server stopped\"\n' \
                  FROM {rows:xid uuid,xclaim bigint} \
-                 WHERE id = xid AND claim = xclaim AND status = 2 RETURNING id || ''",
+                 WHERE {held} RETURNING id || ''",
             ),
             next_run: sql(
                 "SELECT (min(run_at) - {now}) || '' FROM jobs WHERE status = 1 AND ready = 0 \
@@ -204,7 +208,7 @@ impl Statements {
 fn translate(template: &str, dialect: Dialect) -> String {
     let postgres = dialect == Dialect::Postgres;
     let word = |sqlite: &'static str, pg: &'static str| if postgres { pg } else { sqlite };
-    let mut sql = template.replace("{job}", JOB);
+    let mut sql = template.replace("{job}", JOB).replace("{held}", HELD);
     sql = sql.replace(
         "instr_statuses",
         "instr(({arg:statuses}), ',' || status || ',') > 0",

@@ -20,6 +20,7 @@ on_both! {
     a_stream_tells_all_in_order_and_resumes
     a_dummy_waits_between_its_delays
     a_demo_gives_the_same_result_as_a_task
+    arguments_are_checked_when_a_job_is_added
 }
 
 fn a_job_is_added_run_and_shown(db: &Db) {
@@ -362,4 +363,41 @@ fn without_a_database_the_routes_say_what_is_missing() {
         let reply = server.get(path).expect_problem(503, "jobs_disabled");
         assert!(reply.message().contains("STORAGE") && reply.message().contains("ENABLE_QUEUE"));
     }
+}
+
+fn arguments_are_checked_when_a_job_is_added(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let fields = |path: &str, body: serde_json::Value| -> Vec<String> {
+        let answer = alice.post(path, body).expect(400).json();
+        let errors = answer["errors"].as_array().expect("errors").clone();
+        let names = errors.iter().map(|error| error["field"].as_str());
+        names.map(|name| name.expect("a name").to_owned()).collect()
+    };
+    let wrong = json!({ "type": "sample", "arguments": { "delayMs": -1 } });
+    assert_eq!(fields("/jobs", wrong.clone()), ["arguments.delayMs"]);
+    // What is no object is one fault, not also that of a field that it lacks.
+    let text = json!({ "type": "file-processing", "arguments": "x" });
+    assert_eq!(fields("/jobs", text), ["arguments"]);
+    let delays = json!({ "delayMinSec": 2, "delayMaxSec": 1 });
+    let dummy = json!({ "type": "dummy", "arguments": delays });
+    let steps = json!({ "name": "Mine", "steps": [{ "name": "One" }] });
+    let workflow = json!({ "type": "workflow", "arguments": steps });
+    let bulk =
+        json!({ "jobs": [{ "type": "quick" }, wrong, dummy, workflow, { "type": "api-call" }] });
+    assert_eq!(
+        fields("/jobs/bulk", bulk),
+        [
+            "jobs[1].arguments.delayMs",
+            "jobs[2].arguments.delayMaxSec",
+            "jobs[3].arguments.steps[0].durationMs",
+            "jobs[4].arguments.endpoint",
+        ]
+    );
+    assert_eq!(alice.stats()["total"], 0);
+
+    // A whole number may look like a fraction, and null is nothing, to the executor as well.
+    let arguments = json!({ "delayMs": 10.0, "speed": null });
+    let job = alice.add(json!({ "type": "sample", "arguments": arguments }));
+    assert_eq!(alice.wait(&job, "completed")["result"]["simulatedMs"], 10);
 }
