@@ -266,7 +266,8 @@ fn rows(columns: &str, postgres: bool) -> String {
         Some(format!("value ->> '$.{name}' AS {name}"))
     });
     let columns = columns.collect::<Vec<_>>().join(", ");
-    format!("(SELECT {columns} FROM json_each({{in}})) AS i")
+    // With the limit each is read once a row, without it at each use.
+    format!("(SELECT {columns} FROM json_each({{in}}) LIMIT -1) AS i")
 }
 
 /// Replaces every `{start…}` by what `with` makes of its inside, which may hold braces.
