@@ -22,6 +22,8 @@ mod api;
 mod clock;
 /// Processes that are killed or frozen.
 mod crash;
+/// What the document tells its reader to type.
+mod docs;
 /// A database that goes away.
 mod outage;
 /// Order, attempts, back-off, limits, and executors of the embedding program.

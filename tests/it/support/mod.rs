@@ -5,6 +5,7 @@ mod document;
 #[cfg(feature = "jobs")]
 mod postgres;
 mod process;
+pub(crate) mod tour;
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub(crate) use client::{Call, Client, Event, Reply, Stream, id_of};
 pub(crate) use document::DOCUMENT;
 #[cfg(feature = "jobs")]
 pub(crate) use postgres::{Cluster, execute};
+#[cfg(feature = "jobs")]
+pub(crate) use process::BINARY;
 pub(crate) use process::{FREE_PORT, Process, run, stderr, stdout};
 
 pub(crate) const API: &str = "/api/v1";

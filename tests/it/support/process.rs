@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Client, TempDir, wait_until};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_async-task-system");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_async-task-system");
 
 fn binary(dir: &Path) -> Command {
     program(Path::new(BINARY), dir)
