@@ -170,6 +170,13 @@ pub struct Config {
 }
 
 /// Why the configuration cannot be used: one line, for the person who wrote it.
+///
+/// ```
+/// use async_task_system::Config;
+///
+/// let error = Config::from_pairs([("PORT", "many")]).expect_err("no port");
+/// assert!(error.to_string().contains("PORT"));
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError(String);
 

@@ -302,6 +302,15 @@ impl<'a> TaskContext<'a> {
 }
 
 /// What is wrong with one field: of the arguments, a body or a query.
+///
+/// ```
+/// use async_task_system::FieldError;
+///
+/// let error = FieldError::new("steps[2].name", "name must not be empty");
+/// let json = serde_json::to_value(&error)?;
+/// assert_eq!(json["field"], "steps[2].name");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
     /// The field, as in `steps[2].name`; empty where the whole is meant.
@@ -377,6 +386,26 @@ impl ExecutorRegistry {
     }
 
     /// As [`register`](Self::register), for executors that hold their worker for long.
+    ///
+    /// ```
+    /// use async_task_system::{ExecutorRegistry, NewTask, Outcome, SessionKey, TaskContext, TaskSystem};
+    /// use std::{thread, time::Duration};
+    ///
+    /// let mut registry = ExecutorRegistry::new();
+    /// registry.register_blocking("slow", |_input| {
+    ///     Ok(|ctx: &mut TaskContext<'_>| {
+    ///         // A call that takes its time. The last worker is never given to such a one.
+    ///         thread::sleep(Duration::from_millis(20));
+    ///         ctx.progress(100, "Called", "")?;
+    ///         Ok(Outcome::Done(None))
+    ///     })
+    /// });
+    /// let system = TaskSystem::start(&Default::default(), registry)?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// system.execution().submit(&session, NewTask::new("Call").kind("slow"))?;
+    /// system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn register_blocking<F, E>(&mut self, kind: &str, factory: F) -> &mut Self
     where
         F: Fn(&TaskInput) -> Result<E, TaskError> + Send + Sync + 'static,

@@ -16,6 +16,18 @@ use crate::store::{Limits, TaskManager};
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 /// The engine without HTTP: store, workers, timer, cleanup. A cheap handle; clones share it.
+///
+/// ```
+/// use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+///
+/// let config = Config::from_pairs([("WORKER_THREADS", "2")])?;
+/// let system = TaskSystem::start(&config, ExecutorRegistry::new())?;
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let task = system.execution().submit(&session, NewTask::new("Demo").kind("sample"))?;
+/// assert_eq!(system.tasks().get(&session, task.id)?.name.as_ref(), "Demo");
+/// system.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct TaskSystem {
     execution: TaskExecutionService,

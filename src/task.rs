@@ -140,6 +140,13 @@ impl fmt::Display for TaskStatus {
 }
 
 /// What one entry of a task's history tells.
+///
+/// ```
+/// use async_task_system::{EventKind, TaskStatus};
+///
+/// assert_eq!(EventKind::Retried.as_str(), "retried");
+/// assert_eq!(EventKind::Completed.status(), TaskStatus::Completed);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]

@@ -3,6 +3,9 @@
 
 use std::any::Any;
 use std::fmt;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use diesel::backend::Backend;
@@ -102,16 +105,6 @@ pub(super) enum Dialect {
     Postgres,
 }
 
-/// What a write must survive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Keep {
-    /// Everything, a power failure included.
-    Durably,
-    /// The end of this process. What a power failure takes back is done again: the workers of an
-    /// embedded database fail with it, so that a claim may be forgotten with its worker.
-    WithMachine,
-}
-
 pub(super) trait Database: Send + Sync {
     fn dialect(&self) -> Dialect;
 
@@ -123,23 +116,26 @@ pub(super) trait Database: Send + Sync {
     /// Runs a statement that changes nothing.
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 
-    /// Runs one statement.
-    fn write(&self, sql: &str, document: &str, keep: Keep) -> Result<Rows, DatabaseError>;
+    /// Runs one statement; whoever asks sees what it did, and it survives the end of this process.
+    fn write(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 
     /// Runs several, all or none: what an error of `work` leaves undone was never there.
-    fn transact(&self, work: &mut Work<'_>, keep: Keep) -> Result<(), DatabaseError>;
+    fn transact(&self, work: &mut Work<'_>) -> Result<(), DatabaseError>;
+
+    /// Returns when what was written before survives a power failure as well.
+    fn settle(&self) -> Result<(), DatabaseError>;
 
     /// Tells the other processes, where there can be any.
     fn notify(&self, message: &str) -> Result<(), DatabaseError>;
 }
 
-/// SQLite has one writer at a time; here they queue for a lock, not for a sleep.
+/// SQLite has one writer at a time; here they queue for a lock, not for a sleep. It commits without a
+/// sync (`synchronous=NORMAL`); [`settle`](Database::settle) syncs the log, so that nobody waits for the
+/// disk under the lock.
 struct SqliteDatabase {
-    /// `synchronous=FULL`.
-    durable: Connections<SqliteConnection>,
-    /// `synchronous=NORMAL`.
-    quick: Connections<SqliteConnection>,
+    pool: Connections<SqliteConnection>,
     writing: Mutex<()>,
+    log: PathBuf,
 }
 
 struct PostgresDatabase {
@@ -209,12 +205,12 @@ pub(super) fn open(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
         Some(path) => {
             let path = path.strip_prefix("//").unwrap_or(path);
             let mut first = SqliteConnection::establish(path)?;
-            first.batch_execute(SQLITE_DURABLE)?;
+            first.batch_execute(SQLITE_SETUP)?;
             migrate(&mut first, SQLITE_MIGRATIONS)?;
             Ok(Box::new(SqliteDatabase {
-                durable: pool(path, SQLITE_DURABLE),
-                quick: pool(path, SQLITE_QUICK),
+                pool: pool(path, SQLITE_SETUP),
                 writing: Mutex::new(()),
+                log: PathBuf::from(format!("{path}-wal")),
             }))
         }
         None => {
@@ -285,20 +281,8 @@ const POSTGRES_SETUP: &str = "SET lock_timeout = '5s'; SET statement_timeout = '
                               SET enable_bitmapscan = off; SET enable_hashjoin = off; \
                               SET enable_mergejoin = off";
 
-const SQLITE_DURABLE: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
-                              PRAGMA synchronous = FULL; PRAGMA cache_size = -4000";
-
-const SQLITE_QUICK: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+const SQLITE_SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                             PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4000";
-
-impl SqliteDatabase {
-    fn connections(&self, keep: Keep) -> &Connections<SqliteConnection> {
-        match keep {
-            Keep::Durably => &self.durable,
-            Keep::WithMachine => &self.quick,
-        }
-    }
-}
 
 impl Database for SqliteDatabase {
     fn dialect(&self) -> Dialect {
@@ -306,19 +290,29 @@ impl Database for SqliteDatabase {
     }
 
     fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        self.quick.get()?.with(|c| c.run(sql, document))
+        self.pool.get()?.with(|c| c.run(sql, document))
     }
 
-    fn write(&self, sql: &str, document: &str, keep: Keep) -> Result<Rows, DatabaseError> {
-        let mut tracked = self.connections(keep).get()?;
+    fn write(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
+        let mut tracked = self.pool.get()?;
         let _alone = self.writing.lock();
         tracked.with(|c| c.run(sql, document))
     }
 
-    fn transact(&self, work: &mut Work<'_>, keep: Keep) -> Result<(), DatabaseError> {
-        let mut tracked = self.connections(keep).get()?;
+    fn transact(&self, work: &mut Work<'_>) -> Result<(), DatabaseError> {
+        let mut tracked = self.pool.get()?;
         let _alone = self.writing.lock();
         tracked.with(|c| c.immediate_transaction(|c| work(c)))
+    }
+
+    /// What is not in the log any more was synced on its way into the file. The log is opened anew each
+    /// time: SQLite may have made a new one.
+    fn settle(&self) -> Result<(), DatabaseError> {
+        match File::open(&self.log) {
+            Ok(log) => Ok(log.sync_data()?),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn notify(&self, _: &str) -> Result<(), DatabaseError> {
@@ -335,13 +329,17 @@ impl Database for PostgresDatabase {
         self.pool.get()?.with(|c| c.run(sql, document))
     }
 
-    /// Always durably: workers elsewhere outlive this database.
-    fn write(&self, sql: &str, document: &str, _: Keep) -> Result<Rows, DatabaseError> {
+    fn write(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
         self.pool.get()?.with(|c| c.run(sql, document))
     }
 
-    fn transact(&self, work: &mut Work<'_>, _: Keep) -> Result<(), DatabaseError> {
+    fn transact(&self, work: &mut Work<'_>) -> Result<(), DatabaseError> {
         self.pool.get()?.with(|c| c.transaction(|c| work(c)))
+    }
+
+    /// A commit is durable as far as the server's settings have it.
+    fn settle(&self) -> Result<(), DatabaseError> {
+        Ok(())
     }
 
     fn notify(&self, message: &str) -> Result<(), DatabaseError> {

@@ -19,7 +19,7 @@ use crate::http::router::Route;
 use crate::idempotency::Idempotency;
 use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
 use crate::jobs::dummy::{self, Dummy};
-use crate::jobs::intake::Intake;
+use crate::jobs::intake::{Bells, Intake};
 use crate::jobs::listen::Listener;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::queue::{Queue, QueueOptions};
@@ -104,15 +104,8 @@ impl Jobs {
             }
         };
         let added: Arc<str> = format!("added by {}", Uuid::new_v4()).into();
-        let (inside, own, news) = (storage.clone(), queue.clone(), added.clone());
-        let intake = Intake::start(storage.clone(), meter.clone(), move || {
-            if let Some(queue) = &own {
-                queue.wake();
-            }
-            if is_shared && let Err(error) = inside.notify(&news) {
-                log::debug!("Other workers were not called: {error}");
-            }
-        })?;
+        let bells = bells(&storage, queue.clone(), is_shared.then(|| added.clone()));
+        let intake = Intake::start(storage.clone(), meter.clone(), bells)?;
         let stopping = Arc::<AtomicBool>::default();
         let listener = match &queue {
             Some(queue) if is_shared => {
@@ -217,6 +210,25 @@ impl JobSystem {
     }
 }
 
+/// Calls this process's queue, and with `news` those of others.
+fn bells(storage: &Arc<Storage>, queue: Option<Arc<Queue>>, news: Option<Arc<str>>) -> Bells {
+    let storage = storage.clone();
+    Bells {
+        near: Box::new(move || {
+            if let Some(queue) = &queue {
+                queue.wake();
+            }
+        }),
+        far: Box::new(move || {
+            if let Some(news) = &news
+                && let Err(error) = storage.notify(news)
+            {
+                log::debug!("Other workers were not called: {error}");
+            }
+        }),
+    }
+}
+
 /// Hears from other processes what was added, and what was cancelled.
 fn listen(
     url: &str,
@@ -279,6 +291,17 @@ pub fn check(config: &Config) -> Result<(), String> {
 }
 
 /// A token for a test of the Job API with curl, signed with `JWT_SECRET`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let pairs = [("STORAGE", "sqlite"), ("JWT_SECRET", "at least thirty-two bytes, and secret")];
+/// let config = async_task_system::Config::from_pairs(pairs)?;
+/// async_task_system::check(&config)?;
+/// let token = async_task_system::token(&config, "alice", None, Duration::from_secs(60))?;
+/// assert_eq!(token.split('.').count(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
 ///

@@ -41,28 +41,35 @@ pub(super) struct Intake {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Who is called when jobs were added.
+pub(super) struct Bells {
+    /// This process's workers; even before the disk has what was added.
+    pub(super) near: Box<dyn Fn() + Send + Sync>,
+    /// Those of other processes. May take its time.
+    pub(super) far: Box<dyn Fn() + Send + Sync>,
+}
+
 /// What all who commit share.
 struct Desk {
     storage: Arc<Storage>,
     meter: Arc<JobMeter>,
-    /// Called after each commit.
-    added: Box<dyn Fn() + Send + Sync>,
+    bells: Bells,
     /// Somebody commits. A hint: two at once do no harm, only less well.
     busy: AtomicBool,
 }
 
 impl Intake {
-    /// `added` is called after each commit.
+    /// The `bells` are rung after each commit.
     pub(super) fn start(
         storage: Arc<Storage>,
         meter: Arc<JobMeter>,
-        added: impl Fn() + Send + Sync + 'static,
+        bells: Bells,
     ) -> std::io::Result<Intake> {
         let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
         let desk = Arc::new(Desk {
             storage,
             meter,
-            added: Box::new(added),
+            bells,
             busy: AtomicBool::new(false),
         });
         let own = desk.clone();
@@ -85,7 +92,7 @@ impl Intake {
         if requests.is_empty() && !self.desk.busy.swap(true, SeqCst) {
             let added = self.desk.insert(&jobs);
             self.desk.busy.store(false, SeqCst);
-            (self.desk.added)();
+            (self.desk.bells.far)();
             return added;
         }
         let (reply, answer) = crossbeam_channel::bounded(1);
@@ -104,8 +111,11 @@ impl Intake {
 
 impl Desk {
     fn insert(&self, jobs: &[NewJob]) -> Added {
-        let added = self.storage.insert(jobs);
-        added.inspect(|jobs| self.meter.added(jobs))
+        let added = self.storage.insert(jobs)?;
+        self.meter.added(&added);
+        (self.bells.near)();
+        self.storage.settle()?;
+        Ok(added)
     }
 
     fn serve(&self, queue: &Receiver<Request>) {
@@ -121,7 +131,7 @@ impl Desk {
             }
             commit(&|jobs| self.insert(jobs), batch);
             self.busy.store(false, SeqCst);
-            (self.added)();
+            (self.bells.far)();
         }
     }
 }

@@ -80,6 +80,8 @@ impl Scribe {
             let written = self.outage.check(self.storage.finish(&self.ends))?;
             self.desk.meter.finished(&self.ends, &written);
             self.desk.written(self.ends.drain(..));
+            // Shown, then made safe: nobody waits for the disk to learn of an end.
+            self.outage.check(self.storage.settle())?;
         }
         if self.reported.elapsed() >= REPORT_EVERY {
             self.reported = Instant::now();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::jobs::database::{Database, DatabaseError, Keep, Session};
+use crate::jobs::database::{Database, DatabaseError, Session};
 use crate::jobs::job::{Added, Claimed, Entry, Job, JobStatus, NewJob, ReportRow};
 use crate::jobs::sql::Statements;
 
@@ -106,24 +106,27 @@ impl Storage {
     }
 
     fn write(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
-        self.write_as(Keep::Durably, sql, document)
+        self.database.write(sql, &serde_json::to_string(document)?)
     }
 
-    /// As [`write`](Self::write), for what may be done again after a power failure.
-    fn write_soon(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
-        self.write_as(Keep::WithMachine, sql, document)
+    /// As [`write`](Self::write), and safe from a power failure.
+    fn write_durably(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
+        let rows = self.write(sql, document)?;
+        self.settle()?;
+        Ok(rows)
     }
 
-    fn write_as(&self, keep: Keep, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
-        let document = serde_json::to_string(document)?;
-        self.database.write(sql, &document, keep)
+    /// Returns when what was written before is safe from a power failure. What it takes back of claims
+    /// and reports is done again, so that they need not wait for this.
+    pub(super) fn settle(&self) -> Done<()> {
+        self.database.settle()
     }
 
     fn read(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
         self.database.read(sql, &serde_json::to_string(document)?)
     }
 
-    /// Adds jobs, all or none; in their order, each new or the one that has its unique key.
+    /// Adds jobs, all or none, to be [settled](Self::settle); in their order, each new or the one that has its unique key.
     pub(super) fn insert(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
         if jobs.iter().all(|new| new.unique_key.is_none()) {
             let mut added = Addition::default();
@@ -154,7 +157,7 @@ impl Storage {
                 false => Err(DatabaseError::new("a unique key changes hands too fast")),
             }
         };
-        self.database.transact(&mut work, Keep::Durably)?;
+        self.database.transact(&mut work)?;
         added.in_order(jobs)
     }
 
@@ -220,13 +223,13 @@ impl Storage {
 
     /// The job as cancelled; `None` where it had ended.
     pub(super) fn cancel(&self, id: Uuid) -> Done<Option<Job>> {
-        let rows = self.write(&self.sql.cancel, &json!({ "id": id }))?;
+        let rows = self.write_durably(&self.sql.cancel, &json!({ "id": id }))?;
         Ok(parse(&rows)?.pop())
     }
 
     /// The job as pending again; `None` where it has not ended badly.
     pub(super) fn retry(&self, id: Uuid) -> Done<Option<Job>> {
-        match self.write(&self.sql.retry, &json!({ "id": id })) {
+        match self.write_durably(&self.sql.retry, &json!({ "id": id })) {
             Ok(rows) => Ok(parse(&rows)?.pop()),
             // Another job took its unique key in this moment.
             Err(error) if error.is_taken() => Ok(None),
@@ -245,7 +248,7 @@ impl Storage {
         let document = json!({
             "kinds": kinds, "count": count, "lease": lease.as_millis() as u64,
         });
-        let mut jobs: Vec<Claimed> = parse(&self.write_soon(&self.sql.claim, &document)?)?;
+        let mut jobs: Vec<Claimed> = parse(&self.write(&self.sql.claim, &document)?)?;
         // No database promises to give back in any order.
         jobs.sort_by_key(Claimed::rank);
         Ok(jobs)
@@ -253,12 +256,12 @@ impl Storage {
 
     /// Makes jobs ready whose time has come.
     pub(super) fn promote(&self) -> Done<()> {
-        self.write_soon(&self.sql.promote, &()).map(drop)
+        self.write(&self.sql.promote, &()).map(drop)
     }
 
     /// Takes back jobs whose worker was lost: each one's type, and as what it stands now.
     pub(super) fn rescue(&self) -> Done<Vec<Rescued>> {
-        parse(&self.write_soon(&self.sql.rescue, &())?)
+        parse(&self.write(&self.sql.rescue, &())?)
     }
 
     /// How long until the next job that is not due yet.
@@ -275,7 +278,7 @@ impl Storage {
             .iter()
             .map(|claim| json!({ "xid": claim.id, "xclaim": claim.token, "xlease": lease }))
             .collect();
-        ids(self.write_soon(&self.sql.renew, &rows)?)
+        ids(self.write(&self.sql.renew, &rows)?)
     }
 
     /// Writes standings down; the jobs whose claims still hold.
@@ -294,18 +297,18 @@ impl Storage {
             session.run(&self.sql.log_reports, &document)?;
             session.run(&self.sql.trim_reports, &document).map(drop)
         };
-        self.database.transact(&mut work, Keep::WithMachine)?;
+        self.database.transact(&mut work)?;
         ids(holding)
     }
 
-    /// Writes ends down; the jobs whose claims still held.
+    /// Writes ends down, to be [settled](Self::settle); the jobs whose claims still held.
     pub(super) fn finish(&self, ends: &[Finish]) -> Done<Vec<Uuid>> {
         ids(self.write(&self.sql.finish, &ends)?)
     }
 
     /// Gives claims back unused: the attempt does not count.
     pub(super) fn release(&self, claims: &[Claim]) -> Done<Vec<Uuid>> {
-        ids(self.write(&self.sql.release, &claims)?)
+        ids(self.write_durably(&self.sql.release, &claims)?)
     }
 
     /// Deletes some of the jobs that ended longer ago than `age`; how many.

@@ -238,6 +238,19 @@ impl TaskManager {
 
     /// Reads a task's history in place, oldest first; as [`inspect`](Self::inspect).
     ///
+    /// ```
+    /// use async_task_system::store::Limits;
+    /// use async_task_system::{EventKind, NewTask, SessionKey, TaskManager};
+    ///
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// let kinds: Vec<_> = tasks.history(&session, id, |entries| entries.map(|e| e.kind).collect())?;
+    /// assert_eq!(kinds, [EventKind::Created]);
+    /// assert_eq!(tasks.stats(&session).pending, 1);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`get`](Self::get).

@@ -65,6 +65,18 @@ impl Shares {
 impl TaskManager {
     /// A token that leads to this task; the same one each time.
     ///
+    /// ```
+    /// use async_task_system::store::Limits;
+    /// use async_task_system::{NewTask, SessionKey, TaskManager};
+    ///
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// let token = tasks.share(&session, id)?;
+    /// assert_eq!(tasks.shared_task(token), Some((session, id)));
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `TaskNotFound`, or `StoreFull`.
