@@ -204,14 +204,7 @@ pub(super) fn open(url: &str) -> Result<Box<dyn Database>, DatabaseError> {
     match url.strip_prefix("sqlite:") {
         Some(path) => {
             let path = path.strip_prefix("//").unwrap_or(path);
-            let mut first = SqliteConnection::establish(path)?;
-            first.batch_execute(SQLITE_SETUP)?;
-            migrate(&mut first, SQLITE_MIGRATIONS)?;
-            Ok(Box::new(SqliteDatabase {
-                pool: pool(path, SQLITE_SETUP),
-                writing: Mutex::new(()),
-                log: PathBuf::from(format!("{path}-wal")),
-            }))
+            Ok(Box::new(SqliteDatabase::open(path)?))
         }
         None => {
             let url = &with_time_limits(url);
@@ -274,15 +267,33 @@ pub(super) fn with_time_limits(url: &str) -> String {
     limited
 }
 
-/// A statement that waits for somebody else's lock gives up in time. And: a queue fills and empties faster than statistics follow. Every statement has its index, and
+/// Who waits for a lock, or for an answer, gives up in time.
+///
+/// A queue fills and empties faster than statistics follow. Every statement has its index, and
 /// whatever the planner believes about the table's size, that is the way to go; and statements this
 /// short gain nothing from being compiled.
-const POSTGRES_SETUP: &str = "SET lock_timeout = '5s'; SET statement_timeout = '10s'; SET jit = off; SET enable_seqscan = off; SET enable_sort = off; \
+const POSTGRES_SETUP: &str = "SET lock_timeout = '5s'; SET statement_timeout = '10s'; \
+                              SET enable_seqscan = off; SET enable_sort = off; \
                               SET enable_bitmapscan = off; SET enable_hashjoin = off; \
-                              SET enable_mergejoin = off";
+                              SET enable_mergejoin = off; SET jit = off";
 
 const SQLITE_SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                             PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4000";
+
+impl SqliteDatabase {
+    fn open(path: &str) -> Result<SqliteDatabase, DatabaseError> {
+        let mut first = SqliteConnection::establish(path)?;
+        first.batch_execute(SQLITE_SETUP)?;
+        migrate(&mut first, SQLITE_MIGRATIONS)?;
+        // SQLite itself says where: a link's log lies beside what it leads to.
+        let place = "SELECT file || '-wal' FROM pragma_database_list WHERE name = 'main'";
+        Ok(SqliteDatabase {
+            pool: pool(path, SQLITE_SETUP),
+            writing: Mutex::new(()),
+            log: first.run(place, "")?.concat().into(),
+        })
+    }
+}
 
 impl Database for SqliteDatabase {
     fn dialect(&self) -> Dialect {
@@ -402,3 +413,26 @@ const _: fn() = || {
     holds::<Sqlite>();
     holds::<Pg>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The log that is synced is the one that SQLite writes.
+    #[test]
+    fn the_log_is_found_behind_a_link() {
+        let name = format!("async-task-system-log-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(folder.join("real")).expect("a folder");
+        let link = folder.join("link.db");
+        std::os::unix::fs::symlink(folder.join("real/jobs.db"), &link).expect("a link");
+        for path in [&link, &folder.join("plain.db")] {
+            let database = SqliteDatabase::open(&path.display().to_string()).expect("it opens");
+            let change = "UPDATE jobs SET seq = seq + 1 RETURNING id || {in}";
+            database.write(change, "").expect("it writes");
+            assert!(database.log.exists(), "{}", database.log.display());
+            database.settle().expect("it syncs");
+        }
+        std::fs::remove_dir_all(&folder).expect("it is removed");
+    }
+}
