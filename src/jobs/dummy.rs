@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -15,24 +14,13 @@ const MAX_DELAY_S: f64 = 3_600.0;
 /// How often it reports.
 const STEP: Duration = Duration::from_millis(500);
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Arguments {
-    delay_min_sec: Option<f64>,
-    delay_max_sec: Option<f64>,
-}
-
-/// The shortest and the longest wait, in seconds: 1 and 5, where the one that is given allows it.
-fn bounds(least: Option<f64>, most: Option<f64>) -> (f64, f64) {
-    let least_or = least.unwrap_or(1.0_f64.min(most.unwrap_or(1.0)));
-    (least_or, most.unwrap_or(5.0_f64.max(least_or)))
-}
-
-/// Reads the delays from a body, or from a job's arguments.
+/// Reads the delays from a body, or from a job's arguments: the shortest and the longest wait, in
+/// seconds; 1 and 5, where the one that is given allows it.
 pub(super) fn delays(fields: &mut Fields<'_>) -> (f64, f64) {
     let least = fields.number("delayMinSec", 0.0..=MAX_DELAY_S);
     let most = fields.number("delayMaxSec", 0.0..=MAX_DELAY_S);
-    let (least, most) = bounds(least, most);
+    let least = least.unwrap_or(1.0_f64.min(most.unwrap_or(1.0)));
+    let most = most.unwrap_or(5.0_f64.max(least));
     if least > most {
         let message = "delayMaxSec must not be less than delayMinSec";
         fields.fault("delayMaxSec", message);
@@ -40,11 +28,15 @@ pub(super) fn delays(fields: &mut Fields<'_>) -> (f64, f64) {
     (least, most)
 }
 
+fn arguments(input: &TaskInput) -> Result<(f64, f64), Vec<FieldError>> {
+    let mut fields = Fields::of(input.arguments.as_deref())?;
+    let delays = delays(&mut fields);
+    fields.check().map(|()| delays)
+}
+
 /// Checks a job's arguments.
 pub(super) fn check(input: &TaskInput) -> Result<(), Vec<FieldError>> {
-    let mut fields = Fields::of(input.arguments.as_deref())?;
-    delays(&mut fields);
-    fields.check()
+    arguments(input).map(drop)
 }
 
 pub(super) struct Dummy {
@@ -54,10 +46,11 @@ pub(super) struct Dummy {
 
 impl Dummy {
     pub(super) fn new(input: &TaskInput) -> Result<Dummy, TaskError> {
-        let arguments: Arguments = input.arguments()?;
-        let (least, most) = bounds(arguments.delay_min_sec, arguments.delay_max_sec);
-        let least = least.clamp(0.0, MAX_DELAY_S);
-        let most = most.clamp(least, MAX_DELAY_S);
+        let wrong = |faults: Vec<FieldError>| {
+            let faults = faults.into_iter().map(|fault| fault.message);
+            TaskError::new(faults.collect::<Vec<_>>().join("; "))
+        };
+        let (least, most) = arguments(input).map_err(wrong)?;
         let chance = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
         Ok(Dummy {
             begun: Instant::now(),

@@ -36,7 +36,7 @@ struct Request {
 
 /// The way in.
 pub(super) struct Intake {
-    desk: Arc<Desk>,
+    committer: Arc<Committer>,
     requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Bells {
 }
 
 /// What all who commit share.
-struct Desk {
+struct Committer {
     storage: Arc<Storage>,
     meter: Arc<JobMeter>,
     bells: Bells,
@@ -66,18 +66,18 @@ impl Intake {
         bells: Bells,
     ) -> std::io::Result<Intake> {
         let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
-        let desk = Arc::new(Desk {
+        let committer = Arc::new(Committer {
             storage,
             meter,
             bells,
             busy: AtomicBool::new(false),
         });
-        let own = desk.clone();
+        let own = committer.clone();
         let thread = std::thread::Builder::new()
             .name("intake".to_owned())
             .spawn(move || own.serve(&queue))?;
         Ok(Intake {
-            desk,
+            committer,
             requests: Mutex::new(Some(requests)),
             thread: Mutex::new(Some(thread)),
         })
@@ -89,10 +89,10 @@ impl Intake {
         let busy = || DatabaseError::new("too many requests wait for the database");
         let stopped = || DatabaseError::new("the server is stopping");
         let requests = self.requests.lock().clone().ok_or_else(stopped)?;
-        if requests.is_empty() && !self.desk.busy.swap(true, SeqCst) {
-            let added = self.desk.insert(&jobs);
-            self.desk.busy.store(false, SeqCst);
-            (self.desk.bells.far)();
+        if requests.is_empty() && !self.committer.busy.swap(true, SeqCst) {
+            let added = self.committer.insert(&jobs);
+            self.committer.busy.store(false, SeqCst);
+            (self.committer.bells.far)();
             return added;
         }
         let (reply, answer) = crossbeam_channel::bounded(1);
@@ -109,7 +109,7 @@ impl Intake {
     }
 }
 
-impl Desk {
+impl Committer {
     fn insert(&self, jobs: &[NewJob]) -> Added {
         let added = self.storage.insert(jobs)?;
         self.meter.added(&added);

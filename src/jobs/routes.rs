@@ -179,7 +179,9 @@ fn list_query(call: &Call<'_>) -> Result<JobQuery, Problem> {
     let mut query = Query::new(call.request, &["status", "type", "limit", "cursor"]);
     let listed = JobQuery {
         statuses: query.any_of("status", &JobStatus::ALL, JobStatus::as_str),
-        kind: query.get("type").map(|kind| kind.replace('\0', "")),
+        kind: query.parse("type", "without NUL", |kind| {
+            (!kind.contains('\0')).then(|| kind.to_owned())
+        }),
         limit: query
             .parse("limit", "a whole number from 1 to 1000", |text| {
                 text.parse().ok().filter(|n| (1..=1_000).contains(n))

@@ -126,39 +126,41 @@ impl Storage {
         self.database.read(sql, &serde_json::to_string(document)?)
     }
 
-    /// Adds jobs, all or none, to be [settled](Self::settle); in their order, each new or the one that has its unique key.
+    /// Adds jobs, all or none, to be [settled](Self::settle); in their order, each new or the one
+    /// that has its unique key.
     pub(super) fn insert(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
-        if jobs.iter().all(|new| new.unique_key.is_none()) {
-            let mut added = Addition::default();
-            added.take_new(&self.write(&self.sql.insert, &jobs)?)?;
-            return added.in_order(jobs);
-        }
-        // Those who add the same keys wait for each other: in one order, never in a circle.
-        let mut missing: Vec<&NewJob> = jobs.iter().collect();
-        missing.sort_by_key(|new| (&new.unique_key, &new.user));
         let mut added = Addition::default();
-        let mut work = |session: &mut dyn Session| {
-            added = Addition::default();
-            let mut missing = missing.clone();
-            for _ in 0..MAX_ROUNDS {
-                let document = serde_json::to_string(&missing)?;
-                added.take_new(&session.run(&self.sql.insert, &document)?)?;
-                missing.retain(|new| !added.has(new));
-                if missing.is_empty() {
-                    return Ok(());
-                }
+        if jobs.iter().all(|new| new.unique_key.is_none()) {
+            added.take_new(&self.write(&self.sql.insert, &jobs)?)?;
+        } else {
+            self.database.transact(&mut |session| {
+                added = self.insert_keyed(session, jobs)?;
+                Ok(())
+            })?;
+        }
+        added.in_order(jobs)
+    }
+
+    fn insert_keyed(&self, session: &mut dyn Session, jobs: &[NewJob]) -> Done<Addition> {
+        let mut added = Addition::default();
+        let mut missing: Vec<&NewJob> = jobs.iter().collect();
+        // Those who add the same keys wait for each other: in one order, never in a circle.
+        missing.sort_by_key(|new| (&new.unique_key, &new.user));
+        for _ in 0..MAX_ROUNDS {
+            let document = serde_json::to_string(&missing)?;
+            added.take_new(&session.run(&self.sql.insert, &document)?)?;
+            missing.retain(|new| !added.has(new));
+            if !missing.is_empty() {
                 // A key's holder may end before it is looked up; then the key is free again.
                 let document = serde_json::to_string(&missing)?;
                 added.take_held(&session.run(&self.sql.by_unique_key, &document)?)?;
                 missing.retain(|new| !added.has(new));
             }
-            match missing.is_empty() {
-                true => Ok(()),
-                false => Err(DatabaseError::new("a unique key changes hands too fast")),
+            if missing.is_empty() {
+                return Ok(added);
             }
-        };
-        self.database.transact(&mut work)?;
-        added.in_order(jobs)
+        }
+        Err(DatabaseError::new("a unique key changes hands too fast"))
     }
 
     pub(super) fn get(&self, id: Uuid) -> Done<Option<Job>> {
