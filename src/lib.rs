@@ -62,7 +62,7 @@ pub use engine::{TaskCleanupService, TaskExecutionService};
 pub use executor::{
     ExecutorRegistry, FieldError, Outcome, Report, TaskContext, TaskError, TaskExecutor, TaskInput,
 };
-pub use jobs::{check, token};
+pub use jobs::token;
 pub use server::Server;
 pub use store::{ListQuery, NewTask, Refused, Stats, TaskManager};
 pub use system::TaskSystem;

@@ -55,7 +55,7 @@ fn serve(check: bool) -> ExitCode {
         Err(error) => return fail(&error.to_string(), MISUSE),
     };
     if check {
-        return match async_task_system::check(&config) {
+        return match Server::check(&config) {
             Ok(()) => {
                 println!("The configuration is valid.");
                 ExitCode::SUCCESS

@@ -36,6 +36,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// What a start would find wrong with the keys that the configuration names. Neither the address
+    /// nor a database is tried.
+    ///
+    /// # Errors
+    ///
+    /// What is missing, for the person at the terminal.
+    pub fn check(config: &Config) -> Result<(), String> {
+        jobs::check(config)
+    }
+
     /// Listens and starts the system.
     ///
     /// # Errors

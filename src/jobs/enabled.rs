@@ -278,11 +278,7 @@ fn tokens(config: &Config) -> io::Result<TokenConfig> {
 }
 
 /// What a start would find wrong with the Job API's keys. The database is not asked.
-///
-/// # Errors
-///
-/// What is missing, for the person at the terminal.
-pub fn check(config: &Config) -> Result<(), String> {
+pub(crate) fn check(config: &Config) -> Result<(), String> {
     if config.database_url.is_some() {
         let tokens = tokens(config).map_err(|error| error.to_string())?;
         Gatekeeper::new(&tokens)?;
@@ -297,7 +293,7 @@ pub fn check(config: &Config) -> Result<(), String> {
 ///
 /// let pairs = [("STORAGE", "sqlite"), ("JWT_SECRET", "at least thirty-two bytes, and secret")];
 /// let config = async_task_system::Config::from_pairs(pairs)?;
-/// async_task_system::check(&config)?;
+/// async_task_system::Server::check(&config)?;
 /// let token = async_task_system::token(&config, "alice", None, Duration::from_secs(60))?;
 /// assert_eq!(token.split('.').count(), 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

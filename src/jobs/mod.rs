@@ -50,13 +50,13 @@ mod storage;
 mod watch;
 
 #[cfg(not(feature = "jobs"))]
-pub(crate) use disabled::{Jobs, register};
+pub use disabled::token;
 #[cfg(not(feature = "jobs"))]
-pub use disabled::{check, token};
+pub(crate) use disabled::{Jobs, check, register};
 #[cfg(feature = "jobs")]
-pub(crate) use enabled::{Jobs, register};
+pub use enabled::token;
 #[cfg(feature = "jobs")]
-pub use enabled::{check, token};
+pub(crate) use enabled::{Jobs, check, register};
 
 use crate::http::Problem;
 use crate::http::router::{Handler, Route};
