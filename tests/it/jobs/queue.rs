@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{Db, User};
-use crate::support::{Gate, pluck, wait_until};
+use crate::support::{Dial, Gate, Process, execute, pluck, wait_until};
 
 on_both! {
     an_executor_of_the_embedding_program_runs_as_a_job
@@ -225,4 +225,62 @@ fn a_stopped_server_gives_all_its_claims_back(db: &Db) {
         assert_eq!(alice.job(job)["attempts"], 0);
         assert_eq!(alice.events(job), ["created", "started", "retried"]);
     }
+}
+
+/// Transitions are all kept, and of the reports the newest.
+#[test]
+fn a_history_is_bounded() {
+    let Some(db) = Db::postgres() else { return };
+    let dial = Dial::default();
+    let server = db.serve_with(&[], |registry| dial.register(registry));
+    let alice = User::of(&server, "alice");
+    let job = alice.add_type("driven");
+    alice.wait(&job, "processing");
+    let told = |text: &str| {
+        let step = format!("At {text}");
+        wait_until(|| alice.job(&job)["currentStep"] == *step);
+    };
+    told("0");
+    // As if it had reported for a long time; the next report has a round number.
+    let many = format!(
+        "UPDATE jobs SET seq = 4999 WHERE id = '{job}'; \
+         INSERT INTO job_progress SELECT '{job}', n, 0, 1, 0, 'Before', NULL \
+         FROM generate_series(4, 4999) AS n"
+    );
+    execute(&db.url, &many);
+    dial.turn_to(50);
+    told("50");
+    alice.act(&format!("/jobs/{job}/cancel")).expect(200);
+    let history = alice
+        .get(&format!("/jobs/{job}/history"))
+        .expect(200)
+        .json();
+    assert_eq!(history["count"], 2_000 + 3);
+    assert_eq!(alice.events(&job), ["created", "started", "cancelled"]);
+}
+
+#[test]
+fn a_job_that_is_lost_for_the_last_time_counts_as_failed() {
+    let db = Db::sqlite();
+    let quickly = [("JOB_LEASE_SECONDS", "2"), ("METRICS", "true")];
+    let first = Process::start(&db.dir, &db.variables(&quickly));
+    let alice = User::of(&first.client, "alice");
+    let arguments = json!({ "delayMinSec": 60, "delayMaxSec": 60 });
+    let body = json!({ "type": "dummy", "arguments": arguments, "maxAttempts": 1 });
+    let job = alice.add(body);
+    alice.wait(&job, "processing");
+    first.signal("KILL");
+    let second = Process::start(&db.dir, &db.variables(&quickly));
+    let lost = User::of(&second.client, "alice").wait(&job, "failed");
+    assert_eq!(
+        lost["error"]["message"],
+        "its worker was lost, for the last time"
+    );
+    let counted = r#"task_system_jobs_finished_total{type="dummy",status="failed"} 1"#;
+    let metrics = second
+        .client
+        .call_exact("GET", "/metrics")
+        .send()
+        .expect(200);
+    assert!(metrics.text().contains(counted), "{}", metrics.text());
 }
