@@ -15,27 +15,34 @@ use socket2::SockRef;
 ///
 /// The kernel hands out the lowest free descriptor, so it is nearly always `hint`; else all
 /// descriptors are looked through. It is recognised by its two addresses, which no other open
-/// connection shares: `known` tells the peers of those that were there before.
+/// connection shares: `known` tells the peers of those that were there before, and knows each until
+/// its last descriptor is closed.
 pub(crate) fn accepted_socket(
     hint: Option<RawFd>,
     listener: SocketAddr,
     known: impl Fn(&SocketAddr) -> bool,
 ) -> Option<(TcpStream, SocketAddr)> {
+    let peer_of = |socket: SockRef<'_>| -> io::Result<Option<SocketAddr>> {
+        let local = socket.local_addr()?.as_socket();
+        if local.is_none_or(|local| local.port() != listener.port()) {
+            return Ok(None);
+        }
+        Ok(socket.peer_addr()?.as_socket())
+    };
     let duplicate = |descriptor: RawFd| -> io::Result<Option<(TcpStream, SocketAddr)>> {
         // SAFETY: the borrow ends with this closure. Where the number is not open, or another
         // thread closes or reuses it meanwhile, the calls on it fail or tell another
         // connection's addresses, and it is passed over; the one that matches is held open by
         // the caller, who has just accepted it.
         let socket = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        let socket = SockRef::from(&socket);
-        let local = socket.local_addr()?.as_socket();
-        if local.is_none_or(|local| local.port() != listener.port()) {
+        let Some(peer) = peer_of(SockRef::from(&socket))?.filter(|peer| !known(peer)) else {
             return Ok(None);
-        }
-        match socket.peer_addr()?.as_socket() {
-            Some(peer) if !known(&peer) => Ok(Some((socket.try_clone()?.into(), peer))),
-            _ => Ok(None),
-        }
+        };
+        // In this order: what was known a moment ago and is not now cannot be duplicated any more,
+        // and what the number stands for now may be another's.
+        let own = TcpStream::from(SockRef::from(&socket).try_clone()?);
+        let is_same = peer_of(SockRef::from(&own))? == Some(peer);
+        Ok(is_same.then_some((own, peer)))
     };
     match hint.map(&duplicate) {
         Some(Ok(Some(found))) => return Some(found),

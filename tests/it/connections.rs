@@ -206,3 +206,21 @@ fn a_polite_client_does_not_notice_hundreds_of_hostile_ones() {
     drop(hostile);
     wait_until(|| server.get("/health").status == 200);
 }
+
+/// A new connection is found among all descriptors; nobody takes an old one for it.
+#[test]
+fn nobody_gets_the_connection_of_one_who_has_just_left() {
+    let server = TestServer::start(&[]);
+    let ask = || {
+        for _ in 0..500 {
+            server.get("/health").expect(200);
+        }
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
+        // Takes the descriptor that the next connection is expected to have.
+        while !clients.iter().all(|client| client.is_finished()) {
+            let _ = std::fs::File::open("/dev/null");
+        }
+    });
+}

@@ -206,9 +206,9 @@ fn admit(
         })
         .map(drop)
         .inspect_err(|_| {
-            shared.open.lock().remove(&peer);
             turn_away(shared, &connection);
             drop(first);
+            shared.forget(connection);
         })
 }
 
@@ -223,9 +223,8 @@ fn serve_all(shared: &Shared, first: Option<Handover>, waiting: &Receiver<Handov
             log::error!("A connection's thread panicked: {}", crate::LogSafe(text));
             connection.reset();
         }
-        shared.open.lock().remove(&connection.peer);
+        shared.forget(connection);
         if !shared.is_stopping() {
-            drop(connection);
             next = waiting.recv_timeout(THREAD_IDLE).ok();
         }
     }

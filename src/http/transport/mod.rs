@@ -85,6 +85,14 @@ impl Shared {
         }
     }
 
+    /// A connection is over. Its socket is closed under the lock: as long as a descriptor of it can
+    /// be found, it is known ([`sys::accepted_socket`]).
+    fn forget(&self, connection: Arc<Connection>) {
+        let mut open = self.open.lock();
+        open.remove(&connection.peer);
+        drop(connection);
+    }
+
     fn clock(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
@@ -188,13 +196,13 @@ impl Transport {
         let threads = std::mem::take(&mut *self.threads.lock());
         let begun = Instant::now();
         loop {
-            let open: Vec<_> = self.shared.open.lock().values().cloned().collect();
             let late = Instant::now() >= deadline;
             let quiet = self
                 .shared
                 .clock()
                 .saturating_sub(LAST_REQUEST.as_millis() as u64);
-            for connection in &open {
+            let open = self.shared.open.lock();
+            for connection in open.values() {
                 if late {
                     let _ = connection.socket.shutdown(Shutdown::Both);
                 } else if begun.elapsed() >= GRACE && connection.is_idle_since(quiet) {
@@ -202,7 +210,9 @@ impl Transport {
                     let _ = connection.socket.shutdown(Shutdown::Read);
                 }
             }
-            if late || open.is_empty() && threads.iter().all(JoinHandle::is_finished) {
+            let is_empty = open.is_empty();
+            drop(open);
+            if late || is_empty && threads.iter().all(JoinHandle::is_finished) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(2));
