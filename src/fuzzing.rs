@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::executor::ExecutorRegistry;
-use crate::http::head::inspect;
-use crate::http::request::{Client, Pairs};
+use crate::http::head;
+use crate::http::request::{Client, Headers};
 use crate::http::response::Body;
 use crate::http::router::Router;
 use crate::http::{Method, Request};
@@ -22,18 +22,21 @@ const MAX_BODY: usize = 65_536;
 ///
 /// Where that does not hold.
 pub fn check_head(bytes: &[u8]) {
-    let whole = inspect(bytes, MAX_BODY);
-    let half = inspect(&bytes[..bytes.len() / 2], MAX_BODY);
+    let whole = head::find_end(bytes);
+    let half = head::find_end(&bytes[..bytes.len() / 2]);
     match (&half, &whole) {
         (Ok(Some(early)), Ok(Some(late))) => assert_eq!(early, late),
         (Ok(Some(_)), _) => panic!("a whole head is not one any more"),
         (Err(_), Ok(_)) => panic!("what was refused is accepted"),
         _ => {}
     }
-    if let Ok(Some(head)) = whole {
-        assert!(bytes[..head.length].ends_with(b"\r\n\r\n"));
-        let short = inspect(&bytes[..head.length - 1], MAX_BODY);
-        assert!(matches!(short, Ok(None)));
+    if let Ok(Some(length)) = whole {
+        assert!(bytes[..length].ends_with(b"\r\n"));
+        assert!(matches!(head::find_end(&bytes[..length - 1]), Ok(None)));
+        if let Ok(head) = head::parse(&bytes[..length], MAX_BODY) {
+            assert!(bytes[..length].ends_with(b"\r\n\r\n"));
+            assert!(!head.method.is_empty() && !head.target.is_empty());
+        }
     }
 }
 
@@ -83,7 +86,7 @@ impl Routes {
         {
             return;
         }
-        let headers = Pairs(
+        let headers = Headers(
             headers
                 .into_iter()
                 .map(|(n, v)| (n.trim(), v.trim()))

@@ -40,7 +40,7 @@ fn poll(call: &Call<'_>, id: TaskId) -> Result<(Response, bool), Problem> {
     let known = call.request.header("If-None-Match");
     let tasks = call.api.system.tasks();
     let answer = tasks.inspect(&call.session, id, |task| {
-        let tag = format!("\"{}\"", task.version);
+        let tag = ["\"", &task.version.to_string(), "\""].concat();
         let same = known.is_some_and(|known| matches(known, &tag));
         let ready = task.status.is_final() || known.is_some() && !same;
         let response = match same {

@@ -53,17 +53,6 @@ fn quality(parameter: &str) -> Option<u16> {
 mod tests {
     use crate::http::request::{Client, Headers, Method, Request};
 
-    struct Accept(&'static str);
-
-    impl Headers for Accept {
-        fn get(&self, _: &str) -> Option<&str> {
-            Some(self.0)
-        }
-        fn all(&self, _: &str) -> Vec<String> {
-            self.0.split('|').map(str::to_owned).collect()
-        }
-    }
-
     #[test]
     fn the_form_that_is_wanted_most_is_chosen() {
         for (accept, wanted) in [
@@ -96,7 +85,8 @@ mod tests {
                 request_id: "",
                 is_open: &|| true,
             };
-            let headers = Accept(accept);
+            let values = accept.split('|').map(|value| ("Accept", value));
+            let headers = Headers(values.collect());
             let request = Request::new(Method::Get, "/", &headers, b"", client);
             let offers = ["text/html", "application/json"];
             assert_eq!(request.wanted(&offers, "text/plain"), wanted, "{accept}");

@@ -2,13 +2,14 @@
 
 use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::{AtomicU8, AtomicU64};
 use std::time::Duration;
 
 use socket2::SockRef;
 
 use crate::http::chunks::{self, Broken};
-use crate::http::head::{self, BodyLength, Head};
+use crate::http::head;
 use crate::http::{Problem, sys};
 
 /// What a connection is doing.
@@ -59,9 +60,9 @@ impl Connection {
     /// Enters a phase that began at `since` and must be over `within` a time.
     pub(super) fn enter(&self, phase: Phase, since: u64, within: Duration) {
         let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        self.since.store(since, SeqCst);
-        self.phase.store(phase as u8, SeqCst);
-        self.deadline.store(since.saturating_add(within), SeqCst);
+        self.since.store(since, Release);
+        self.phase.store(phase as u8, Release);
+        self.deadline.store(since.saturating_add(within), Release);
     }
 
     /// A handler has the request: it takes what it takes.
@@ -70,16 +71,16 @@ impl Connection {
     }
 
     pub(super) fn is(&self, phase: Phase) -> bool {
-        self.phase.load(SeqCst) == phase as u8
+        self.phase.load(Acquire) == phase as u8
     }
 
     /// Whether it has been between two requests since `moment`.
     pub(super) fn is_idle_since(&self, moment: u64) -> bool {
-        self.is(Phase::Idle) && self.since.load(SeqCst) <= moment
+        self.is(Phase::Idle) && self.since.load(Acquire) <= moment
     }
 
     pub(super) fn is_late(&self, now: u64) -> bool {
-        self.deadline.load(SeqCst) < now
+        self.deadline.load(Acquire) < now
     }
 
     /// Closes what is late. Its thread reads the end of the stream, says what is
@@ -104,7 +105,8 @@ impl Connection {
 
 /// What comes next on a connection.
 pub(super) enum Next {
-    Head(Head),
+    /// A whole head.
+    Head,
     Refused(Problem),
     /// The client is gone, or has kept an idle connection for too long.
     Gone,
@@ -141,8 +143,9 @@ impl<'c> Intake<'c> {
         }
     }
 
-    /// Waits for a whole head. `begun` is called when its first byte is there.
-    pub(super) fn next_head(&mut self, max_body: usize, begun: impl FnOnce()) -> Next {
+    /// Waits for a whole head, and copies it into `head`. `begun` is called when its first byte is
+    /// there.
+    pub(super) fn next_head(&mut self, head: &mut Vec<u8>, begun: impl FnOnce()) -> Next {
         let mut begun = Some(begun);
         loop {
             if !self.seen.is_empty()
@@ -150,9 +153,14 @@ impl<'c> Intake<'c> {
             {
                 begun();
             }
-            match head::inspect(&self.seen, max_body) {
+            match head::find_end(&self.seen) {
                 Ok(None) => {}
-                Ok(Some(head)) => return Next::Head(head),
+                Ok(Some(end)) => {
+                    head.clear();
+                    head.shrink_to(FIRST_LOOK);
+                    head.extend_from_slice(&self.seen[..end]);
+                    return Next::Head;
+                }
                 Err(problem) => return Next::Refused(problem),
             }
             if !self.look() {
@@ -224,39 +232,32 @@ impl<'c> Intake<'c> {
         Ok(sys::bytes_taken(socket)?.saturating_sub(self.over))
     }
 
-    /// Takes a head that is all of its request out of the queue, unless the parser holds some of
-    /// it: the gate has read all there is to read, and the parser cannot have read ahead.
+    /// Whether the parser holds some of what comes next.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.ahead > 0
+    }
+
+    /// Takes a request that is its head alone out of the queue: the gate has read all there is to
+    /// read, and the parser, where it is not ahead, has nothing of it.
     ///
     /// # Errors
     ///
     /// The connection broke meanwhile.
-    pub(super) fn take(&mut self, head: &Head) -> io::Result<bool> {
-        if head.body != BodyLength::None || self.ahead > 0 {
-            return Ok(false);
-        }
+    pub(super) fn take(&mut self, request: usize) -> io::Result<()> {
         // The same bytes once more, which were seen to be there.
-        (&self.connection.socket).read_exact(&mut self.seen[..head.length])?;
-        self.over += head.length as u64;
-        Ok(true)
-    }
-
-    /// Goes on behind a head that was taken; what follows it is still in the kernel.
-    pub(super) fn pass(&mut self, head: &Head) {
-        self.seen.drain(..head.length);
+        (&self.connection.socket).read_exact(&mut self.seen[..request])?;
+        self.over += request as u64;
+        self.seen.drain(..request);
         self.seen.shrink_to(FIRST_LOOK);
-    }
-
-    /// The bytes of the head that was found.
-    pub(super) fn bytes_of(&self, head: &Head) -> &[u8] {
-        &self.seen[..head.length]
+        Ok(())
     }
 
     /// Reads the chunked body behind a head, without the parser: the connection cannot go on.
-    pub(super) fn read_chunked(&self, head: &Head, max: usize) -> Result<Vec<u8>, Broken> {
+    pub(super) fn read_chunked(&self, head: usize, max: usize) -> Result<Vec<u8>, Broken> {
         // What the parser holds of it was all seen.
         let held = &self.seen[..self.ahead];
         let mut whole = BufReader::new(held.chain(&self.connection.socket));
-        let mut head = (&mut whole).take(head.length as u64);
+        let mut head = (&mut whole).take(head as u64);
         io::copy(&mut head, &mut io::sink()).map_err(|_| Broken::Cut)?;
         chunks::read_chunks(&mut whole, max)
     }

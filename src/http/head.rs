@@ -6,18 +6,19 @@
 //! on. What two readers could understand differently is refused.
 
 use crate::http::Problem;
-use crate::http::request::Pairs;
+use crate::http::request::{Headers, cut};
 
 /// The most bytes of a head, its empty line included.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 const MAX_HEADERS: usize = 100;
 
-/// A head that passes.
+/// A head that passes, in its parts.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    /// Its bytes, the empty line included.
-    pub(crate) length: usize,
+pub(crate) struct Head<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) target: &'a str,
+    pub(crate) headers: Headers<'a>,
     pub(crate) body: BodyLength,
     /// Whether it is HTTP/1.0.
     pub(crate) is_old: bool,
@@ -33,16 +34,29 @@ pub(crate) enum BodyLength {
     Chunked,
 }
 
-/// Looks at the bytes that have come so far. `Ok(None)`: they are fine, but not yet all.
+/// How many of the bytes that have come so far are the head, its empty line included.
+/// `Ok(None)`: they are fine, but not yet all.
+///
+/// Up to its end, a head is visible ASCII, blanks and tabs, in lines that end with CR LF.
 ///
 /// # Errors
 ///
 /// What is wrong, as soon as it can be told.
-pub(crate) fn inspect(bytes: &[u8], max_body: usize) -> Result<Option<Head>, Problem> {
-    match find_end(bytes)? {
-        Some(end) if end + 4 <= MAX_HEAD => parse(&bytes[..end], max_body).map(Some),
-        None if bytes.len() < MAX_HEAD => Ok(None),
-        _ => Err(head_too_large()),
+pub(crate) fn find_end(bytes: &[u8]) -> Result<Option<usize>, Problem> {
+    let mut start = 0;
+    for at in memchr::memchr_iter(b'\n', bytes) {
+        match bytes[start..at].strip_suffix(b"\r") {
+            Some(b"") if at < MAX_HEAD => return Ok(Some(at + 1)),
+            Some(b"") => return Err(head_too_large()),
+            Some(line) if is_text(line) => start = at + 1,
+            _ => return Err(not_lines()),
+        }
+    }
+    let begun = &bytes[start..];
+    match is_text(begun.strip_suffix(b"\r").unwrap_or(begun)) {
+        true if bytes.len() < MAX_HEAD => Ok(None),
+        true => Err(head_too_large()),
+        false => Err(not_lines()),
     }
 }
 
@@ -60,41 +74,44 @@ fn head_too_large() -> Problem {
     Problem::new(431, "head_too_large", message)
 }
 
+fn not_lines() -> Problem {
+    malformed("A head is lines of visible ASCII that end with CR LF")
+}
+
+/// Whether it is visible ASCII, blanks and tabs. Looks at all of it in any case, which lets the
+/// compiler look at many bytes at once.
+fn is_text(line: &[u8]) -> bool {
+    line.iter().fold(true, |fine, &byte| fine & is_visible(byte))
+}
+
 pub(super) fn is_visible(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~')
 }
 
-/// Where the last line of a head ends, once its empty line is there. Up to that: only visible
-/// ASCII, blanks and tabs, in lines that end with CR LF.
-fn find_end(bytes: &[u8]) -> Result<Option<usize>, Problem> {
-    for (i, &byte) in bytes.iter().enumerate() {
-        let fine = match byte {
-            _ if is_visible(byte) => true,
-            b'\r' => bytes.get(i + 1).is_none_or(|&next| next == b'\n'),
-            b'\n' if bytes[..i].ends_with(b"\r\n\r") => return Ok(Some(i - 3)),
-            b'\n' => i > 0 && bytes[i - 1] == b'\r',
-            _ => false,
-        };
-        if !fine {
-            let message = "A head is lines of visible ASCII that end with CR LF";
-            return Err(malformed(message));
-        }
-    }
-    Ok(None)
-}
-
-/// The lines of a head, without its last CR LF CR LF.
-fn parse(head: &[u8], max_body: usize) -> Result<Head, Problem> {
+/// Reads what [`find_end`] found.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn parse(head: &[u8], max_body: usize) -> Result<Head<'_>, Problem> {
     // The bytes were checked: this cannot fail.
     let text = std::str::from_utf8(head).map_err(|_| malformed("The head is not ASCII"))?;
-    let mut lines = lines(text);
-    let is_old = request_line(lines.next().unwrap_or_default())?;
+    let (first, mut rest) = cut(text, b'\n').unwrap_or_default();
+    let (method, target, is_old) = request_line(without_cr(first))?;
+    let mut headers = Vec::with_capacity(16);
     let mut fields = Fields::default();
-    for (i, line) in lines.enumerate() {
-        if i == MAX_HEADERS {
+    while let Some((line, more)) = cut(rest, b'\n') {
+        rest = more;
+        let line = without_cr(line);
+        if line.is_empty() {
+            break;
+        }
+        if headers.len() == MAX_HEADERS {
             return Err(head_too_large());
         }
-        fields.add(line)?;
+        let (name, value) = header(line)?;
+        fields.add(name, value)?;
+        headers.push((name, value));
     }
     match fields.host {
         None if !is_old => return Err(malformed("The header Host is missing")),
@@ -104,63 +121,59 @@ fn parse(head: &[u8], max_body: usize) -> Result<Head, Problem> {
         _ => {}
     }
     Ok(Head {
-        length: head.len() + 4,
+        method,
+        target,
+        headers: Headers(headers),
         body: fields.body(is_old, max_body)?,
         is_old,
         is_last: fields.is_last,
     })
 }
 
-/// A head that passed, in its parts: method, target and headers.
-pub(super) fn split(head: &[u8]) -> Option<(&str, &str, Pairs<'_>)> {
-    let mut lines = lines(std::str::from_utf8(head).ok()?);
-    let mut first = lines.next()?.split(' ');
-    let (method, target) = (first.next()?, first.next()?);
-    let mut pairs = Vec::with_capacity(16);
-    let fields = lines.filter_map(|line| line.split_once(':'));
-    pairs.extend(fields.map(|(name, value)| (name, trim(value))));
-    Some((method, target, Pairs(pairs)))
-}
-
-/// The lines of what [`find_end`] has passed: there, every LF has its CR.
-fn lines(text: &str) -> impl Iterator<Item = &str> {
-    text.split('\n')
-        .map(|line| line.strip_suffix('\r').unwrap_or(line))
-}
-
-fn trim(value: &str) -> &str {
-    value.trim_matches([' ', '\t'])
+fn without_cr(line: &str) -> &str {
+    line.strip_suffix('\r').unwrap_or(line)
 }
 
 /// A name, an address, a port; no list of them, nor a user's name.
 fn is_of_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'')
+        || matches!(byte, b'('..=b'+' | b';' | b'=' | b':' | b'[' | b']')
 }
 
-/// Whether it is HTTP/1.0.
-fn request_line(line: &str) -> Result<bool, Problem> {
-    let mut parts = line.split(' ');
-    let (method, target, version) = (parts.next(), parts.next(), parts.next());
-    let (Some(method), Some(target), Some(version), None) = (method, target, version, parts.next())
-    else {
-        return Err(malformed("A request begins with METHOD TARGET HTTP/1.1"));
-    };
+/// Method, target, and whether it is HTTP/1.0.
+fn request_line(line: &str) -> Result<(&str, &str, bool), Problem> {
+    let wrong = || malformed("A request begins with METHOD TARGET HTTP/1.1");
+    let (method, rest) = cut(line, b' ').ok_or_else(wrong)?;
+    let (target, version) = cut(rest, b' ').ok_or_else(wrong)?;
     if method.is_empty() || !method.bytes().all(is_token) || target.is_empty() {
-        return Err(malformed("A request begins with METHOD TARGET HTTP/1.1"));
+        return Err(wrong());
     }
     match version {
-        "HTTP/1.1" => Ok(false),
-        "HTTP/1.0" => Ok(true),
-        _ if version.starts_with("HTTP/") => {
+        "HTTP/1.1" => Ok((method, target, false)),
+        "HTTP/1.0" => Ok((method, target, true)),
+        _ if version.starts_with("HTTP/") && !version.contains(' ') => {
             let message = "Only HTTP/1.0 and HTTP/1.1 are understood";
             Err(Problem::new(505, "http_version_not_supported", message))
         }
-        _ => Err(malformed("A request begins with METHOD TARGET HTTP/1.1")),
+        _ => Err(wrong()),
+    }
+}
+
+/// Name and value of one line.
+fn header(line: &str) -> Result<(&str, &str), Problem> {
+    // A blank before the colon, or in front of a line, is what proxies disagree about.
+    match cut(line, b':') {
+        Some((name, value)) if !name.is_empty() && name.bytes().all(is_token) => {
+            Ok((name, value.trim_ascii()))
+        }
+        _ => Err(malformed("A header is NAME: VALUE")),
     }
 }
 
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 /// The headers that say where the request goes and where it ends; each at most once.
@@ -174,17 +187,9 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn add(&mut self, line: &'a str) -> Result<(), Problem> {
-        let Some((name, value)) = line.split_once(':') else {
-            return Err(malformed("A header is NAME: VALUE"));
-        };
-        // A blank before the colon, or in front of a line, is what proxies disagree about.
-        if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(malformed("A header is NAME: VALUE"));
-        }
-        let value = trim(value);
+    fn add(&mut self, name: &str, value: &'a str) -> Result<(), Problem> {
         // The parser does not take it, and would only say that something is wrong.
-        if value.contains('\t') {
+        if memchr::memchr(b'\t', value.as_bytes()).is_some() {
             return Err(malformed(&format!("{name} has a tab within its value")));
         }
         let place = match name.len() {
@@ -192,7 +197,7 @@ impl<'a> Fields<'a> {
             6 if name.eq_ignore_ascii_case("Expect") => &mut self.expect,
             // A list, in one header or several.
             10 if name.eq_ignore_ascii_case("Connection") => {
-                let mut words = value.split(',').map(trim);
+                let mut words = value.split(',').map(str::trim_ascii);
                 self.is_last |= words.any(|word| word.eq_ignore_ascii_case("close"));
                 return Ok(());
             }
@@ -251,13 +256,20 @@ fn content_length(text: &str, max: usize) -> Result<BodyLength, Problem> {
 mod tests {
     use super::*;
 
-    fn look(head: &str) -> Result<Option<Head>, u16> {
-        inspect(head.as_bytes(), 1_000).map_err(|problem| problem.status)
+    /// How long the head is, and what it says, once it is whole.
+    fn look(text: &str) -> Result<Option<(usize, Head<'_>)>, u16> {
+        let bytes = text.as_bytes();
+        let look = || match find_end(bytes)? {
+            Some(end) => Ok(Some((end, parse(&bytes[..end], 1_000)?))),
+            None => Ok(None),
+        };
+        look().map_err(|problem: Problem| problem.status)
     }
 
     fn body_of(headers: &str) -> Result<BodyLength, u16> {
-        let head = look(&format!("POST / HTTP/1.1\r\nHost: h\r\n{headers}\r\n"))?;
-        Ok(head.expect("a whole head").body)
+        let text = format!("POST / HTTP/1.1\r\nHost: h\r\n{headers}\r\n");
+        let (_, head) = look(&text)?.expect("a whole head");
+        Ok(head.body)
     }
 
     #[test]
@@ -266,15 +278,26 @@ mod tests {
         for end in 0..text.len() {
             assert_eq!(look(&text[..end]), Ok(None), "{:?}", &text[..end]);
         }
-        let whole = Head {
-            length: text.len(),
+        let with_more = format!("{text}\0 not ours to judge");
+        for whole in [text, &with_more] {
+            let (length, _) = look(whole).expect("fine").expect("whole");
+            assert_eq!(length, text.len());
+        }
+    }
+
+    #[test]
+    fn a_head_is_read_in_its_parts() {
+        let head = "GET /a?b HTTP/1.1\r\nHost: h\r\nX:\ty \r\nX:z:\r\n\r\n";
+        let (_, head) = look(head).expect("fine").expect("whole");
+        let want = Head {
+            method: "GET",
+            target: "/a?b",
+            headers: Headers(vec![("Host", "h"), ("X", "y"), ("X", "z:")]),
             body: BodyLength::None,
             is_old: false,
             is_last: false,
         };
-        assert_eq!(look(text), Ok(Some(whole)));
-        let with_more = look(&format!("{text}\0 not ours to judge")).expect("fine");
-        assert_eq!(with_more.map(|head| head.length), Some(text.len()));
+        assert_eq!(head, want);
     }
 
     #[test]
@@ -309,7 +332,10 @@ mod tests {
         ] {
             assert_eq!(body_of(headers), want, "{headers:?}");
         }
-        let old = |header: &str| look(&format!("POST / HTTP/1.0\r\n{header}\r\n\r\n"));
+        let old = |header: &str| {
+            let text = format!("POST / HTTP/1.0\r\n{header}\r\n\r\n");
+            look(&text).map(drop)
+        };
         assert_eq!(old("Transfer-Encoding: chunked"), Err(400));
         assert_eq!(old("Expect: 100-continue"), Err(417));
     }
@@ -351,22 +377,15 @@ mod tests {
     #[test]
     fn the_last_request_may_say_so_in_any_of_its_headers() {
         let is_last = |headers: &str| {
-            let head = look(&format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n"));
-            head.expect("fine").expect("whole").is_last
+            let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{headers}\r\n\r\n");
+            let (_, head) = look(&text).expect("fine").expect("whole");
+            head.is_last
         };
         assert!(is_last("Connection: Close"));
         assert!(is_last("Connection: keep-alive\r\nconnection:\tx , close"));
         assert!(!is_last("Connection: keep-alive"));
         assert!(!is_last("Connection: closed, x-close"));
         assert!(!is_last("X: close"));
-    }
-
-    #[test]
-    fn a_head_splits_into_its_parts() {
-        let head = "GET /a?b HTTP/1.1\r\nHost: h\r\nX:\ty \r\nX:z:\r\n\r\n";
-        let (method, target, pairs) = split(head.as_bytes()).expect("parts");
-        assert_eq!((method, target), ("GET", "/a?b"));
-        assert_eq!(pairs.0, [("Host", "h"), ("X", "y"), ("X", "z:")]);
     }
 
     #[test]

@@ -26,32 +26,25 @@ impl Method {
     }
 }
 
-/// Where header values come from.
-pub(crate) trait Headers {
-    /// The first value of that name, in any case.
-    fn get(&self, name: &str) -> Option<&str>;
-    /// Every value of that name.
-    fn all(&self, name: &str) -> Vec<String>;
-}
-
 /// Names and values, in order.
-pub(crate) struct Pairs<'a>(pub(crate) Vec<(&'a str, &'a str)>);
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Headers<'a>(pub(crate) Vec<(&'a str, &'a str)>);
 
-impl Pairs<'_> {
-    fn named(&self, name: &str) -> impl Iterator<Item = &str> {
-        let pairs = self.0.iter();
-        let same = pairs.filter(move |(n, _)| n.eq_ignore_ascii_case(name));
-        same.map(|(_, value)| *value)
-    }
-}
-
-impl Headers for Pairs<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
+impl<'a> Headers<'a> {
+    /// The first value of that name, in any case.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         self.named(name).next()
     }
 
-    fn all(&self, name: &str) -> Vec<String> {
-        self.named(name).map(str::to_owned).collect()
+    /// Every value of that name.
+    pub(crate) fn all(&self, name: &str) -> Vec<&'a str> {
+        self.named(name).collect()
+    }
+
+    fn named(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        let pairs = self.0.iter();
+        let same = pairs.filter(move |(n, _)| n.eq_ignore_ascii_case(name));
+        same.map(|(_, value)| *value)
     }
 }
 
@@ -60,11 +53,12 @@ pub(crate) struct Request<'a> {
     pub(crate) method: Method,
     /// The host that the target itself names, where it does.
     authority: Option<&'a str>,
-    /// The target as it was sent, from its path on.
-    target: &'a str,
+    /// Without a trailing slash.
     path: &'a str,
+    /// As it was sent.
+    query_text: &'a str,
     pub(crate) peer: Option<IpAddr>,
-    pub(crate) headers: &'a dyn Headers,
+    pub(crate) headers: &'a Headers<'a>,
     pub(crate) body: &'a [u8],
     /// The client's own id where it is sane, else one of ours.
     pub(crate) id: &'a str,
@@ -84,16 +78,18 @@ impl<'a> Request<'a> {
     pub(crate) fn new(
         method: Method,
         target: &'a str,
-        headers: &'a dyn Headers,
+        headers: &'a Headers<'a>,
         body: &'a [u8],
         client: Client<'a>,
     ) -> Request<'a> {
         let (authority, target) = split_authority(target);
+        let (target, _) = cut(target, b'#').unwrap_or((target, ""));
+        let (path, query_text) = cut(target, b'?').unwrap_or((target, ""));
         Request {
             method,
             authority,
-            target,
-            path: path_of(target),
+            path: without_slash(path),
+            query_text,
             peer: client.peer,
             headers,
             body,
@@ -122,13 +118,12 @@ impl<'a> Request<'a> {
 
     /// The query's pairs, decoded, in order.
     pub(crate) fn query(&self) -> &[(String, String)] {
+        if self.query_text.is_empty() {
+            return &[];
+        }
         self.query.get_or_init(|| {
-            let Some((_, query)) = self.target.split_once('?') else {
-                return Vec::new();
-            };
-            let query = query.split('#').next().unwrap_or_default();
-            query
-                .split('&')
+            let pairs = self.query_text.split('&');
+            pairs
                 .filter(|pair| !pair.is_empty())
                 .map(|pair| {
                     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -157,12 +152,17 @@ fn split_authority(target: &str) -> (Option<&str>, &str) {
     }
 }
 
-fn path_of(target: &str) -> &str {
-    let path = target.split(['?', '#']).next().unwrap_or_default();
+fn without_slash(path: &str) -> &str {
     match path.strip_suffix('/') {
         Some(shorter) if !shorter.is_empty() => shorter,
         _ => path,
     }
+}
+
+/// What stands before and behind the first `at`, an ASCII character.
+pub(crate) fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
+    let place = memchr::memchr(at, text.as_bytes())?;
+    Some((&text[..place], &text[place + 1..]))
 }
 
 fn form_decode(text: &str) -> String {
@@ -171,7 +171,7 @@ fn form_decode(text: &str) -> String {
 
 /// `%41` → `A`; a malformed escape stays as it is, bytes that are not UTF-8 become U+FFFD.
 pub(crate) fn percent_decode(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
+    if !text.as_bytes().contains(&b'%') {
         return Cow::Borrowed(text);
     }
     let mut bytes = Vec::with_capacity(text.len());
@@ -221,7 +221,7 @@ mod tests {
                 request_id: "",
                 is_open: &|| true,
             };
-            let headers = Pairs(Vec::new());
+            let headers = Headers(Vec::new());
             let request = Request::new(Method::Get, target, &headers, b"", client);
             assert_eq!(request.host(), host);
             assert_eq!(request.path(), path);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::http::request::{Method, Request, percent_decode};
+use crate::http::request::{Method, Request, cut, percent_decode};
 use crate::http::{Problem, Response};
 
 /// Answers one route. The strings are the path's parameters, in order.
@@ -22,7 +22,7 @@ impl Route {
     fn new(pattern: &'static str, get: Option<Handler>, post: Option<Handler>) -> Route {
         Route {
             pattern,
-            segments: pattern.split('/').collect(),
+            segments: segments(pattern),
             get,
             post,
         }
@@ -120,8 +120,7 @@ impl Router {
             let all = Response::empty(204).with("Allow", "GET, HEAD, POST, OPTIONS");
             return (none, Ok(all));
         }
-        let mut path = Vec::with_capacity(8);
-        path.extend(request.path().split('/'));
+        let path = segments(request.path());
         match self.routes.iter().position(|route| route.matches(&path)) {
             Some(number) => (number, self.routes[number].answer(request, &path)),
             None => {
@@ -130,4 +129,16 @@ impl Router {
             }
         }
     }
+}
+
+/// What stands between the slashes.
+fn segments(path: &str) -> Vec<&str> {
+    let mut segments = Vec::with_capacity(8);
+    let mut rest = path;
+    while let Some((segment, more)) = cut(rest, b'/') {
+        segments.push(segment);
+        rest = more;
+    }
+    segments.push(rest);
+    segments
 }

@@ -67,6 +67,8 @@ struct Shared {
     open: Mutex<HashMap<SocketAddr, Arc<Connection>>>,
     stopping: AtomicBool,
     epoch: Instant,
+    /// What [`clock`](Shared::clock) tells.
+    now: AtomicU64,
     ids: (RandomState, AtomicU64),
     /// What was answered here, before or instead of the service.
     refused: StatusCounts,
@@ -80,6 +82,7 @@ impl Shared {
             open: Mutex::default(),
             stopping: AtomicBool::new(false),
             epoch: Instant::now(),
+            now: AtomicU64::new(millis(GUARD_TICK)),
             ids: Default::default(),
             refused: StatusCounts::default(),
         }
@@ -93,8 +96,17 @@ impl Shared {
         drop(connection);
     }
 
+    /// Milliseconds since the start, for deadlines; up to a tick fast, never slow. Each request
+    /// asks three times, and to ask the system would cost more than all else about deadlines.
     fn clock(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Sets the clock, and tells the time without its error.
+    fn tick(&self) -> u64 {
+        let now = millis(self.epoch.elapsed());
+        self.now.store(now + millis(GUARD_TICK), Ordering::Relaxed);
+        now
     }
 
     fn write_metrics(&self, out: &mut Exposition) {
@@ -116,7 +128,13 @@ impl Shared {
     /// A request id that nobody can guess from another.
     fn new_id(&self) -> String {
         let number = self.ids.1.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}", self.ids.0.hash_one(number))
+        let hash = self.ids.0.hash_one(number).to_be_bytes();
+        // Every request has one, and `format!` would take several times as long.
+        let mut id = String::with_capacity(16);
+        for digit in hash.into_iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+            id.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
+        id
     }
 }
 
@@ -197,10 +215,8 @@ impl Transport {
         let begun = Instant::now();
         loop {
             let late = Instant::now() >= deadline;
-            let quiet = self
-                .shared
-                .clock()
-                .saturating_sub(LAST_REQUEST.as_millis() as u64);
+            // The guard has ended.
+            let quiet = self.shared.tick().saturating_sub(millis(LAST_REQUEST));
             let open = self.shared.open.lock();
             for connection in open.values() {
                 if late {
@@ -223,6 +239,10 @@ impl Transport {
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// How many connections the limit of open descriptors leaves room for.
 fn places() -> usize {
     let limit = sys::raise_descriptor_limit().unwrap_or(u64::MAX);
@@ -234,7 +254,7 @@ fn places() -> usize {
 fn guard(shared: &Shared) {
     while !shared.is_stopping() {
         std::thread::sleep(GUARD_TICK);
-        let now = shared.clock();
+        let now = shared.tick();
         for connection in shared.open.lock().values() {
             connection.guard(now);
         }

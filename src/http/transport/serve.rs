@@ -9,7 +9,7 @@ use crate::executor::panic_text;
 use crate::http::chunks::Broken;
 use crate::http::connection::{Connection, Intake, Next, Phase};
 use crate::http::head::{self, BodyLength, Head, body_too_large, malformed};
-use crate::http::request::{Client, Headers};
+use crate::http::request::Client;
 use crate::http::response::Body;
 use crate::http::transport::Shared;
 use crate::http::wire::{self, Framing, write};
@@ -19,79 +19,121 @@ use crate::http::{Method, Problem, Request, sys};
 pub(super) type Requests = Box<dyn Iterator<Item = Result<tiny_http::Request, String>> + Send>;
 
 /// Serves one connection to its end.
-pub(super) fn serve(shared: &Shared, mut requests: Requests, connection: &Connection) {
-    let mut intake = Intake::new(connection);
-    let opened = shared.clock();
-    let mut first = Some(opened);
-    while serve_next(shared, &mut requests, connection, &mut intake, first.take()) {
+pub(super) fn serve(shared: &Shared, requests: Requests, connection: &Connection) {
+    let mut conversation = Conversation {
+        shared,
+        connection,
+        requests,
+        intake: Intake::new(connection),
+    };
+    let mut head = Vec::new();
+    let mut first = Some(shared.clock());
+    while conversation.exchange(&mut head, first.take()) {
         let keep_alive = shared.options.keep_alive_timeout;
         connection.enter(Phase::Idle, shared.clock(), keep_alive);
     }
     // First the socket, then the crate's writer: what it still holds was not asked for.
     close(connection);
-    drop(requests);
+    drop(conversation);
 }
 
-/// Answers the next request; false where the connection ends with it. A connection's first
-/// request began when it was `opened`, a later one with its first byte.
-fn serve_next(
-    shared: &Shared,
-    requests: &mut Requests,
-    connection: &Connection,
-    intake: &mut Intake<'_>,
-    opened: Option<u64>,
-) -> bool {
-    let options = &shared.options;
-    let mut begun = 0;
-    let next = intake.next_head(options.max_body_bytes, || {
-        begun = opened.unwrap_or_else(|| shared.clock());
-        connection.enter(Phase::Reading, begun, options.head_timeout);
-    });
-    let head = match next {
-        Next::Head(head) => head,
-        Next::Refused(problem) => {
-            refuse(shared, connection, problem);
-            return false;
-        }
-        Next::Gone => {
-            if intake.has_begun() && connection.is_late(shared.clock()) {
-                refuse(shared, connection, too_slow());
+/// A connection with what has come on it.
+struct Conversation<'a> {
+    shared: &'a Shared,
+    connection: &'a Connection,
+    requests: Requests,
+    intake: Intake<'a>,
+}
+
+impl Conversation<'_> {
+    /// Answers the next request, whose head is read into `bytes`; false where the connection ends
+    /// with it. A connection's first request began when it was `opened`, a later one with its first
+    /// byte.
+    fn exchange(&mut self, bytes: &mut Vec<u8>, opened: Option<u64>) -> bool {
+        let (shared, connection) = (self.shared, self.connection);
+        let options = &shared.options;
+        let mut begun = 0;
+        let next = self.intake.next_head(bytes, || {
+            begun = opened.unwrap_or_else(|| shared.clock());
+            connection.enter(Phase::Reading, begun, options.head_timeout);
+        });
+        let head = match next {
+            Next::Head => head::parse(bytes, options.max_body_bytes),
+            Next::Refused(problem) => Err(problem),
+            Next::Gone => {
+                if self.intake.has_begun() && connection.is_late(shared.clock()) {
+                    refuse(shared, connection, too_slow());
+                }
+                return false;
             }
-            return false;
+        };
+        let head = match head {
+            Ok(head) => head,
+            Err(problem) => {
+                refuse(shared, connection, problem);
+                return false;
+            }
+        };
+        connection.enter(Phase::Reading, begun, options.request_timeout);
+        match head.body {
+            BodyLength::None if !self.intake.is_ahead() => {
+                self.intake.take(bytes.len()).is_ok()
+                    && answer(shared, connection, &head, &[], !head.is_last)
+            }
+            BodyLength::None => self.exchange_parsed(&head, bytes.len(), 0),
+            BodyLength::Bytes(body) => self.exchange_parsed(&head, bytes.len(), body),
+            BodyLength::Chunked => {
+                self.exchange_chunked(&head, bytes.len());
+                false
+            }
         }
-    };
-    connection.enter(Phase::Reading, begun, options.request_timeout);
-    match intake.take(&head) {
-        Ok(false) => {}
-        Ok(true) => {
-            let keep = exchange_head(shared, connection, intake.bytes_of(&head), &head);
-            intake.pass(&head);
-            return keep;
-        }
-        Err(_) => return false,
     }
-    let body = match head.body {
-        BodyLength::Bytes(length) => length,
-        BodyLength::None => 0,
-        BodyLength::Chunked => {
-            exchange_chunked(shared, connection, intake, &head);
-            return false;
-        }
-    };
-    let length = head.length + body;
-    intake.look_behind(length);
-    let raw = match requests.next() {
-        Some(Ok(raw)) => raw,
-        Some(Err(error)) => {
-            log::debug!("A request could not be read: {}", crate::LogSafe(&error));
+
+    /// Answers a request whose body the parser reads.
+    fn exchange_parsed(&mut self, head: &Head<'_>, head_length: usize, body: usize) -> bool {
+        let (shared, connection) = (self.shared, self.connection);
+        let length = head_length + body;
+        self.intake.look_behind(length);
+        let mut raw = match self.requests.next() {
+            Some(Ok(raw)) => raw,
+            Some(Err(error)) => {
+                log::debug!("A request could not be read: {}", crate::LogSafe(&error));
+                refuse(shared, connection, not_whole(shared, connection));
+                return false;
+            }
+            None => return false,
+        };
+        let Some(body) = read_body(&mut raw, body) else {
             refuse(shared, connection, not_whole(shared, connection));
+            // `raw` waits for the rest of the body, unless that cannot come any more.
+            close(connection);
             return false;
+        };
+        let go_on = self.intake.finish(length) && !head.is_last;
+        let keep = answer(shared, connection, head, &body, go_on);
+        // Takes the crate's writer away, which would answer 500 where nobody used it.
+        drop(raw.into_writer());
+        keep
+    }
+
+    /// Answers a request whose body comes in chunks, the last of its connection: where it ends,
+    /// the parser cannot know.
+    fn exchange_chunked(&self, head: &Head<'_>, head_length: usize) {
+        let (shared, connection) = (self.shared, self.connection);
+        let waits = head.headers.get("Expect").is_some();
+        if waits && wire::tell_to_continue(&connection.socket).is_err() {
+            return;
         }
-        None => return false,
-    };
-    exchange(shared, raw, connection, body, || {
-        intake.finish(length) && !head.is_last
-    })
+        let max = shared.options.max_body_bytes;
+        match self.intake.read_chunked(head_length, max) {
+            Ok(body) => {
+                answer(shared, connection, head, &body, false);
+            }
+            Err(Broken::TooLarge) => refuse(shared, connection, body_too_large(max)),
+            Err(Broken::Malformed) => refuse(shared, connection, malformed("A chunk is malformed")),
+            Err(Broken::Cut) => refuse(shared, connection, not_whole(shared, connection)),
+        }
+    }
 }
 
 /// Says no to what is not a request, or not yet.
@@ -132,104 +174,26 @@ fn close(connection: &Connection) {
     connection.reset();
 }
 
-/// Answers one request; false where the connection ends with it. `can_go_on` tells, once the
-/// body is read, whether the next request can be found.
-fn exchange(
-    shared: &Shared,
-    mut raw: tiny_http::Request,
-    connection: &Connection,
-    length: usize,
-    can_go_on: impl FnOnce() -> bool,
-) -> bool {
-    let Some(body) = read_body(&mut raw, length) else {
-        refuse(shared, connection, not_whole(shared, connection));
-        // `raw` waits for the rest of the body, unless that cannot come any more.
-        close(connection);
-        return false;
-    };
-    let headers = TinyHeaders(raw.headers());
-    let asked = Asked {
-        method: Method::parse(raw.method().as_str()),
-        target: raw.url(),
-        headers: &headers,
-        is_old: *raw.http_version() <= (1, 0),
-    };
-    let keep = answer(shared, connection, &asked, &body, can_go_on());
-    // Takes the crate's writer away, which would answer 500 where nobody used it.
-    drop(raw.into_writer());
-    keep
-}
-
-/// Answers a request that is its head alone: the gate has read it, and the parser need not.
-fn exchange_head(shared: &Shared, connection: &Connection, bytes: &[u8], head: &Head) -> bool {
-    let Some((method, target, headers)) = head::split(bytes) else {
-        return false;
-    };
-    let asked = Asked {
-        method: Method::parse(method),
-        target,
-        headers: &headers,
-        is_old: head.is_old,
-    };
-    answer(shared, connection, &asked, &[], !head.is_last)
-}
-
-/// Answers a request whose body comes in chunks, the last of its connection: where it ends, the
-/// parser cannot know.
-fn exchange_chunked(shared: &Shared, connection: &Connection, intake: &Intake<'_>, head: &Head) {
-    let Some((method, target, headers)) = head::split(intake.bytes_of(head)) else {
-        return;
-    };
-    if headers.get("Expect").is_some() && wire::tell_to_continue(&connection.socket).is_err() {
-        return;
-    }
-    match intake.read_chunked(head, shared.options.max_body_bytes) {
-        Ok(body) => {
-            let asked = Asked {
-                method: Method::parse(method),
-                target,
-                headers: &headers,
-                is_old: false,
-            };
-            answer(shared, connection, &asked, &body, false);
-        }
-        Err(Broken::TooLarge) => {
-            let problem = body_too_large(shared.options.max_body_bytes);
-            refuse(shared, connection, problem);
-        }
-        Err(Broken::Malformed) => refuse(shared, connection, malformed("A chunk is malformed")),
-        Err(Broken::Cut) => refuse(shared, connection, not_whole(shared, connection)),
-    }
-}
-
-/// A request without its body, whoever has read it.
-struct Asked<'a> {
-    method: Method,
-    target: &'a str,
-    headers: &'a dyn Headers,
-    /// Whether it is HTTP/1.0.
-    is_old: bool,
-}
-
 /// Has a request answered; false where the connection ends with it, as it does where it cannot
 /// `go_on`.
 fn answer(
     shared: &Shared,
     connection: &Connection,
-    asked: &Asked<'_>,
+    head: &Head<'_>,
     body: &[u8],
     go_on: bool,
 ) -> bool {
-    let id = match asked.headers.get("X-Request-Id") {
+    let id = match head.headers.get("X-Request-Id") {
         Some(id) if is_sane_id(id) => id.to_owned(),
         _ => shared.new_id(),
     };
     let last = !go_on || shared.is_stopping();
     connection.work();
-    let (keep, word) = persistence(asked);
+    let method = Method::parse(head.method);
+    let (keep, word) = persistence(head);
     let framing = Framing {
-        head_only: asked.method == Method::Head,
-        chunks: !asked.is_old,
+        head_only: method == Method::Head,
+        chunks: !head.is_old,
         connection: if last { Some("close") } else { word },
     };
     let client = Client {
@@ -237,7 +201,7 @@ fn answer(
         request_id: &id,
         is_open: &|| sys::is_open(&connection.socket),
     };
-    let request = Request::new(asked.method, asked.target, asked.headers, body, client);
+    let request = Request::new(method, head.target, &head.headers, body, client);
     let response = catch_unwind(AssertUnwindSafe(|| (shared.service)(&request)));
     let response = response.unwrap_or_else(|panic| {
         let text = panic_text(&*panic).to_owned();
@@ -254,14 +218,14 @@ fn answer(
 }
 
 /// Whether the connection stays open (as the crate sees it), and the word to say about it.
-fn persistence(asked: &Asked<'_>) -> (bool, Option<&'static str>) {
-    let wish = asked.headers.get("Connection");
+fn persistence(head: &Head<'_>) -> (bool, Option<&'static str>) {
+    let wish = head.headers.get("Connection");
     let wish = wish.map(str::to_ascii_lowercase);
     let has = |word| wish.as_deref().is_some_and(|wish| wish.contains(word));
-    if has("close") || has("upgrade") || asked.is_old && !has("keep-alive") {
+    if has("close") || has("upgrade") || head.is_old && !has("keep-alive") {
         (false, Some("close"))
     } else {
-        (true, asked.is_old.then_some("keep-alive"))
+        (true, head.is_old.then_some("keep-alive"))
     }
 }
 
@@ -279,26 +243,4 @@ fn read_body(raw: &mut tiny_http::Request, length: usize) -> Option<Vec<u8>> {
         reader.read_to_end(&mut body).ok()?;
     }
     (body.len() == length).then_some(body)
-}
-
-struct TinyHeaders<'a>(&'a tiny_http::Headers);
-
-impl Headers for TinyHeaders<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.as_str())
-    }
-
-    fn all(&self, name: &str) -> Vec<String> {
-        // The crate lends only the first of a name: rename each one that was seen.
-        let mut rest = self.0.clone();
-        let mut values = Vec::new();
-        while let Some(header) = rest.get_header_mut(name) {
-            values.push(header.value.as_str().to_owned());
-            match tiny_http::HeaderField::try_from("Seen") {
-                Ok(seen) => header.field = seen,
-                Err(_) => break,
-            }
-        }
-        values
-    }
 }
