@@ -112,17 +112,21 @@ pub(super) enum Next {
     Gone,
 }
 
-/// Looks at each head while it is still in the kernel's buffer.
+/// Looks at each head before anything else does: first while it is still in the kernel's buffer,
+/// where the parser finds it again, and from the connection's first request without a body on by
+/// reading it. A client that polls goes on polling, and a look is one system call more than a read.
 ///
 /// The parser reads ahead, up to a kilobyte beyond a request's end. What it holds of the next
 /// request was seen here before, except when it came between the look and the read; then
 /// [`finish`](Intake::finish) tells that the connection cannot go on.
 pub(super) struct Intake<'c> {
     connection: &'c Connection,
-    /// Bytes from the start of the next request on. `ahead` of them the parser holds already;
-    /// the others are in the kernel.
+    /// Bytes from the start of the next request on. The first of them are `taken` out of the
+    /// kernel: by the parser, or by the gate where it `reads`, and then they are all.
     seen: Vec<u8>,
-    ahead: usize,
+    taken: usize,
+    /// Whether the gate reads: the parser has nothing of this connection any more.
+    reads: bool,
     /// Bytes of the requests that are over.
     over: u64,
 }
@@ -138,7 +142,8 @@ impl<'c> Intake<'c> {
         Intake {
             connection,
             seen: Vec::new(),
-            ahead: 0,
+            taken: 0,
+            reads: false,
             over: 0,
         }
     }
@@ -176,34 +181,38 @@ impl<'c> Intake<'c> {
 
     /// Waits for more bytes than were seen so far; false where none will come.
     fn look(&mut self) -> bool {
-        let known = self.seen.len() - self.ahead;
+        let mut socket = &self.connection.socket;
+        let known = self.seen.len() - self.taken;
         let room = (known + 1).max(FIRST_LOOK).next_power_of_two();
-        self.seen.resize(self.ahead + room, 0);
-        let queue = &mut self.seen[self.ahead..];
+        self.seen.resize(self.taken + room, 0);
+        let queue = &mut self.seen[self.taken..];
         // With nothing known, any byte is news; else one more than there are.
-        let more = known == 0
-            || sys::peek_all(&self.connection.socket, &mut queue[..=known])
-                .is_ok_and(|n| n > known);
+        let more =
+            known == 0 || sys::peek_all(socket, &mut queue[..=known]).is_ok_and(|n| n > known);
         let length = match more {
-            true => self.connection.socket.peek(queue).unwrap_or(0),
+            true if self.reads => socket.read(queue).unwrap_or(0),
+            true => socket.peek(queue).unwrap_or(0),
             false => 0,
         };
-        self.seen.truncate(self.ahead + length.max(known));
+        self.seen.truncate(self.taken + length.max(known));
+        if self.reads {
+            self.taken = self.seen.len();
+        }
         length > known
     }
 
     /// Looks at what has come behind a head already: the rest of its request, and as much more as
     /// the parser may read ahead.
     pub(super) fn look_behind(&mut self, request: usize) {
-        let known = self.seen.len() - self.ahead;
+        let known = self.seen.len() - self.taken;
         let is_all = !known.is_multiple_of(FIRST_LOOK) && self.seen.len() >= request;
         if is_all || request > head::MAX_HEAD {
             return;
         }
         self.seen.resize(request + READ_AHEAD, 0);
-        let queue = &mut self.seen[self.ahead..];
+        let queue = &mut self.seen[self.taken..];
         let length = sys::peek_now(&self.connection.socket, queue).unwrap_or(0);
-        self.seen.truncate(self.ahead + length.max(known));
+        self.seen.truncate(self.taken + length.max(known));
     }
 
     /// Marks a request of so many bytes as taken by the parser; false where it has taken more
@@ -215,9 +224,9 @@ impl<'c> Intake<'c> {
         if ahead > beyond as u64 {
             return false;
         }
-        self.ahead = ahead as usize;
+        self.taken = ahead as usize;
         self.seen.drain(..request.min(self.seen.len()));
-        self.seen.truncate(self.ahead);
+        self.seen.truncate(self.taken);
         self.seen.shrink_to(FIRST_LOOK);
         true
     }
@@ -232,30 +241,61 @@ impl<'c> Intake<'c> {
         Ok(sys::bytes_taken(socket)?.saturating_sub(self.over))
     }
 
-    /// Whether the parser holds some of what comes next.
-    pub(super) fn is_ahead(&self) -> bool {
-        self.ahead > 0
+    /// Whether the gate reads, and the parser must not be asked.
+    pub(super) fn reads(&self) -> bool {
+        self.reads
     }
 
-    /// Takes a request that is its head alone out of the queue: the gate has read all there is to
-    /// read, and the parser, where it is not ahead, has nothing of it.
+    /// Whether the parser holds some of what comes next, and must be asked for it.
+    pub(super) fn is_parsers(&self) -> bool {
+        !self.reads && self.taken > 0
+    }
+
+    /// Takes a request that is its head alone, none of which the parser holds.
     ///
     /// # Errors
     ///
     /// The connection broke meanwhile.
     pub(super) fn take(&mut self, request: usize) -> io::Result<()> {
-        // The same bytes once more, which were seen to be there.
-        (&self.connection.socket).read_exact(&mut self.seen[..request])?;
-        self.over += request as u64;
-        self.seen.drain(..request);
-        self.seen.shrink_to(FIRST_LOOK);
+        if !self.reads {
+            // The same bytes once more, which were seen to be there. Those behind them come again.
+            self.seen.truncate(request);
+            (&self.connection.socket).read_exact(&mut self.seen)?;
+            self.taken = request;
+            self.reads = true;
+        }
+        self.pass(request);
         Ok(())
+    }
+
+    /// Takes a request with a body where the gate reads; the body.
+    ///
+    /// # Errors
+    ///
+    /// It has not come whole.
+    pub(super) fn take_body(&mut self, head: usize, length: usize) -> io::Result<Vec<u8>> {
+        let held = &self.seen[head..];
+        let mut body = held[..held.len().min(length)].to_vec();
+        let rest = (length - body.len()) as u64;
+        self.pass(head + body.len());
+        let mut socket = (&self.connection.socket).take(rest);
+        match socket.read_to_end(&mut body)? as u64 == rest {
+            true => Ok(body),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Goes on behind so many bytes that the gate has read.
+    fn pass(&mut self, bytes: usize) {
+        self.seen.drain(..bytes);
+        self.seen.shrink_to(FIRST_LOOK);
+        self.taken = self.seen.len();
     }
 
     /// Reads the chunked body behind a head, without the parser: the connection cannot go on.
     pub(super) fn read_chunked(&self, head: usize, max: usize) -> Result<Vec<u8>, Broken> {
         // What the parser holds of it was all seen.
-        let held = &self.seen[..self.ahead];
+        let held = &self.seen[..self.taken];
         let mut whole = BufReader::new(held.chain(&self.connection.socket));
         let mut head = (&mut whole).take(head as u64);
         io::copy(&mut head, &mut io::sink()).map_err(|_| Broken::Cut)?;

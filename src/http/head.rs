@@ -81,7 +81,8 @@ fn not_lines() -> Problem {
 /// Whether it is visible ASCII, blanks and tabs. Looks at all of it in any case, which lets the
 /// compiler look at many bytes at once.
 fn is_text(line: &[u8]) -> bool {
-    line.iter().fold(true, |fine, &byte| fine & is_visible(byte))
+    line.iter()
+        .fold(true, |fine, &byte| fine & is_visible(byte))
 }
 
 pub(super) fn is_visible(byte: u8) -> bool {
@@ -137,7 +138,10 @@ fn without_cr(line: &str) -> &str {
 /// A name, an address, a port; no list of them, nor a user's name.
 fn is_of_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
-        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'')
+        || matches!(
+            byte,
+            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\''
+        )
         || matches!(byte, b'('..=b'+' | b';' | b'=' | b':' | b'[' | b']')
 }
 

@@ -332,7 +332,8 @@ fn requests_in_pieces_are_never_mixed_up() {
     assert!(complete > 0, "at least some arrive whole");
 }
 
-/// A head alone is read by the gate, a body by the parser: they find each other's end.
+/// The parser reads bodies up to the first head alone, and the gate all that follows: each finds
+/// the other's end.
 #[test]
 fn heads_alone_and_bodies_take_turns_in_any_pieces() {
     let server = TestServer::start(&[]);
@@ -378,6 +379,28 @@ fn heads_alone_and_bodies_take_turns_in_any_pieces() {
     }
     assert!(complete > 0, "at least some arrive whole");
 
+    // Behind a head alone there is nothing that the gate has not seen: all arrive whole.
+    for size in [1, 3, 64, 400, 1_024, 1_500, all.len()] {
+        let socket = server.connect();
+        let poll = request(1);
+        (&socket).write_all(poll.as_bytes()).expect("sent");
+        let mut answers = BufReader::new(&socket);
+        assert_eq!(Reply::read(&mut answers, "GET").status, 200);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut pieces = all.as_bytes().chunks(size);
+                pieces
+                    .try_for_each(|piece| (&socket).write_all(piece))
+                    .expect("sent");
+            });
+            for i in 0..30 {
+                let answer = Reply::read(&mut answers, "GET");
+                assert_eq!(answer.header("X-Request-Id"), Some(&*i.to_string()));
+                assert_eq!(answer.status, if i % 3 == 0 { 201 } else { 200 }, "{size}");
+            }
+        });
+    }
+
     // Each after the answer to the one before: nothing is ever a reason to close.
     let socket = server.connect();
     let mut answers = BufReader::new(&socket);
@@ -397,6 +420,20 @@ fn a_body_that_no_route_wants_is_read_and_the_connection_goes_on() {
     let end = "GET /api/v1/tasks/stats HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
     let all = format!("{one}{two}{}{one}{end}", "x".repeat(2_000));
     assert_eq!(statuses(&server, &all), [200, 200, 200, 200]);
+}
+
+#[test]
+fn a_body_that_breaks_off_creates_nothing() {
+    let server = TestServer::start(&[]);
+    let poll = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n";
+    // A whole task, in a body that was said to be longer.
+    let post = format!(
+        "POST {API}/tasks HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+         X-App-Session: short\r\nContent-Length: 13\r\n\r\n{{\"name\":\"n\"}}"
+    );
+    assert_eq!(statuses(&server, &post), [400]);
+    assert_eq!(statuses(&server, &format!("{poll}{post}")), [200, 400]);
+    assert_eq!(server.session("short").total(), 0);
 }
 
 #[test]
@@ -422,8 +459,13 @@ fn an_upgrade_is_not_taken_up() {
 #[test]
 fn who_expects_is_told_to_continue_or_not_to() {
     let server = TestServer::start(&[("MAX_BODY_BYTES", "100")]);
-    let ask = |length: usize| {
+    let ask = |length: usize, polls: bool| {
         let socket = server.connect();
+        if polls {
+            let poll = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n";
+            (&socket).write_all(poll.as_bytes()).expect("sent");
+            Reply::read(&mut BufReader::with_capacity(1, &socket), "GET").expect(200);
+        }
         let head = format!(
             "POST {API}/tasks HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
              Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
@@ -431,16 +473,18 @@ fn who_expects_is_told_to_continue_or_not_to() {
         (&socket).write_all(head.as_bytes()).expect("sent");
         socket
     };
-    let mut socket = ask(12);
-    let mut start = [0; 22];
-    socket.read_exact(&mut start).expect("an interim answer");
-    assert_eq!(&start, b"HTTP/1.1 100 Continue\r");
-    socket.write_all(b"{\"name\":\"n\"}").expect("sent");
-    let mut rest = String::new();
-    socket.shutdown(Shutdown::Write).expect("half closed");
-    socket.read_to_string(&mut rest).expect("an answer");
-    assert!(rest.contains("HTTP/1.1 201 Created"), "{rest}");
-    let refused: TcpStream = ask(101);
+    for polls in [false, true] {
+        let mut socket = ask(12, polls);
+        let mut start = [0; 22];
+        socket.read_exact(&mut start).expect("an interim answer");
+        assert_eq!(&start, b"HTTP/1.1 100 Continue\r");
+        socket.write_all(b"{\"name\":\"n\"}").expect("sent");
+        let mut rest = String::new();
+        socket.shutdown(Shutdown::Write).expect("half closed");
+        socket.read_to_string(&mut rest).expect("an answer");
+        assert!(rest.contains("HTTP/1.1 201 Created"), "{rest}");
+    }
+    let refused: TcpStream = ask(101, false);
     Reply::read(&mut BufReader::new(refused), "POST").expect(413);
     assert_eq!(
         statuses(

@@ -4,11 +4,13 @@
 //! place and writes the answer, with no queue between. Connection threads are reused and
 //! bounded. A guard closes connections that miss a deadline.
 //!
-//! `tiny_http` accepts, and parses requests with a body; one that is its head alone is taken as
-//! the gate has read it, and costs half as much. Answers are written here, through a second handle on the
-//! socket, because its own cannot say `Connection: close`, answers what nobody asked when an
-//! idle connection ends, and reads a refused body to its end before the refusal goes out. What
-//! it has buffered to write meanwhile is discarded by shutting the socket down first.
+//! `tiny_http` accepts, and parses requests with a body up to the connection's first without one;
+//! from there on the gate, which looks at every head anyway, reads what it has looked at.
+//!
+//! Answers are written here, through a second handle on the socket, because the crate's own cannot
+//! say `Connection: close`, answers what nobody asked when an idle connection ends, and reads a
+//! refused body to its end before the refusal goes out. What it has buffered to write meanwhile is
+//! discarded by shutting the socket down first.
 
 mod accept;
 mod serve;

@@ -76,17 +76,41 @@ impl Conversation<'_> {
         };
         connection.enter(Phase::Reading, begun, options.request_timeout);
         match head.body {
-            BodyLength::None if !self.intake.is_ahead() => {
+            BodyLength::None if !self.intake.is_parsers() => {
                 self.intake.take(bytes.len()).is_ok()
                     && answer(shared, connection, &head, &[], !head.is_last)
             }
             BodyLength::None => self.exchange_parsed(&head, bytes.len(), 0),
+            BodyLength::Bytes(body) if self.intake.reads() => {
+                self.exchange_read(&head, bytes.len(), body)
+            }
             BodyLength::Bytes(body) => self.exchange_parsed(&head, bytes.len(), body),
             BodyLength::Chunked => {
                 self.exchange_chunked(&head, bytes.len());
                 false
             }
         }
+    }
+
+    /// Answers a request whose body the gate reads.
+    fn exchange_read(&mut self, head: &Head<'_>, head_length: usize, body: usize) -> bool {
+        let (shared, connection) = (self.shared, self.connection);
+        if !self.lets_send(head) {
+            return false;
+        }
+        match self.intake.take_body(head_length, body) {
+            Ok(body) => answer(shared, connection, head, &body, !head.is_last),
+            Err(_) => {
+                refuse(shared, connection, not_whole(shared, connection));
+                false
+            }
+        }
+    }
+
+    /// Tells a client that waits for it to send its body; false where it is gone.
+    fn lets_send(&self, head: &Head<'_>) -> bool {
+        head.headers.get("Expect").is_none()
+            || wire::tell_to_continue(&self.connection.socket).is_ok()
     }
 
     /// Answers a request whose body the parser reads.
@@ -120,8 +144,7 @@ impl Conversation<'_> {
     /// the parser cannot know.
     fn exchange_chunked(&self, head: &Head<'_>, head_length: usize) {
         let (shared, connection) = (self.shared, self.connection);
-        let waits = head.headers.get("Expect").is_some();
-        if waits && wire::tell_to_continue(&connection.socket).is_err() {
+        if !self.lets_send(head) {
             return;
         }
         let max = shared.options.max_body_bytes;
