@@ -10,7 +10,7 @@ use crate::http::request::{Client, Headers};
 use crate::http::response::Body;
 use crate::http::router::Router;
 use crate::http::{Method, Request};
-use crate::jobs;
+use crate::jobs::Jobs;
 use crate::system::TaskSystem;
 
 const MAX_BODY: usize = 65_536;
@@ -57,9 +57,10 @@ impl Routes {
         let pairs = [("MAX_TASKS_PER_SESSION", "50"), ("MAX_SESSIONS", "20")];
         let config = Config::from_pairs(pairs).expect("a valid configuration");
         let system = TaskSystem::start(&config, ExecutorRegistry::new()).expect("it starts");
+        let jobs = Jobs::start(&config, system.execution()).expect("it is off");
         let api = Arc::new(Api::new(system, config));
         let mut routes = api::routes(&api);
-        routes.extend(jobs::routes());
+        routes.extend(jobs.routes(api.streams()));
         Routes {
             router: Router::new(routes),
             api,
