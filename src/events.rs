@@ -22,6 +22,23 @@ use crate::task::{EventKind, HistoryEvent, Millis, Task, TaskId, TaskStatus};
 const SESSION_BACKLOG: usize = 256;
 
 /// A history event, with the task as it stood right after it.
+///
+/// ```
+/// use async_task_system::store::{Heard, Limits};
+/// use async_task_system::{EventKind, NewTask, SessionKey, TaskManager};
+/// use std::time::Duration;
+///
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+/// // From the start of its history on.
+/// let Heard::Events(events) = tasks.watch(&session, id, Some(0))?.next(Duration::ZERO) else {
+///     panic!("it has one");
+/// };
+/// assert_eq!((events[0].task, events[0].seq, events[0].kind), (id, 1, EventKind::Created));
+/// assert_eq!(events[0].standing.progress, 0);
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskEvent {
     /// The task.
@@ -39,6 +56,19 @@ pub struct TaskEvent {
 }
 
 /// What a poll tells of a task.
+///
+/// ```
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::events::Standing;
+/// # use async_task_system::{TaskStatus, NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let task = tasks.create(&session, NewTask::new("Report"))?;
+/// let standing = Standing::of(&task);
+/// assert_eq!((standing.status, standing.progress), (TaskStatus::Pending, 0));
+/// assert_eq!((standing.step, standing.error), (None, None));
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Standing {
@@ -54,6 +84,18 @@ pub struct Standing {
 
 impl Standing {
     /// How `task` stands.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::events::Standing;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// let before = tasks.inspect(&session, id, Standing::of)?;
+    /// assert_eq!(tasks.inspect(&session, id, Standing::of)?, before, "nothing has happened");
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn of(task: &Task) -> Standing {
         Standing {
             status: task.status,

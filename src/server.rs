@@ -39,6 +39,11 @@ impl Server {
     /// What a start would find wrong with the keys that the configuration names. Neither the address
     /// nor a database is tried.
     ///
+    /// ```
+    /// # use async_task_system::{Config, Server};
+    /// assert_eq!(Server::check(&Config::default()), Ok(()));
+    /// ```
+    ///
     /// # Errors
     ///
     /// What is missing, for the person at the terminal.
@@ -47,6 +52,15 @@ impl Server {
     }
 
     /// Listens and starts the system.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, Server};
+    /// let config = Config::from_pairs([("PORT", "0")])?;
+    /// let server = Server::start(config, ExecutorRegistry::new())?;
+    /// println!("http://{}", server.local_addr());
+    /// server.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -88,17 +102,43 @@ impl Server {
     }
 
     /// Where it listens; with `PORT=0`, the port it was given.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, Server};
+    /// let config = Config::from_pairs([("PORT", "0")])?;
+    /// let server = Server::start(config, ExecutorRegistry::new())?;
+    /// assert_ne!(server.local_addr().port(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn local_addr(&self) -> SocketAddr {
         self.transport.local_addr()
     }
 
     /// The system behind it, for business code.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, Server};
+    /// let config = Config::from_pairs([("PORT", "0")])?;
+    /// let server = Server::start(config, ExecutorRegistry::new())?;
+    /// let session = async_task_system::SessionKey::parse("me").expect("a valid key");
+    /// assert_eq!(server.system().tasks().stats(&session).total, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn system(&self) -> &TaskSystem {
         &self.system
     }
 
     /// Stops accepting, lets the requests in hand finish, and stops the system; all within
     /// five seconds. Harmless when repeated.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, Server};
+    /// let config = Config::from_pairs([("PORT", "0")])?;
+    /// let server = Server::start(config, ExecutorRegistry::new())?;
+    /// server.stop();
+    /// server.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stop(&self) {
         let begun = Instant::now();
         // The tasks' end is what streams and long polls wait for.

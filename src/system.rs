@@ -39,6 +39,15 @@ impl TaskSystem {
     /// Starts the threads. The demo executors are registered too, where `registry` does not
     /// have their types.
     ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// assert_eq!(system.tasks().stats(&session).total, 0);
+    /// system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The audit log cannot be opened, or a thread cannot be started.
@@ -79,22 +88,59 @@ impl TaskSystem {
     }
 
     /// The store: create, read, list, count.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// system.tasks().create(&session, NewTask::new("Report"))?;
+    /// assert_eq!(system.tasks().stats(&session).pending, 1);
+    /// system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn tasks(&self) -> &TaskManager {
         self.execution.tasks()
     }
 
     /// The engine: submit, start, cancel, retry.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// system.execution().submit(&session, NewTask::new("Report"))?;
+    /// system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn execution(&self) -> &TaskExecutionService {
         &self.execution
     }
 
     /// The cleanup service.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// assert_eq!(system.cleanup().run(&session), 0);
+    /// system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cleanup(&self) -> &TaskCleanupService {
         &self.cleanup
     }
 
     /// Cancels what is queued or running with `server stopped`, writes that to history and
     /// audit log, and ends the threads, within four seconds. Harmless when repeated.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// system.stop();
+    /// assert!(system.execution().submit(&session, NewTask::new("Late")).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stop(&self) {
         self.stop_until(Instant::now() + STOP_WITHIN);
     }

@@ -44,6 +44,19 @@ struct Shared {
 }
 
 /// What the service is doing.
+///
+/// ```
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::{SessionKey, TaskCleanupService, TaskManager};
+/// # use std::time::{Duration, Instant};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let service = TaskCleanupService::start(tasks, Duration::from_secs(300))?;
+/// let status = service.status();
+/// assert!(status.active && !status.running);
+/// assert_eq!((status.interval, status.last_at), (Duration::from_secs(300), None));
+/// service.stop(Instant::now() + Duration::from_secs(1));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CleanupStatus {
     /// A cleanup is going on right now.
@@ -60,6 +73,16 @@ pub struct CleanupStatus {
 
 impl TaskCleanupService {
     /// Starts the thread, which cleans every `interval`.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{SessionKey, TaskCleanupService, TaskManager};
+    /// # use std::time::{Duration, Instant};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let service = TaskCleanupService::start(tasks, Duration::from_secs(300))?;
+    /// service.stop(Instant::now() + Duration::from_secs(1));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -97,11 +120,34 @@ impl TaskCleanupService {
     }
 
     /// Cleans one session, now; the number of tasks removed.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{SessionKey, TaskCleanupService, TaskManager};
+    /// # use std::time::{Duration, Instant};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let service = TaskCleanupService::start(tasks, Duration::from_secs(300))?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// assert_eq!(service.run(&session), 0, "there is nothing to tidy up");
+    /// service.stop(Instant::now() + Duration::from_secs(1));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn run(&self, key: &SessionKey) -> usize {
         self.shared.while_running(|| self.shared.tasks.clean(key))
     }
 
     /// What it is doing.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{SessionKey, TaskCleanupService, TaskManager};
+    /// # use std::time::{Duration, Instant};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let service = TaskCleanupService::start(tasks, Duration::from_secs(300))?;
+    /// assert!(service.status().next_at.is_some());
+    /// service.stop(Instant::now() + Duration::from_secs(1));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn status(&self) -> CleanupStatus {
         let shared = &self.shared;
         let moment = |at: &AtomicU64| Some(at.load(Relaxed)).filter(|&at| at > 0);
@@ -116,6 +162,17 @@ impl TaskCleanupService {
     }
 
     /// Ends the thread. Harmless when repeated.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{SessionKey, TaskCleanupService, TaskManager};
+    /// # use std::time::{Duration, Instant};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let service = TaskCleanupService::start(tasks, Duration::from_secs(300))?;
+    /// service.stop(Instant::now() + Duration::from_secs(1));
+    /// assert!(!service.status().active);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn stop(&self, deadline: Instant) {
         self.shared.active.store(false, Relaxed);
         if let Some((stop, thread)) = self.shared.thread.lock().take() {

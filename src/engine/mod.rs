@@ -28,6 +28,14 @@ use crate::task::{SessionKey, Task, TaskId};
 use pool::{Assignment, Pool, PoolFigures};
 
 /// How the engine runs.
+///
+/// ```
+/// use async_task_system::engine::{EngineOptions, default_workers};
+///
+/// let mut options = EngineOptions::default();
+/// assert_eq!(options.workers, default_workers());
+/// options.max_result_bytes = 1_024;
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct EngineOptions {
@@ -50,6 +58,10 @@ impl Default for EngineOptions {
 }
 
 /// The number of cores, at least 4.
+///
+/// ```
+/// assert!(async_task_system::engine::default_workers() >= 4);
+/// ```
 pub fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4))
 }
@@ -149,6 +161,19 @@ pub struct TaskExecutionService {
 impl TaskExecutionService {
     /// Starts the workers and the timer.
     ///
+    /// ```
+    /// use async_task_system::engine::EngineOptions;
+    /// use async_task_system::store::Limits;
+    /// use async_task_system::{ExecutorRegistry, TaskExecutionService, TaskManager};
+    /// use std::time::Instant;
+    ///
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let options = EngineOptions::default();
+    /// let service = TaskExecutionService::start_threads(tasks, ExecutorRegistry::new(), options)?;
+    /// service.stop(Instant::now());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// The system's, where a thread cannot be started.
@@ -177,6 +202,17 @@ impl TaskExecutionService {
 
     /// Creates a task and starts it at once. The task is returned as created: `pending`.
     ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let task = system.execution().submit(&session, NewTask::new("Report").kind("nobody's"))?;
+    /// assert_eq!(task.attempt, 1);
+    /// // A type that nobody has registered fails its attempt.
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`TaskManager::create`], and `QueueFull`; nothing is created then.
@@ -189,6 +225,17 @@ impl TaskExecutionService {
 
     /// Starts a pending task.
     ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// system.execution().start(&session, id)?;
+    /// assert!(system.execution().start(&session, id).is_err(), "once is enough");
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `TaskNotFound`, `Forbidden(NotStartable)`, or a limit that is reached.
@@ -200,6 +247,17 @@ impl TaskExecutionService {
     }
 
     /// Queues a failed or cancelled task again, as a new attempt.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// system.execution().cancel(&session, id)?;
+    /// assert_eq!(system.execution().retry(&session, id)?.attempt, 2);
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -218,6 +276,16 @@ impl TaskExecutionService {
     }
 
     /// Calls a pending or running task off. Its executor learns it at its next report.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// assert!(system.execution().cancel(&session, id)?.status.is_final());
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -246,6 +314,15 @@ impl TaskExecutionService {
     }
 
     /// The store that it works on.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// assert_eq!(system.execution().tasks().stats(&session).total, 0);
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn tasks(&self) -> &TaskManager {
         &self.tasks
     }
@@ -261,6 +338,18 @@ impl TaskExecutionService {
     /// Cancels what is queued or running, with `server stopped`, and ends the threads. Waits
     /// for them until `deadline`; an executor that still blocks then is left behind. Harmless
     /// when repeated.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// use std::time::{Duration, Instant};
+    ///
+    /// system.execution().stop(Instant::now() + Duration::from_secs(1));
+    /// assert!(system.tasks().create(&session, NewTask::new("Late")).is_err(), "it takes no more");
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stop(&self, deadline: Instant) {
         self.close();
         self.pool.stop(deadline);

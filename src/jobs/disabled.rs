@@ -17,7 +17,8 @@ pub(crate) struct Jobs;
 pub(crate) fn register(_: &mut ExecutorRegistry) {}
 
 impl Jobs {
-    pub(crate) fn start(_: &Config, _: &TaskExecutionService) -> io::Result<Jobs> {
+    pub(crate) fn start(config: &Config, _: &TaskExecutionService) -> io::Result<Jobs> {
+        super::warn_where_no_job_runs(config);
         Ok(Jobs)
     }
 
@@ -40,6 +41,15 @@ pub(crate) fn check(_: &Config) -> Result<(), String> {
 }
 
 /// A token for a test of the Job API, which this build does not have.
+///
+/// ```
+/// use async_task_system::{Config, token};
+/// use std::time::Duration;
+///
+/// let told = token(&Config::default(), "me", None, Duration::from_secs(60));
+/// # #[cfg(not(feature = "jobs"))]
+/// assert!(told.is_err_and(|why| why.contains("--features jobs")));
+/// ```
 ///
 /// # Errors
 ///

@@ -75,9 +75,7 @@ impl Jobs {
     /// The configuration lacks a key, the database cannot be had, or a thread cannot be started.
     pub(crate) fn start(config: &Config, execution: &TaskExecutionService) -> io::Result<Jobs> {
         let Some(url) = &config.database_url else {
-            if config.enable_queue {
-                log::warn!("ENABLE_QUEUE=true does nothing without STORAGE=sqlite or postgres");
-            }
+            super::warn_where_no_job_runs(config);
             return Ok(Jobs(None));
         };
         let gatekeeper = Gatekeeper::new(&tokens(config)?).map_err(io::Error::other)?;

@@ -58,11 +58,19 @@ pub use enabled::token;
 #[cfg(feature = "jobs")]
 pub(crate) use enabled::{Jobs, check, register};
 
+use crate::config::Config;
 use crate::http::Problem;
 use crate::http::router::{Handler, Route};
 
 /// Where the routes are that a server without a database answers as well.
 const ROUTES: [&str; 2] = ["/api/v1/jobs", "/api/v1/jobs/*"];
+
+/// For who asked for workers, and has no database for them.
+fn warn_where_no_job_runs(config: &Config) {
+    if config.enable_queue {
+        log::warn!("ENABLE_QUEUE=true does nothing without STORAGE=sqlite or postgres");
+    }
+}
 
 /// The routes, all answering that the Job API is off.
 fn routes_off() -> Vec<Route> {

@@ -8,6 +8,20 @@ use crate::task::{Millis, SessionKey, TaskId, TaskStatus, now_ms};
 const CLEAN_BATCH: usize = 1_000;
 
 /// What a session's cleanups have done.
+///
+/// ```
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::{NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// assert_eq!(tasks.cleaned(&session).total, 0);
+/// tasks.create(&session, NewTask::new("Report"))?;
+/// tasks.clean(&session);
+/// let cleaned = tasks.cleaned(&session);
+/// assert_eq!(cleaned.total, 0, "it has not ended");
+/// assert!(cleaned.last_at.is_some());
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cleaned {
     /// Tasks removed so far.
@@ -18,12 +32,36 @@ pub struct Cleaned {
 
 impl TaskManager {
     /// Removes the session's oldest finished tasks beyond the numbers to keep.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, NewTask, SessionKey, TaskSystem};
+    /// let config = Config::from_pairs([("MAX_CANCELLED_TASKS", "0")])?;
+    /// let system = TaskSystem::start(&config, Default::default())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// system.execution().cancel(&session, id)?;
+    /// assert_eq!(system.tasks().clean(&session), 1);
+    /// assert_eq!(system.tasks().stats(&session).total, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clean(&self, key: &SessionKey) -> usize {
         self.find(key)
             .map_or(0, |session| self.clean_session(&session))
     }
 
     /// What cleanups have done in the session.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, NewTask, SessionKey, TaskSystem};
+    /// let config = Config::from_pairs([("MAX_CANCELLED_TASKS", "0")])?;
+    /// let system = TaskSystem::start(&config, Default::default())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// system.execution().cancel(&session, id)?;
+    /// system.tasks().clean(&session);
+    /// assert_eq!(system.tasks().cleaned(&session).total, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cleaned(&self, key: &SessionKey) -> Cleaned {
         let Some(session) = self.find(key) else {
             return Cleaned::default();

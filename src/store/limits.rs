@@ -6,6 +6,20 @@ use std::time::Duration;
 use crate::task::{Forbidden, TaskStatus};
 
 /// How much the store may hold, and for how long.
+///
+/// ```
+/// use async_task_system::store::Limits;
+/// use async_task_system::{NewTask, Refused, SessionKey, TaskManager};
+///
+/// let mut limits = Limits::default();
+/// limits.max_tasks_per_session = 1;
+/// let tasks = TaskManager::new(limits, None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// tasks.create(&session, NewTask::new("One"))?;
+/// let refused = tasks.create(&session, NewTask::new("Two")).expect_err("one too many");
+/// assert_eq!(refused, Refused::SessionTaskLimit(1));
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
@@ -40,6 +54,17 @@ impl Default for Limits {
 }
 
 /// Why the store did not do what was asked. Nothing has changed.
+///
+/// ```
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::{Refused, NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let nobody = async_task_system::TaskId::nil();
+/// let refused = tasks.get(&session, nobody).expect_err("no such task");
+/// assert_eq!(refused, Refused::TaskNotFound);
+/// assert_eq!(refused.to_string(), "Task not found");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refused {

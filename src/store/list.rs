@@ -67,6 +67,17 @@ impl ListQuery {
 }
 
 /// One page.
+///
+/// ```
+/// # use async_task_system::store::{Limits, Page};
+/// # use async_task_system::{ListQuery, NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// tasks.create(&session, NewTask::new("Report"))?;
+/// let page: Page<String> = tasks.list(&session, &ListQuery::default(), |task| task.name.to_string());
+/// assert_eq!((page.items, page.total, page.next), (vec!["Report".to_owned()], 1, None));
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<R> {
     /// The tasks, newest first.

@@ -68,6 +68,17 @@ use shares::Shares;
 const SHARDS: usize = 32;
 
 /// How many tasks a session has.
+///
+/// ```
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::{NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// tasks.create(&session, NewTask::new("Report"))?;
+/// let stats = tasks.stats(&session);
+/// assert_eq!((stats.total, stats.pending, stats.running), (1, 1, 0));
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[allow(missing_docs)]
 pub struct Stats {
@@ -143,6 +154,22 @@ pub struct TaskManager {
 impl TaskManager {
     /// An empty store. `observer` is told of every history event, under a lock: it must not
     /// block.
+    ///
+    /// ```
+    /// use async_task_system::store::Limits;
+    /// use async_task_system::{HistoryEvent, NewTask, SessionKey, TaskId, TaskManager};
+    /// use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    ///
+    /// static EVENTS: AtomicU32 = AtomicU32::new(0);
+    /// let count = |_: &SessionKey, _: TaskId, _: &HistoryEvent<'_>| {
+    ///     EVENTS.fetch_add(1, Relaxed);
+    /// };
+    /// let tasks = TaskManager::new(Limits::default(), Some(Box::new(count)));
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// tasks.create(&session, NewTask::new("Report"))?;
+    /// assert_eq!(EVENTS.load(Relaxed), 1);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn new(limits: Limits, observer: Option<Box<Observer>>) -> TaskManager {
         TaskManager::with_meter(limits, observer, None)
     }
@@ -170,6 +197,16 @@ impl TaskManager {
     }
 
     /// Creates a task that waits to be started.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{TaskStatus, NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let task = tasks.create(&session, NewTask::new("Report"))?;
+    /// assert_eq!(task.status, TaskStatus::Pending);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -214,6 +251,16 @@ impl TaskManager {
 
     /// The task as it stands.
     ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// assert_eq!(tasks.get(&session, id)?.id, id);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// `TaskNotFound`, also for another session's task.
@@ -223,6 +270,16 @@ impl TaskManager {
 
     /// Reads a task in place, without a copy. `read` runs under the session's lock: keep it
     /// short, and call nothing of the store in it.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// assert_eq!(tasks.inspect(&session, id, |task| task.progress)?, 0);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -275,6 +332,17 @@ impl TaskManager {
     }
 
     /// The session's counters.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// assert_eq!(tasks.stats(&session).total, 0, "also for a session that is not there");
+    /// tasks.create(&session, NewTask::new("Report"))?;
+    /// assert_eq!(tasks.stats(&session).pending, 1);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn stats(&self, key: &SessionKey) -> Stats {
         let Some(session) = self.find(key) else {
             return Stats::default();
@@ -284,6 +352,19 @@ impl TaskManager {
 
     /// A page of the session's tasks, newest first, each turned into an `R` by `read`, which
     /// runs under the session's lock.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{ListQuery, NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// for name in ["older", "newer"] {
+    ///     tasks.create(&session, NewTask::new(name))?;
+    /// }
+    /// let page = tasks.list(&session, &ListQuery::default(), |task| task.name.to_string());
+    /// assert_eq!(page.items, ["newer", "older"]);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn list<R>(
         &self,
         key: &SessionKey,
@@ -329,11 +410,28 @@ impl TaskManager {
     }
 
     /// Bytes in use.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let before = tasks.bytes();
+    /// tasks.create(&session, NewTask::new("Report"))?;
+    /// assert!((before + 1..=tasks.limits().max_store_bytes).contains(&tasks.bytes()));
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn bytes(&self) -> usize {
         self.shared.budget.used()
     }
 
     /// The limits it was made with.
+    ///
+    /// ```
+    /// # use async_task_system::{TaskManager, store::Limits};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// assert_eq!(tasks.limits().max_tasks_per_session, 10_000);
+    /// ```
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
     }

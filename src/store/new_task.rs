@@ -29,10 +29,21 @@ pub struct NewTask {
 }
 
 /// The type of a task that names none.
+///
+/// ```
+/// use async_task_system::{NewTask, TaskInput, store::DEFAULT_KIND};
+///
+/// assert_eq!(&*TaskInput::from(&NewTask::new("Report")).kind, DEFAULT_KIND);
+/// ```
 pub const DEFAULT_KIND: &str = "sample";
 
 impl NewTask {
     /// A task of this name, of type `sample`.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, TaskInput};
+    /// assert_eq!(&*TaskInput::from(&NewTask::new("Report")).name, "Report");
+    /// ```
     pub fn new(name: &str) -> NewTask {
         NewTask {
             name: name.into(),
@@ -44,18 +55,44 @@ impl NewTask {
     }
 
     /// Sets the type, which names the executor.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, TaskInput};
+    /// assert_eq!(&*TaskInput::from(&NewTask::new("Report").kind("report")).kind, "report");
+    /// ```
     pub fn kind(mut self, kind: &str) -> NewTask {
         self.kind = kind.into();
         self
     }
 
     /// Sets the description.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let task = tasks.create(&session, NewTask::new("Report").description("of June"))?;
+    /// assert_eq!(task.description.as_deref(), Some("of June"));
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn description(mut self, description: &str) -> NewTask {
         self.description = Some(description.into());
         self
     }
 
     /// Sets the metadata, which the executor reads as its arguments.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let metadata = serde_json::json!({ "month": 6 });
+    /// let task = tasks.create(&session, NewTask::new("Report").metadata(&metadata))?;
+    /// assert_eq!(task.metadata.expect("it has some").get(), r#"{"month":6}"#);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn metadata(mut self, metadata: &serde_json::Value) -> NewTask {
         // A Value always serialises; were it otherwise, the task simply has no metadata.
         self.metadata = serde_json::value::to_raw_value(metadata).ok();
@@ -63,6 +100,17 @@ impl NewTask {
     }
 
     /// Sets how long an attempt may run.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let limit = std::time::Duration::from_secs(60);
+    /// let task = tasks.create(&session, NewTask::new("Report").timeout(limit))?;
+    /// assert_eq!(task.timeout_ms, Some(60_000));
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> NewTask {
         self.timeout_ms = Some(timeout.as_millis() as u64);
         self

@@ -18,6 +18,22 @@ use crate::store::{Shared, Stats};
 use crate::task::{HistoryEvent, Millis, SessionKey, TaskId, TaskStatus};
 
 /// Told of each history event as it happens, under the session's lock: must not block.
+///
+/// ```
+/// use async_task_system::store::{Limits, Observer};
+/// use async_task_system::{NewTask, SessionKey, TaskManager};
+///
+/// let (tell, told) = std::sync::mpsc::channel();
+/// let observer: Box<Observer> = Box::new(move |session, id, event| {
+///     // Never waits: the channel has no bound.
+///     let _ = tell.send(format!("{session}: {} of {id}", event.kind.as_str()));
+/// });
+/// let tasks = TaskManager::new(Limits::default(), Some(observer));
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+/// assert_eq!(told.recv(), Ok(format!("me: created of {id}")));
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 pub type Observer = dyn Fn(&SessionKey, TaskId, &HistoryEvent<'_>) + Send + Sync;
 
 /// What an empty session costs.

@@ -29,6 +29,13 @@ pub struct ShareToken(Uuid);
 
 impl ShareToken {
     /// The token of that text.
+    ///
+    /// ```
+    /// use async_task_system::store::ShareToken;
+    ///
+    /// assert!(ShareToken::parse("0123456789abcdef0123456789abcdef").is_some());
+    /// assert!(ShareToken::parse("me").is_none());
+    /// ```
     pub fn parse(text: &str) -> Option<ShareToken> {
         // The other spellings of a UUID would be other addresses of the same page.
         let plain = text.len() == 32 && !text.bytes().any(|b| b.is_ascii_uppercase());
@@ -95,6 +102,13 @@ impl TaskManager {
     }
 
     /// The session and task that a token leads to.
+    ///
+    /// ```
+    /// # use async_task_system::{TaskManager, store::{Limits, ShareToken}};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let guess = ShareToken::parse("0123456789abcdef0123456789abcdef").expect("its form is right");
+    /// assert_eq!(tasks.shared_task(guess), None);
+    /// ```
     pub fn shared_task(&self, token: ShareToken) -> Option<(SessionKey, TaskId)> {
         self.shared.shares.0.read().get(&token).cloned()
     }

@@ -88,6 +88,17 @@ pub struct TaskWatch {
 }
 
 /// What a [`TaskWatch`] heard.
+///
+/// ```
+/// # use async_task_system::store::{Heard, Limits};
+/// # use async_task_system::{NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+/// let mut watch = tasks.watch(&session, id, Some(1))?;
+/// assert_eq!(watch.next(std::time::Duration::ZERO), Heard::Nothing);
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
     /// These events, one or more, in order.
@@ -132,11 +143,33 @@ impl TaskWatch {
     }
 
     /// Whether the task has ended and all of its events were told.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// let watch = tasks.watch(&session, id, None)?;
+    /// assert!(!watch.is_over());
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn is_over(&self) -> bool {
         self.over && self.first.is_none()
     }
 
     /// The events since the last call; waits for one for at most `timeout`.
+    ///
+    /// ```
+    /// # use async_task_system::store::{Heard, Limits};
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// let mut watch = tasks.watch(&session, id, None)?;
+    /// assert!(matches!(watch.next(std::time::Duration::ZERO), Heard::Events(now) if now.len() == 1));
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn next(&mut self, timeout: Duration) -> Heard {
         if let Some(first) = self.first.take() {
             return Heard::Events(vec![first]);
@@ -210,6 +243,18 @@ pub struct SessionWatch {
 }
 
 /// What a [`SessionWatch`] heard.
+///
+/// ```
+/// # use async_task_system::store::{Limits, SessionHeard};
+/// # use async_task_system::{NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let mut watch = tasks.watch_session(&session)?;
+/// let first = watch.next(std::time::Duration::ZERO);
+/// assert!(matches!(first, SessionHeard::State(stats) if stats.total == 0));
+/// assert_eq!(watch.next(std::time::Duration::ZERO), SessionHeard::Nothing);
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub enum SessionHeard {
     /// The counters now. The first thing told; later, it says that the tasks have changed in a
@@ -225,6 +270,19 @@ pub enum SessionHeard {
 
 impl SessionWatch {
     /// What happens next; waits for it for at most `timeout`.
+    ///
+    /// ```
+    /// # use async_task_system::store::{Limits, SessionHeard};
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let mut watch = tasks.watch_session(&session)?;
+    /// watch.next(std::time::Duration::ZERO);
+    /// tasks.create(&session, NewTask::new("Report"))?;
+    /// let next = watch.next(std::time::Duration::from_secs(1));
+    /// assert!(matches!(next, SessionHeard::Event(event) if event.seq == 1));
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     pub fn next(&mut self, timeout: Duration) -> SessionHeard {
         let deadline = Instant::now() + timeout;
         loop {
@@ -260,6 +318,18 @@ impl SessionWatch {
 impl TaskManager {
     /// Watches a task. Without `after`, the first event tells its state now; with it, events
     /// follow from the one behind that number of the history.
+    ///
+    /// ```
+    /// # use async_task_system::store::{Heard, Limits};
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// let mut watch = tasks.watch(&session, id, Some(0))?;
+    /// let Heard::Events(all) = watch.next(std::time::Duration::ZERO) else { panic!("it has some") };
+    /// assert_eq!(all[0].seq, 1);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -303,6 +373,17 @@ impl TaskManager {
     }
 
     /// Watches all of a session's tasks; the session is made where there is none yet.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let watch = tasks.watch_session(&session)?;
+    /// // As long as it is open, the session does not count as idle.
+    /// drop(watch);
+    /// # Ok::<(), async_task_system::Refused>(())
+    /// ```
     ///
     /// # Errors
     ///

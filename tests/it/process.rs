@@ -250,6 +250,14 @@ fn the_log_tells_a_tasks_life_at_the_right_levels() {
 }
 
 #[test]
+fn who_asks_for_job_workers_without_a_database_is_told_that_no_job_runs() {
+    let dir = TempDir::new();
+    let process = Process::start(&dir, &[FREE_PORT, ("ENABLE_QUEUE", "true")]);
+    let warning = "ENABLE_QUEUE=true does nothing without STORAGE=sqlite or postgres";
+    assert_eq!(process.level_of(warning), "WARN");
+}
+
+#[test]
 fn progress_is_not_logged_where_debug_is_not_asked_for() {
     let dir = TempDir::new();
     let mut process = Process::start(&dir, &[FREE_PORT]);

@@ -11,17 +11,38 @@
 //! Nothing here locks, allocates an id or writes history: the [store](crate::store) does that
 //! around these transitions, so that they can be read and tested on their own.
 
-use std::fmt;
+mod session_key;
+mod status;
+
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+pub use session_key::{MAX_SESSION_KEY, SessionKey};
+pub use status::{EventKind, HistoryEvent, TaskStatus};
+
 /// A task's id: a UUID version 7, so that the order of ids is the order of creation.
+///
+/// ```
+/// use async_task_system::TaskId;
+///
+/// let (first, second) = (TaskId::now_v7(), TaskId::now_v7());
+/// assert!(first < second);
+/// assert_eq!(TaskId::parse_str(&first.to_string()), Ok(first));
+/// ```
 pub type TaskId = Uuid;
 
 /// A moment, in milliseconds since the Unix epoch.
+///
+/// ```
+/// use async_task_system::task::Millis;
+/// use std::time::{Duration, SystemTime};
+///
+/// let told: Millis = 1_767_225_600_000;
+/// let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(told);
+/// assert_eq!(moment.elapsed().is_ok(), true, "the year 2026 has begun");
+/// ```
 pub type Millis = u64;
 
 /// The moment it is now, by the system's clock.
@@ -31,208 +52,20 @@ pub(crate) fn now_ms() -> Millis {
         .map_or(0, |since| since.as_millis() as Millis)
 }
 
-/// The longest session key, in characters.
-pub const MAX_SESSION_KEY: usize = 128;
-
-/// The name of one visitor's isolated world. Every task belongs to exactly one.
-///
-/// 1 to 128 characters of `A-Z a-z 0-9 . _ : -`. Cheap to clone.
-///
-/// ```
-/// use async_task_system::SessionKey;
-///
-/// assert!(SessionKey::parse("customer-42").is_some());
-/// assert!(SessionKey::parse("no spaces").is_none());
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionKey(Arc<str>);
-
-impl SessionKey {
-    /// The key, or `None` where `text` is empty, too long or has another character.
-    pub fn parse(text: &str) -> Option<SessionKey> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._:-".contains(&b);
-        let sane = (1..=MAX_SESSION_KEY).contains(&text.len()) && text.bytes().all(allowed);
-        sane.then(|| SessionKey(text.into()))
-    }
-
-    /// The key as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for SessionKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Serialize for SessionKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-/// Where a task stands.
-///
-/// ```
-/// use async_task_system::TaskStatus;
-///
-/// assert_eq!(TaskStatus::parse("running"), Some(TaskStatus::Running));
-/// let open = TaskStatus::ALL.into_iter().filter(|status| !status.is_final());
-/// assert!(open.eq([TaskStatus::Pending, TaskStatus::Running]));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum TaskStatus {
-    /// Created, and not yet started or waiting for a worker. Leaves by a worker or `cancel`.
-    Pending,
-    /// A worker has taken it. Leaves by its executor's outcome, its time limit or `cancel`.
-    Running,
-    /// The executor returned. Final.
-    Completed,
-    /// The executor gave up, panicked or ran out of time. Leaves only by `retry`.
-    Failed,
-    /// Somebody called it off. Leaves only by `retry`.
-    Cancelled,
-}
-
-impl TaskStatus {
-    /// Every status, in the order of a task's life.
-    pub const ALL: [TaskStatus; 5] = [
-        TaskStatus::Pending,
-        TaskStatus::Running,
-        TaskStatus::Completed,
-        TaskStatus::Failed,
-        TaskStatus::Cancelled,
-    ];
-
-    /// The name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            TaskStatus::Pending => "pending",
-            TaskStatus::Running => "running",
-            TaskStatus::Completed => "completed",
-            TaskStatus::Failed => "failed",
-            TaskStatus::Cancelled => "cancelled",
-        }
-    }
-
-    /// The status of that name.
-    pub fn parse(name: &str) -> Option<TaskStatus> {
-        Self::ALL.into_iter().find(|status| status.as_str() == name)
-    }
-
-    /// Whether the task has come to its end (which a retry may undo).
-    pub fn is_final(self) -> bool {
-        matches!(
-            self,
-            TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Cancelled
-        )
-    }
-}
-
-impl fmt::Display for TaskStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What one entry of a task's history tells.
-///
-/// ```
-/// use async_task_system::{EventKind, TaskStatus};
-///
-/// assert_eq!(EventKind::Retried.as_str(), "retried");
-/// assert_eq!(EventKind::Completed.status(), TaskStatus::Completed);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum EventKind {
-    /// The task came to be.
-    Created,
-    /// It was handed to the workers.
-    Queued,
-    /// A worker began an attempt.
-    Started,
-    /// The executor reported a new percent or step.
-    Progress,
-    /// The attempt ended well.
-    Completed,
-    /// The attempt ended badly.
-    Failed,
-    /// The task was called off.
-    Cancelled,
-    /// A new attempt was asked for.
-    Retried,
-}
-
-impl EventKind {
-    /// Every kind; a kind's place is its number in the stored form.
-    pub const ALL: [EventKind; 8] = [
-        EventKind::Created,
-        EventKind::Queued,
-        EventKind::Started,
-        EventKind::Progress,
-        EventKind::Completed,
-        EventKind::Failed,
-        EventKind::Cancelled,
-        EventKind::Retried,
-    ];
-
-    /// The name on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EventKind::Created => "created",
-            EventKind::Queued => "queued",
-            EventKind::Started => "started",
-            EventKind::Progress => "progress",
-            EventKind::Completed => "completed",
-            EventKind::Failed => "failed",
-            EventKind::Cancelled => "cancelled",
-            EventKind::Retried => "retried",
-        }
-    }
-
-    /// The status that a task has right after such an event.
-    pub fn status(self) -> TaskStatus {
-        match self {
-            EventKind::Created | EventKind::Queued | EventKind::Retried => TaskStatus::Pending,
-            EventKind::Started | EventKind::Progress => TaskStatus::Running,
-            EventKind::Completed => TaskStatus::Completed,
-            EventKind::Failed => TaskStatus::Failed,
-            EventKind::Cancelled => TaskStatus::Cancelled,
-        }
-    }
-}
-
-/// One entry of a task's history: the audit trail's unit, and the live event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct HistoryEvent<'a> {
-    /// 1 for the task's first entry, one more for each that follows, without a gap.
-    pub seq: u32,
-    /// When it happened; never before the entry ahead of it.
-    pub at: Millis,
-    /// What happened.
-    #[serde(rename = "event")]
-    pub kind: EventKind,
-    /// The attempt it belongs to.
-    pub attempt: u32,
-    /// The status right after it.
-    pub status: TaskStatus,
-    /// The percent right after it.
-    pub progress: u8,
-    /// The step that was reported with it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub step: Option<&'a str>,
-    /// The step's description, or why the task failed or was cancelled.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<&'a str>,
-}
-
 /// A task as it stands. A copy: changing it changes nothing in the store.
+///
+/// ```
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::{NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let created = tasks.create(&session, NewTask::new("Report").description("of June"))?;
+///
+/// assert_eq!((&*created.name, created.description.as_deref()), ("Report", Some("of June")));
+/// assert_eq!((&*created.kind, created.attempt, created.progress), ("sample", 1, 0));
+/// assert_eq!(created.created_at, created.updated_at);
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Task {
@@ -279,6 +112,20 @@ pub struct Task {
 }
 
 /// A change that the task's present state forbids.
+///
+/// ```
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::task::Forbidden;
+/// # use async_task_system::{NewTask, Refused, SessionKey, TaskStatus, TaskSystem};
+/// let system = TaskSystem::start(&Default::default(), Default::default())?;
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+/// system.execution().cancel(&session, id)?;
+///
+/// let again = system.execution().cancel(&session, id).expect_err("it has ended");
+/// assert_eq!(again, Refused::Forbidden(Forbidden::AlreadyFinished(TaskStatus::Cancelled)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forbidden {
     /// `start` of a task that is queued or running, or has ended.

@@ -1,0 +1,256 @@
+//! What an attempt is given: its input, and the way to report.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::executor::TaskError;
+use crate::task::TaskId;
+
+/// What an attempt is given to work on.
+///
+/// ```
+/// use async_task_system::{NewTask, TaskInput};
+///
+/// let input = TaskInput::from(&NewTask::new("Import").kind("import"));
+/// assert_eq!((&*input.name, &*input.kind, input.attempt), ("Import", "import", 1));
+/// assert!(input.arguments.is_none());
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct TaskInput {
+    /// The task's id.
+    pub id: TaskId,
+    /// The task's type.
+    pub kind: Arc<str>,
+    /// The task's name.
+    pub name: Box<str>,
+    /// 1 on the first run, one more for each retry.
+    pub attempt: u32,
+    /// The arguments: a task's `metadata`, a job's `arguments`.
+    pub arguments: Option<Box<RawValue>>,
+}
+
+impl TaskInput {
+    pub(crate) fn new(
+        id: TaskId,
+        kind: Arc<str>,
+        name: Box<str>,
+        attempt: u32,
+        arguments: Option<Box<RawValue>>,
+    ) -> TaskInput {
+        TaskInput {
+            id,
+            kind,
+            name,
+            attempt,
+            arguments,
+        }
+    }
+
+    /// The arguments as a type of your own; absent arguments read as `{}`.
+    ///
+    /// ```
+    /// use async_task_system::{NewTask, TaskInput};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Report { month: String }
+    ///
+    /// let arguments = serde_json::json!({ "month": "2026-10" });
+    /// let input = TaskInput::from(&NewTask::new("Report").metadata(&arguments));
+    /// assert_eq!(input.arguments::<Report>()?.month, "2026-10");
+    ///
+    /// let none = TaskInput::from(&NewTask::new("Report"));
+    /// let why = none.arguments::<Report>().err().expect("month is missing").to_string();
+    /// assert!(why.starts_with("the task's arguments do not fit: missing field `month`"));
+    /// # Ok::<(), async_task_system::TaskError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Says what is missing or wrong, in serde's words.
+    pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
+        let text = self.arguments.as_deref().map_or("{}", RawValue::get);
+        serde_json::from_str(text)
+            .map_err(|error| TaskError::new(format!("the task's arguments do not fit: {error}")))
+    }
+}
+
+/// Takes an attempt's reports. The engine implements it over memory.
+///
+/// ```
+/// use async_task_system::{NewTask, Outcome, Report, TaskContext, TaskError, TaskExecutor, TaskInput};
+///
+/// /// A task that was cancelled meanwhile.
+/// struct Cancelled;
+///
+/// impl Report for Cancelled {
+///     fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> {
+///         Err(TaskError::stopped())
+///     }
+///
+///     fn is_stopped(&self) -> bool {
+///         true
+///     }
+/// }
+///
+/// let mut executor = |ctx: &mut TaskContext<'_>| {
+///     ctx.progress(10, "Begun", "")?;
+///     Ok(Outcome::Done(None))
+/// };
+/// let input = TaskInput::from(&NewTask::new("Report"));
+/// let error = executor.run(&mut TaskContext::new(&input, &Cancelled)).expect_err("nobody waits");
+/// assert!(error.is_stopped());
+/// ```
+pub trait Report {
+    /// Records progress.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] once the attempt is over.
+    fn progress(&self, percent: u8, step: &str, description: &str) -> Result<(), TaskError>;
+
+    /// Whether the attempt is over.
+    fn is_stopped(&self) -> bool;
+}
+
+/// An executor's view of its attempt: what to work on, and where to report.
+///
+/// ```
+/// use async_task_system::{Outcome, TaskContext, TaskError};
+///
+/// fn copy(ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+///     let files: Vec<String> = ctx.arguments()?;
+///     for (done, file) in files.iter().enumerate() {
+///         ctx.progress((done * 100 / files.len()) as u8, "Copying", file)?;
+///     }
+///     Ok(Outcome::Done(None))
+/// }
+/// ```
+pub struct TaskContext<'a> {
+    input: &'a TaskInput,
+    report: &'a dyn Report,
+}
+
+impl<'a> TaskContext<'a> {
+    /// A context over `report`; tests of executors bring their own.
+    ///
+    /// ```
+    /// use async_task_system::{NewTask, Report, TaskContext, TaskError, TaskInput};
+    /// use std::cell::RefCell;
+    ///
+    /// #[derive(Default)]
+    /// struct Reports(RefCell<Vec<u8>>);
+    ///
+    /// impl Report for Reports {
+    ///     fn progress(&self, percent: u8, _: &str, _: &str) -> Result<(), TaskError> {
+    ///         self.0.borrow_mut().push(percent);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn is_stopped(&self) -> bool {
+    ///         false
+    ///     }
+    /// }
+    ///
+    /// let (input, reports) = (TaskInput::from(&NewTask::new("A test")), Reports::default());
+    /// TaskContext::new(&input, &reports).progress(200, "Late", "")?;
+    /// assert_eq!(reports.0.take(), [100]);
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    pub fn new(input: &'a TaskInput, report: &'a dyn Report) -> TaskContext<'a> {
+        TaskContext { input, report }
+    }
+
+    /// Reports `percent` (0 to 100, higher counts as 100; a lower one than before keeps the
+    /// old), the current step's name, and more words about it (either may be empty).
+    ///
+    /// Cheap: one lock, no I/O. A report that says nothing new is free.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, Report, TaskContext, TaskError, TaskInput};
+    /// # struct Nowhere;
+    /// # impl Report for Nowhere {
+    /// #     fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> { Ok(()) }
+    /// #     fn is_stopped(&self) -> bool { false }
+    /// # }
+    /// let input = TaskInput::from(&NewTask::new("Report"));
+    /// let mut ctx = TaskContext::new(&input, &Nowhere);
+    /// ctx.progress(40, "Reading", "file 2 of 5")?;
+    /// ctx.progress(100, "Done", "")?;
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] once the task was cancelled, timed out or superseded by a
+    /// retry. Return it with `?`.
+    pub fn progress(
+        &mut self,
+        percent: u8,
+        step: &str,
+        description: &str,
+    ) -> Result<(), TaskError> {
+        self.report.progress(percent.min(100), step, description)
+    }
+
+    /// Whether to give up, for loops that have nothing to report.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, Report, TaskContext, TaskError, TaskInput};
+    /// # struct Nowhere;
+    /// # impl Report for Nowhere {
+    /// #     fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> { Ok(()) }
+    /// #     fn is_stopped(&self) -> bool { false }
+    /// # }
+    /// let input = TaskInput::from(&NewTask::new("Report"));
+    /// let ctx = TaskContext::new(&input, &Nowhere);
+    /// while !ctx.is_stopped() {
+    ///     // A bit of work that has nothing to tell.
+    ///     # break;
+    /// }
+    /// ```
+    pub fn is_stopped(&self) -> bool {
+        self.report.is_stopped()
+    }
+
+    /// What to work on.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, Report, TaskContext, TaskError, TaskInput};
+    /// # struct Nowhere;
+    /// # impl Report for Nowhere {
+    /// #     fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> { Ok(()) }
+    /// #     fn is_stopped(&self) -> bool { false }
+    /// # }
+    /// let input = TaskInput::from(&NewTask::new("Report"));
+    /// assert_eq!(&*TaskContext::new(&input, &Nowhere).input().name, "Report");
+    /// ```
+    pub fn input(&self) -> &'a TaskInput {
+        self.input
+    }
+
+    /// Short for `input().arguments()`.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, Report, TaskContext, TaskError, TaskInput};
+    /// # struct Nowhere;
+    /// # impl Report for Nowhere {
+    /// #     fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> { Ok(()) }
+    /// #     fn is_stopped(&self) -> bool { false }
+    /// # }
+    /// let arguments = serde_json::json!(["a.txt", "b.txt"]);
+    /// let input = TaskInput::from(&NewTask::new("Copy").metadata(&arguments));
+    /// let files: Vec<String> = TaskContext::new(&input, &Nowhere).arguments()?;
+    /// assert_eq!(files, ["a.txt", "b.txt"]);
+    /// # Ok::<(), TaskError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskInput::arguments`].
+    pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
+        self.input.arguments()
+    }
+}

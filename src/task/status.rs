@@ -1,0 +1,221 @@
+//! Where a task stands, and what brought it there.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::task::Millis;
+
+/// Where a task stands.
+///
+/// ```
+/// use async_task_system::TaskStatus;
+///
+/// assert_eq!(TaskStatus::parse("running"), Some(TaskStatus::Running));
+/// let open = TaskStatus::ALL.into_iter().filter(|status| !status.is_final());
+/// assert!(open.eq([TaskStatus::Pending, TaskStatus::Running]));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum TaskStatus {
+    /// Created, and not yet started or waiting for a worker. Leaves by a worker or `cancel`.
+    Pending,
+    /// A worker has taken it. Leaves by its executor's outcome, its time limit or `cancel`.
+    Running,
+    /// The executor returned. Final.
+    Completed,
+    /// The executor gave up, panicked or ran out of time. Leaves only by `retry`.
+    Failed,
+    /// Somebody called it off. Leaves only by `retry`.
+    Cancelled,
+}
+
+impl TaskStatus {
+    /// Every status, in the order of a task's life.
+    ///
+    /// ```
+    /// use async_task_system::TaskStatus;
+    ///
+    /// assert_eq!(TaskStatus::ALL.map(TaskStatus::as_str).join(" "), "pending running completed failed cancelled");
+    /// ```
+    pub const ALL: [TaskStatus; 5] = [
+        TaskStatus::Pending,
+        TaskStatus::Running,
+        TaskStatus::Completed,
+        TaskStatus::Failed,
+        TaskStatus::Cancelled,
+    ];
+
+    /// The name on the wire.
+    ///
+    /// ```
+    /// # use async_task_system::TaskStatus;
+    /// assert_eq!(TaskStatus::Failed.as_str(), "failed");
+    /// ```
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TaskStatus::Pending => "pending",
+            TaskStatus::Running => "running",
+            TaskStatus::Completed => "completed",
+            TaskStatus::Failed => "failed",
+            TaskStatus::Cancelled => "cancelled",
+        }
+    }
+
+    /// The status of that name.
+    ///
+    /// ```
+    /// # use async_task_system::TaskStatus;
+    /// assert_eq!(TaskStatus::parse("failed"), Some(TaskStatus::Failed));
+    /// assert_eq!(TaskStatus::parse("Failed"), None);
+    /// ```
+    pub fn parse(name: &str) -> Option<TaskStatus> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// Whether the task has come to its end (which a retry may undo).
+    ///
+    /// ```
+    /// # use async_task_system::TaskStatus;
+    /// assert!(TaskStatus::Cancelled.is_final());
+    /// assert!(!TaskStatus::Running.is_final());
+    /// ```
+    pub fn is_final(self) -> bool {
+        matches!(
+            self,
+            TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Cancelled
+        )
+    }
+}
+
+impl fmt::Display for TaskStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What one entry of a task's history tells.
+///
+/// ```
+/// use async_task_system::{EventKind, TaskStatus};
+///
+/// assert_eq!(EventKind::Retried.as_str(), "retried");
+/// assert_eq!(EventKind::Completed.status(), TaskStatus::Completed);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum EventKind {
+    /// The task came to be.
+    Created,
+    /// It was handed to the workers.
+    Queued,
+    /// A worker began an attempt.
+    Started,
+    /// The executor reported a new percent or step.
+    Progress,
+    /// The attempt ended well.
+    Completed,
+    /// The attempt ended badly.
+    Failed,
+    /// The task was called off.
+    Cancelled,
+    /// A new attempt was asked for.
+    Retried,
+}
+
+impl EventKind {
+    /// Every kind; a kind's place is its number in the stored form.
+    ///
+    /// ```
+    /// use async_task_system::{EventKind, TaskStatus};
+    ///
+    /// let ends = EventKind::ALL.into_iter().filter(|kind| kind.status().is_final());
+    /// assert!(ends.eq([EventKind::Completed, EventKind::Failed, EventKind::Cancelled]));
+    /// ```
+    pub const ALL: [EventKind; 8] = [
+        EventKind::Created,
+        EventKind::Queued,
+        EventKind::Started,
+        EventKind::Progress,
+        EventKind::Completed,
+        EventKind::Failed,
+        EventKind::Cancelled,
+        EventKind::Retried,
+    ];
+
+    /// The name on the wire.
+    ///
+    /// ```
+    /// # use async_task_system::EventKind;
+    /// assert_eq!(EventKind::Queued.as_str(), "queued");
+    /// ```
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EventKind::Created => "created",
+            EventKind::Queued => "queued",
+            EventKind::Started => "started",
+            EventKind::Progress => "progress",
+            EventKind::Completed => "completed",
+            EventKind::Failed => "failed",
+            EventKind::Cancelled => "cancelled",
+            EventKind::Retried => "retried",
+        }
+    }
+
+    /// The status that a task has right after such an event.
+    ///
+    /// ```
+    /// # use async_task_system::{EventKind, TaskStatus};
+    /// assert_eq!(EventKind::Retried.status(), TaskStatus::Pending);
+    /// ```
+    pub fn status(self) -> TaskStatus {
+        match self {
+            EventKind::Created | EventKind::Queued | EventKind::Retried => TaskStatus::Pending,
+            EventKind::Started | EventKind::Progress => TaskStatus::Running,
+            EventKind::Completed => TaskStatus::Completed,
+            EventKind::Failed => TaskStatus::Failed,
+            EventKind::Cancelled => TaskStatus::Cancelled,
+        }
+    }
+}
+
+/// One entry of a task's history: the audit trail's unit, and the live event.
+///
+/// ```
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::{NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+///
+/// let first = tasks.history(&session, id, |events| {
+///     events.next().map(|event| serde_json::to_value(event).expect("plain values"))
+/// })?;
+/// let first = first.expect("every task was created");
+/// assert_eq!((&first["seq"], &first["event"]), (&1.into(), &"created".into()));
+/// # Ok::<(), async_task_system::Refused>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HistoryEvent<'a> {
+    /// 1 for the task's first entry, one more for each that follows, without a gap.
+    pub seq: u32,
+    /// When it happened; never before the entry ahead of it.
+    pub at: Millis,
+    /// What happened.
+    #[serde(rename = "event")]
+    pub kind: EventKind,
+    /// The attempt it belongs to.
+    pub attempt: u32,
+    /// The status right after it.
+    pub status: TaskStatus,
+    /// The percent right after it.
+    pub progress: u8,
+    /// The step that was reported with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<&'a str>,
+    /// The step's description, or why the task failed or was cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<&'a str>,
+}
