@@ -1,4 +1,6 @@
 //! `Idempotency-Key`: a repeated request is answered again, and creates nothing.
+//!
+//! Tasks' keys live in their session; jobs keep theirs in the database.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -31,26 +33,13 @@ impl Idempotency {
         request: &Request<'_>,
         create: impl FnOnce() -> Answer,
     ) -> Answer {
-        let Some(key) = request.header("Idempotency-Key") else {
+        let Some(key) = key_of(request)? else {
             return create();
         };
-        if !(1..=255).contains(&key.len()) {
-            let message = "Idempotency-Key must have 1 to 255 characters";
-            return Err(Problem::invalid(vec![FieldError::new(
-                "Idempotency-Key",
-                message,
-            )]));
-        }
         let body = request.body;
         let fingerprint = self.fingerprints.hash_one((request.path(), body));
         match self.tasks.once(session, key, fingerprint, body.len())? {
-            Once::Repeat(answer) => {
-                let mut response = Response::json_bytes(201, answer.body.clone());
-                if let Some(location) = &answer.location {
-                    response = response.with("Location", location.clone());
-                }
-                Ok(response.with("Idempotency-Replayed", "true"))
-            }
+            Once::Repeat(answer) => Ok(repeat(answer.location.clone(), answer.body.clone())),
             Once::First(first) => {
                 let response = create()?;
                 // Where nothing was created a repeat does no harm.
@@ -66,4 +55,29 @@ impl Idempotency {
             }
         }
     }
+}
+
+/// The request's key, where it has one.
+///
+/// # Errors
+///
+/// It is too short or too long.
+pub(crate) fn key_of<'r>(request: &Request<'r>) -> Result<Option<&'r str>, Problem> {
+    let name = "Idempotency-Key";
+    match request.header(name) {
+        Some(key) if !(1..=255).contains(&key.len()) => {
+            let message = "Idempotency-Key must have 1 to 255 characters";
+            Err(Problem::invalid(vec![FieldError::new(name, message)]))
+        }
+        key => Ok(key),
+    }
+}
+
+/// The first answer, once more.
+pub(crate) fn repeat(location: Option<String>, body: Vec<u8>) -> Response {
+    let mut response = Response::json_bytes(201, body);
+    if let Some(location) = location {
+        response = response.with("Location", location);
+    }
+    response.with("Idempotency-Replayed", "true")
 }

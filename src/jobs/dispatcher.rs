@@ -128,11 +128,12 @@ impl Dispatcher {
 
     fn purge(&mut self) -> Result<(), Duration> {
         if self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
-            let gone = self
+            let jobs = self
                 .outage
                 .check(self.storage.purge(self.options.retention))?;
+            let receipts = self.outage.check(self.storage.purge_receipts())?;
             // Some at a time, until there are none.
-            self.purged = (gone == 0).then(Instant::now);
+            self.purged = (jobs + receipts == 0).then(Instant::now);
         }
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! The Job API, put together: database, intake, queue, and what listens to other processes.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -16,7 +14,6 @@ use crate::engine::pool::Pool;
 use crate::engine::{TaskExecutionService, join_until};
 use crate::executor::ExecutorRegistry;
 use crate::http::router::Route;
-use crate::idempotency::Idempotency;
 use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
 use crate::jobs::dummy::{self, Dummy};
 use crate::jobs::intake::{Bells, Intake};
@@ -28,7 +25,6 @@ use crate::jobs::watch::Watch;
 use crate::jobs::{database, routes};
 use crate::metrics::Exposition;
 use crate::permits::Permits;
-use crate::task::SessionKey;
 
 /// How long the listener waits before it looks whether it is to stop.
 const LISTEN_LOOK: Duration = Duration::from_millis(250);
@@ -45,8 +41,6 @@ pub(super) struct JobSystem {
     pub(super) intake: Intake,
     pub(super) gatekeeper: Gatekeeper,
     pub(super) registry: ExecutorRegistry,
-    pub(super) repeats: Idempotency,
-    users: RandomState,
     pub(super) meter: Arc<JobMeter>,
     pub(super) watch: Watch,
     /// `None` where other processes run the jobs.
@@ -120,8 +114,6 @@ impl Jobs {
             intake,
             gatekeeper,
             registry,
-            repeats: Idempotency::new(execution.tasks().clone()),
-            users: RandomState::new(),
             meter,
             queue,
             pool,
@@ -180,11 +172,6 @@ impl Jobs {
 }
 
 impl JobSystem {
-    /// Where a user's idempotency keys are kept: a session whose key nobody else can know.
-    pub(super) fn session_of(&self, user: &str) -> Option<SessionKey> {
-        SessionKey::parse(&format!("jobs.{:016x}", self.users.hash_one(user)))
-    }
-
     /// Something may be due.
     pub(super) fn wake(&self) {
         if let Some(queue) = &self.queue {

@@ -16,6 +16,7 @@ use crate::engine::join_until;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::job::{Job, NewJob};
 use crate::jobs::meter::JobMeter;
+use crate::jobs::receipts::{First, Receipt, RepeatKey};
 use crate::jobs::storage::Storage;
 
 /// The most jobs in one commit.
@@ -101,6 +102,26 @@ impl Intake {
         answer.recv().map_err(|_| stopped())?
     }
 
+    /// As [`add`](Self::add), in a commit of their own, and with the receipt that `answer` makes of
+    /// them; the receipt where the key was answered before, and nothing is added.
+    pub(super) fn add_once(
+        &self,
+        jobs: &[NewJob],
+        key: &RepeatKey,
+        answer: &mut First<'_>,
+    ) -> Result<Option<Receipt>, DatabaseError> {
+        let committer = &self.committer;
+        let before = match committer.storage.insert_once(jobs, key, answer)? {
+            Ok(added) => {
+                committer.show(&added)?;
+                None
+            }
+            Err(receipt) => Some(receipt),
+        };
+        (committer.bells.far)();
+        Ok(before)
+    }
+
     pub(super) fn stop(&self, deadline: Instant) {
         self.requests.lock().take();
         if let Some(thread) = self.thread.lock().take() {
@@ -112,10 +133,15 @@ impl Intake {
 impl Committer {
     fn insert(&self, jobs: &[NewJob]) -> Added {
         let added = self.storage.insert(jobs)?;
-        self.meter.added(&added);
-        (self.bells.near)();
-        self.storage.settle()?;
+        self.show(&added)?;
         Ok(added)
+    }
+
+    /// Calls this process's workers, and waits until what was added is durable.
+    fn show(&self, added: &[(Job, bool)]) -> Result<(), DatabaseError> {
+        self.meter.added(added);
+        (self.bells.near)();
+        self.storage.settle()
     }
 
     fn serve(&self, queue: &Receiver<Request>) {

@@ -37,6 +37,8 @@ mod outage;
 #[cfg(feature = "jobs")]
 mod queue;
 #[cfg(feature = "jobs")]
+mod receipts;
+#[cfg(feature = "jobs")]
 mod routes;
 #[cfg(feature = "jobs")]
 mod run;

@@ -16,6 +16,7 @@ use crate::jobs::body::Terms;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::enabled::JobSystem;
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
+use crate::jobs::receipts::RepeatKey;
 use crate::jobs::storage::{JobQuery, User};
 use crate::jobs::watch::{Stopped, Watcher};
 use crate::permits::Permits;
@@ -76,11 +77,35 @@ impl Call<'_> {
         }
     }
 
-    /// Runs a creating handler, once for each idempotency key of the user.
-    fn once(&self, create: impl FnOnce() -> Answer) -> Answer {
-        match self.system.session_of(&self.user.name) {
-            Some(session) => self.system.repeats.once(&session, self.request, create),
-            None => create(),
+    /// Adds the jobs that `parse` reads from the body, and answers; with an idempotency key of the
+    /// user's, once.
+    fn add(
+        &self,
+        parse: impl FnOnce(&Terms<'_>, &mut Fields<'_>) -> Result<Vec<NewJob>, Problem>,
+        answer: fn(&[(Job, bool)]) -> Option<Response>,
+    ) -> Answer {
+        let lost = || Problem::from(DatabaseError::new("an added job was not given back"));
+        let system = self.system;
+        let key = RepeatKey::of(self.request, &self.user.name)?;
+        if let Some(key) = &key
+            && let Some(before) = system.storage.receipt(key)?
+        {
+            return key.repeat(before);
+        }
+        let mut fields = Fields::parse(self.request)?;
+        let new = parse(&self.terms(), &mut fields)?;
+        fields.finish()?;
+        let Some(key) = key else {
+            return answer(&system.intake.add(new)?).ok_or_else(lost);
+        };
+        let mut first = None;
+        let before = system.intake.add_once(&new, &key, &mut |added| {
+            first = answer(added);
+            key.receipt(first.as_ref()?)
+        })?;
+        match before {
+            Some(before) => key.repeat(before),
+            None => first.ok_or_else(lost),
         }
     }
 
@@ -104,31 +129,17 @@ fn location(job: &Job) -> String {
 }
 
 fn create(call: &Call<'_>) -> Answer {
-    call.once(|| {
-        let mut fields = Fields::parse(call.request)?;
-        let new = call.terms().job(&mut fields)?;
-        fields.finish()?;
-        add(call, new)
-    })
+    call.add(|terms, fields| Ok(vec![terms.job(fields)?]), one)
 }
 
 fn start_dummy(call: &Call<'_>) -> Answer {
-    call.once(|| {
-        let mut fields = Fields::parse(call.request)?;
-        let new = call.terms().dummy(&mut fields);
-        fields.finish()?;
-        add(call, new)
-    })
+    call.add(|terms, fields| Ok(vec![terms.dummy(fields)]), one)
 }
 
-fn add(call: &Call<'_>, new: NewJob) -> Answer {
-    match call.system.intake.add(vec![new])?.pop() {
-        Some((job, is_new)) => {
-            let status = if is_new { 201 } else { 200 };
-            Ok(Response::json(status, &job).with("Location", location(&job)))
-        }
-        None => Err(DatabaseError::new("an added job was not given back").into()),
-    }
+fn one(added: &[(Job, bool)]) -> Option<Response> {
+    let (job, is_new) = added.first()?;
+    let status = if *is_new { 201 } else { 200 };
+    Some(Response::json(status, job).with("Location", location(job)))
 }
 
 #[derive(Serialize)]
@@ -138,17 +149,15 @@ struct BulkAnswer<'a> {
 }
 
 fn bulk(call: &Call<'_>) -> Answer {
-    call.once(|| {
-        let mut fields = Fields::parse(call.request)?;
-        let new = call.terms().bulk(&mut fields)?;
-        fields.finish()?;
-        let added = call.system.intake.add(new)?;
-        let answer = BulkAnswer {
-            count: added.len(),
-            jobs: added.iter().map(|(job, _)| job).collect(),
-        };
-        Ok(Response::json(201, &answer))
-    })
+    call.add(|terms, fields| terms.bulk(fields), all)
+}
+
+fn all(added: &[(Job, bool)]) -> Option<Response> {
+    let answer = BulkAnswer {
+        count: added.len(),
+        jobs: added.iter().map(|(job, _)| job).collect(),
+    };
+    Some(Response::json(201, &answer))
 }
 
 #[derive(Serialize)]

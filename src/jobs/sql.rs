@@ -23,6 +23,9 @@ const HELD: &str = "id = xid AND claim = xclaim AND status + 0 = 2";
 /// The newest reports of a job that its history keeps, about; transitions are all kept.
 const MAX_REPORTS: u32 = 2_000;
 
+/// For how many milliseconds an idempotency key is remembered: a day.
+const RECEIPTS_FOR: u64 = 86_400_000;
+
 /// The statements in one dialect.
 pub(super) struct Statements {
     pub(super) insert: String,
@@ -47,6 +50,9 @@ pub(super) struct Statements {
     pub(super) next_run: String,
     pub(super) purge: String,
     pub(super) purge_progress: String,
+    pub(super) receipt: String,
+    pub(super) keep_receipt: String,
+    pub(super) purge_receipts: String,
 }
 
 impl Statements {
@@ -200,6 +206,26 @@ impl Statements {
                  RETURNING id || ''"),
             purge_progress: sql("DELETE FROM job_progress WHERE job_id IN \
                  (SELECT xid FROM {rows:xid uuid}) RETURNING seq || ''"),
+            receipt: sql(&format!(
+                "SELECT {{object}}('fingerprint', fingerprint, 'location', location, 'body', body)\
+                 {{text}} FROM job_receipts WHERE user_id = ({{arg:user}}) \
+                 AND key = ({{arg:key}}) AND at > {{now}} - {RECEIPTS_FOR}"
+            )),
+            // Nothing where the key has an answer already.
+            keep_receipt: sql(&format!(
+                "INSERT INTO job_receipts (user_id, key, fingerprint, location, body, at) \
+                 SELECT xuser, xkey, xfingerprint, xlocation, xbody, {{now}} \
+                 FROM {{rows:xuser text,xkey text,xfingerprint text,xlocation text,xbody text}} \
+                 WHERE true ON CONFLICT (user_id, key) DO UPDATE \
+                 SET fingerprint = excluded.fingerprint, location = excluded.location, \
+                   body = excluded.body, at = excluded.at \
+                 WHERE job_receipts.at <= {{now}} - {RECEIPTS_FOR} RETURNING key"
+            )),
+            purge_receipts: sql(&format!(
+                "DELETE FROM job_receipts WHERE (user_id, key) IN (SELECT user_id, key \
+                 FROM job_receipts WHERE at <= {{now}} - {RECEIPTS_FOR} ORDER BY at LIMIT 1000) \
+                 RETURNING key"
+            )),
         }
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::jobs::database::{Database, DatabaseError, Session};
 use crate::jobs::job::{Added, Claimed, Entry, Job, JobStatus, NewJob, ReportRow};
+use crate::jobs::receipts::{First, Receipt, RepeatKey};
 use crate::jobs::sql::Statements;
 
 /// How often a unique key may change hands while a job that wants it is added.
@@ -161,6 +162,55 @@ impl Storage {
             }
         }
         Err(DatabaseError::new("a unique key changes hands too fast"))
+    }
+
+    /// The first answer to this key of the last day, where there is one.
+    pub(super) fn receipt(&self, key: &RepeatKey) -> Done<Option<Receipt>> {
+        Ok(parse(&self.read(&self.sql.receipt, key)?)?.pop())
+    }
+
+    /// As [`insert`](Self::insert), and keeps the receipt that `answer` makes of it, all or nothing.
+    /// The receipt instead where the key was answered before.
+    pub(super) fn insert_once(
+        &self,
+        jobs: &[NewJob],
+        key: &RepeatKey,
+        answer: &mut First<'_>,
+    ) -> Done<Result<Vec<(Job, bool)>, Receipt>> {
+        for _ in 0..MAX_ROUNDS {
+            let (mut added, mut is_first) = (Vec::new(), true);
+            let done = self.database.transact(&mut |session| {
+                added = self.insert_keyed(session, jobs)?.in_order(jobs)?;
+                let Some(receipt) = answer(&added) else {
+                    return Ok(());
+                };
+                let row = json!([{
+                    "xuser": key.user, "xkey": key.key, "xfingerprint": receipt.fingerprint,
+                    "xlocation": receipt.location, "xbody": receipt.body,
+                }]);
+                let kept = session.run(&self.sql.keep_receipt, &row.to_string())?;
+                is_first = !kept.is_empty();
+                // What was added here goes with the transaction.
+                let late = || DatabaseError::new("the key was answered meanwhile");
+                is_first.then_some(()).ok_or_else(late)
+            });
+            match done {
+                Ok(()) => return Ok(Ok(added)),
+                Err(error) if is_first => return Err(error),
+                Err(_) => {}
+            }
+            if let Some(receipt) = self.receipt(key)? {
+                return Ok(Err(receipt));
+            }
+        }
+        Err(DatabaseError::new(
+            "an idempotency key changes hands too fast",
+        ))
+    }
+
+    /// Deletes some of the receipts that are over; how many.
+    pub(super) fn purge_receipts(&self) -> Done<usize> {
+        Ok(self.write(&self.sql.purge_receipts, &())?.len())
     }
 
     pub(super) fn get(&self, id: Uuid) -> Done<Option<Job>> {

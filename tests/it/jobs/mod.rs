@@ -28,6 +28,8 @@ mod docs;
 mod outage;
 /// Order, attempts, back-off, limits, and executors of the embedding program.
 mod queue;
+/// Idempotency keys.
+mod repeats;
 /// Who is let in.
 mod tokens;
 

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 pub(crate) use client::{Call, Client, Event, Reply, Stream, id_of};
 pub(crate) use document::DOCUMENT;
 #[cfg(feature = "jobs")]
-pub(crate) use postgres::{Cluster, execute};
+pub(crate) use postgres::{Cluster, execute, succeeds};
 #[cfg(feature = "jobs")]
 pub(crate) use process::BINARY;
 pub(crate) use process::{FREE_PORT, Process, run, stderr, stdout};

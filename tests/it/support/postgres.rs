@@ -161,8 +161,13 @@ fn psql(program: &Path, url: &str, sql: &str) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
+/// Runs one statement on any server; whether it succeeded.
+pub(crate) fn succeeds(url: &str, sql: &str) -> bool {
+    let program = installed().map_or_else(|| "psql".into(), |bin| bin.join("psql"));
+    psql(&program, url, sql)
+}
+
 /// Runs one statement on any server.
 pub(crate) fn execute(url: &str, sql: &str) {
-    let program = installed().map_or_else(|| "psql".into(), |bin| bin.join("psql"));
-    assert!(psql(&program, url, sql), "refused: {sql}");
+    assert!(succeeds(url, sql), "refused: {sql}");
 }

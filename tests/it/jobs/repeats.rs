@@ -1,0 +1,135 @@
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Db, User, id};
+use crate::support::{Reply, TestServer, execute, succeeds, wait_until_every};
+
+on_both! {
+    a_repeat_is_answered_as_the_first_also_after_a_restart
+    requests_that_race_with_one_key_add_one_job
+    a_bulk_is_repeated_whole
+    what_created_nothing_keeps_its_key_free
+}
+
+/// Adds a job that waits, with an idempotency key.
+fn ask(server: &TestServer, key: &str, delay: u32) -> Reply {
+    let call = User::of(server, "alice").call("POST", "/jobs");
+    call.header("Idempotency-Key", key)
+        .json(&json!({ "type": "dummy", "delaySec": delay }))
+        .send()
+}
+
+fn is_repeat(reply: &Reply) -> bool {
+    reply.header("Idempotency-Replayed") == Some("true")
+}
+
+fn total(server: &TestServer) -> u64 {
+    let total = User::of(server, "alice").stats()["total"].as_u64();
+    total.expect("a number")
+}
+
+fn a_repeat_is_answered_as_the_first_also_after_a_restart(db: &Db) {
+    let server = db.serve();
+    let first = ask(&server, "k", 600).expect(201);
+    drop(server);
+    let server = db.serve();
+    let again = ask(&server, "k", 600).expect(201);
+    assert!(!is_repeat(&first) && is_repeat(&again));
+    assert_eq!(
+        (first.header("Location"), &first.body),
+        (again.header("Location"), &again.body)
+    );
+    ask(&server, "k", 601).expect_problem(422, "idempotency_key_reused");
+    assert_eq!(total(&server), 1);
+}
+
+fn requests_that_race_with_one_key_add_one_job(db: &Db) {
+    // SQLite has one process at a time.
+    let is_shared = db.storage == "postgres";
+    let servers: Vec<_> = (0..1 + u8::from(is_shared)).map(|_| db.serve()).collect();
+    let rounds = 20;
+    for round in 0..rounds {
+        let key = format!("k{round}");
+        let replies: Vec<Reply> = std::thread::scope(|scope| {
+            let ask = |server| ask(server, &key, 600).expect(201);
+            let racing = servers.iter().cycle().take(8);
+            let racing: Vec<_> = racing
+                .map(|server| scope.spawn(move || ask(server)))
+                .collect();
+            let replies = racing.into_iter().map(|one| one.join());
+            replies.map(|reply| reply.expect("an answer")).collect()
+        });
+        let firsts = replies.iter().filter(|reply| !is_repeat(reply)).count();
+        assert_eq!(firsts, 1, "round {round}");
+        assert!(replies.iter().all(|reply| reply.body == replies[0].body));
+    }
+    assert_eq!(total(&servers[0]), rounds);
+}
+
+fn a_bulk_is_repeated_whole(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let ask = || {
+        let jobs = vec![json!({ "type": "dummy", "delaySec": 600 }); 100];
+        let call = alice.call("POST", "/jobs/bulk");
+        call.header("Idempotency-Key", "k")
+            .json(&json!({ "jobs": jobs }))
+            .send()
+    };
+    let (first, again) = (ask().expect(201), ask().expect(201));
+    assert!(!is_repeat(&first) && is_repeat(&again));
+    assert_eq!(first.body, again.body);
+    assert_eq!(total(&server), 100);
+    // The same key on another path is another request.
+    let one = alice
+        .call("POST", "/jobs")
+        .header("Idempotency-Key", "k")
+        .json(&json!({ "type": "dummy" }))
+        .send();
+    one.expect_problem(422, "idempotency_key_reused");
+}
+
+fn what_created_nothing_keeps_its_key_free(db: &Db) {
+    let server = db.serve();
+    let alice = User::of(&server, "alice");
+    let ask = |body| {
+        let call = alice.call("POST", "/jobs").header("Idempotency-Key", "k");
+        call.json(&body).send()
+    };
+    let body = json!({ "type": "dummy", "delaySec": 600, "uniqueKey": "u" });
+    ask(json!({ "type": "nobody's" })).expect(400);
+    let holder = alice.post("/jobs", body.clone()).expect(201).json();
+    let found = ask(body.clone()).expect(200);
+    assert_eq!(id(&found.json()), id(&holder));
+    alice
+        .act(&format!("/jobs/{}/cancel", id(&holder)))
+        .expect(200);
+    let new = ask(body.clone()).expect(201);
+    assert!(!is_repeat(&new) && id(&new.json()) != id(&holder));
+    assert!(is_repeat(&ask(body).expect(201)));
+}
+
+#[test]
+fn after_a_day_a_key_is_free_again() {
+    let Some(db) = Db::postgres() else { return };
+    let server = db.serve();
+    let first = ask(&server, "k", 600).expect(201);
+    execute(
+        &db.url,
+        "UPDATE job_receipts SET at = at - 86400000 + 60000",
+    );
+    assert!(is_repeat(&ask(&server, "k", 600).expect(201)));
+    execute(&db.url, "UPDATE job_receipts SET at = at - 60000");
+    let new = ask(&server, "k", 600).expect(201);
+    assert!(!is_repeat(&new) && id(&new.json()) != id(&first.json()));
+    assert!(is_repeat(&ask(&server, "k", 600).expect(201)));
+    // What is over is deleted with a worker's first look.
+    execute(&db.url, "UPDATE job_receipts SET at = at - 86400000");
+    let _worker = db.serve();
+    wait_until_every(Duration::from_millis(50), || {
+        // Divides by zero as long as there is one.
+        let sql = "SELECT 1 / (count(*) = 0)::int FROM job_receipts";
+        succeeds(&db.url, sql)
+    });
+}
