@@ -1,19 +1,25 @@
-use std::time::Duration;
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Db, User, id};
-use crate::support::{Reply, TestServer, execute, succeeds, wait_until_every};
+use super::{Db, User, id, token};
+use crate::support::{Client, Process, Reply, execute, succeeds, wait_until, wait_until_every};
 
 on_both! {
     a_repeat_is_answered_as_the_first_also_after_a_restart
     requests_that_race_with_one_key_add_one_job
     a_bulk_is_repeated_whole
     what_created_nothing_keeps_its_key_free
+    a_client_that_asks_until_it_is_answered_adds_each_job_once
 }
 
 /// Adds a job that waits, with an idempotency key.
-fn ask(server: &TestServer, key: &str, delay: u32) -> Reply {
+fn ask(server: &Client, key: &str, delay: u32) -> Reply {
     let call = User::of(server, "alice").call("POST", "/jobs");
     call.header("Idempotency-Key", key)
         .json(&json!({ "type": "dummy", "delaySec": delay }))
@@ -24,7 +30,7 @@ fn is_repeat(reply: &Reply) -> bool {
     reply.header("Idempotency-Replayed") == Some("true")
 }
 
-fn total(server: &TestServer) -> u64 {
+fn total(server: &Client) -> u64 {
     let total = User::of(server, "alice").stats()["total"].as_u64();
     total.expect("a number")
 }
@@ -108,6 +114,61 @@ fn what_created_nothing_keeps_its_key_free(db: &Db) {
     let new = ask(body.clone()).expect(201);
     assert!(!is_repeat(&new) && id(&new.json()) != id(&holder));
     assert!(is_repeat(&ask(body).expect(201)));
+}
+
+/// Where the job is that a request has added, or had added before; `None`: no answer has come.
+fn try_ask(address: SocketAddr, key: &str, body: &str) -> Option<String> {
+    let mut socket = TcpStream::connect(address).ok()?;
+    let request = format!(
+        "POST /api/v1/jobs HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\
+         Idempotency-Key: {key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        token("alice", None),
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).ok()?;
+    let head = answer.strip_prefix("HTTP/1.1 201 ")?;
+    let mut lines = head.lines();
+    lines.find_map(|line| line.strip_prefix("Location: ").map(str::to_owned))
+}
+
+/// However often the server is killed between the commit and the answer.
+fn a_client_that_asks_until_it_is_answered_adds_each_job_once(db: &Db) {
+    let (clients, each, kills) = (4, 50, 6);
+    let start = || Process::start(&db.dir, &db.variables(&[("ENABLE_QUEUE", "false")]));
+    let mut process = start();
+    let address = Mutex::new(process.client.addr());
+    let answered = AtomicU64::new(0);
+    let ask = |key: String| {
+        let begun = Instant::now();
+        loop {
+            let address = *address.lock().expect("no poison");
+            if let Some(place) = try_ask(address, &key, r#"{"type":"dummy"}"#) {
+                answered.fetch_add(1, SeqCst);
+                return place;
+            }
+            assert!(begun.elapsed().as_secs() < 60, "no answer to {key}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let places: HashSet<String> = std::thread::scope(|scope| {
+        let ask = &ask;
+        let asking = |client| move || (0..each).map(|n| ask(format!("{client}-{n}"))).collect();
+        let asking: Vec<_> = (0..clients).map(|c| scope.spawn(asking(c))).collect();
+        for kill in 1..=kills {
+            wait_until(|| answered.load(SeqCst) >= kill * clients * each / (kills + 1));
+            process.signal("KILL");
+            process.ended();
+            process = start();
+            *address.lock().expect("no poison") = process.client.addr();
+        }
+        let places = asking.into_iter().map(|one| one.join());
+        let places = places.map(|places: Result<Vec<_>, _>| places.expect("all answered"));
+        places.flatten().collect()
+    });
+    assert_eq!(places.len() as u64, clients * each);
+    assert_eq!(total(&process.client), clients * each);
 }
 
 #[test]
