@@ -13,10 +13,11 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
 use crate::engine::join_until;
+use crate::jobs::addition::Once;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::job::{Job, NewJob};
 use crate::jobs::meter::JobMeter;
-use crate::jobs::receipts::{First, Receipt, RepeatKey};
+use crate::jobs::receipts::{First, RepeatKey};
 use crate::jobs::storage::Storage;
 
 /// The most jobs in one commit.
@@ -102,24 +103,21 @@ impl Intake {
         answer.recv().map_err(|_| stopped())?
     }
 
-    /// As [`add`](Self::add), in a commit of their own, and with the receipt that `answer` makes of
-    /// them; the receipt where the key was answered before, and nothing is added.
+    /// As [`add`](Self::add), once for each `key`, in a commit with the receipt that `answer` makes
+    /// of it.
     pub(super) fn add_once(
         &self,
         jobs: &[NewJob],
         key: &RepeatKey,
         answer: &mut First<'_>,
-    ) -> Result<Option<Receipt>, DatabaseError> {
+    ) -> Result<Once, DatabaseError> {
         let committer = &self.committer;
-        let before = match committer.storage.insert_once(jobs, key, answer)? {
-            Ok(added) => {
-                committer.show(&added)?;
-                None
-            }
-            Err(receipt) => Some(receipt),
-        };
-        (committer.bells.far)();
-        Ok(before)
+        let once = committer.storage.insert_once(jobs, key, answer)?;
+        if let Once::Added(added) = &once {
+            committer.show(added)?;
+            (committer.bells.far)();
+        }
+        Ok(once)
     }
 
     pub(super) fn stop(&self, deadline: Instant) {

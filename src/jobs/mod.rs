@@ -9,6 +9,8 @@
 //! with jobs, `sql` how, `database` on which.
 
 #[cfg(feature = "jobs")]
+mod addition;
+#[cfg(feature = "jobs")]
 mod auth;
 #[cfg(feature = "jobs")]
 mod body;

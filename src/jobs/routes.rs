@@ -12,6 +12,7 @@ use crate::http::router::{Answer, Handler, Route};
 use crate::http::sse::EventFormat;
 use crate::http::streaming::{format, last_event_id, permit, pump};
 use crate::http::{Problem, Request, Response};
+use crate::jobs::addition::Once;
 use crate::jobs::body::Terms;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::enabled::JobSystem;
@@ -99,13 +100,13 @@ impl Call<'_> {
             return answer(&system.intake.add(new)?).ok_or_else(lost);
         };
         let mut first = None;
-        let before = system.intake.add_once(&new, &key, &mut |added| {
+        let once = system.intake.add_once(&new, &key, &mut |added| {
             first = answer(added);
             key.receipt(first.as_ref()?)
         })?;
-        match before {
-            Some(before) => key.repeat(before),
-            None => first.ok_or_else(lost),
+        match once {
+            Once::Added(_) => first.ok_or_else(lost),
+            Once::Repeated(receipt) => key.repeat(receipt),
         }
     }
 

@@ -8,17 +8,14 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::jobs::database::{Database, DatabaseError, Session};
-use crate::jobs::job::{Added, Claimed, Entry, Job, JobStatus, NewJob, ReportRow};
-use crate::jobs::receipts::{First, Receipt, RepeatKey};
+use crate::jobs::job::{Claimed, Entry, Job, JobStatus, ReportRow};
+use crate::jobs::receipts::{Receipt, RepeatKey};
 use crate::jobs::sql::Statements;
-
-/// How often a unique key may change hands while a job that wants it is added.
-const MAX_ROUNDS: usize = 100;
 
 /// The queue's table, and its statements.
 pub(super) struct Storage {
-    database: Box<dyn Database>,
-    sql: Statements,
+    pub(super) database: Box<dyn Database>,
+    pub(super) sql: Statements,
 }
 
 /// Who asks: an admin sees every job, others their own.
@@ -98,7 +95,7 @@ struct Reported<'a> {
     standing: &'a Standing,
 }
 
-type Done<T> = Result<T, DatabaseError>;
+pub(super) type Done<T> = Result<T, DatabaseError>;
 
 impl Storage {
     pub(super) fn new(database: Box<dyn Database>) -> Storage {
@@ -106,7 +103,7 @@ impl Storage {
         Storage { database, sql }
     }
 
-    fn write(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
+    pub(super) fn write(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
         self.database.write(sql, &serde_json::to_string(document)?)
     }
 
@@ -127,90 +124,9 @@ impl Storage {
         self.database.read(sql, &serde_json::to_string(document)?)
     }
 
-    /// Adds jobs, all or none, to be [settled](Self::settle); in their order, each new or the one
-    /// that has its unique key.
-    pub(super) fn insert(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
-        let mut added = Addition::default();
-        if jobs.iter().all(|new| new.unique_key.is_none()) {
-            added.take_new(&self.write(&self.sql.insert, &jobs)?)?;
-        } else {
-            self.database.transact(&mut |session| {
-                added = self.insert_keyed(session, jobs)?;
-                Ok(())
-            })?;
-        }
-        added.in_order(jobs)
-    }
-
-    fn insert_keyed(&self, session: &mut dyn Session, jobs: &[NewJob]) -> Done<Addition> {
-        let mut added = Addition::default();
-        let mut missing: Vec<&NewJob> = jobs.iter().collect();
-        // Those who add the same keys wait for each other: in one order, never in a circle.
-        missing.sort_by_key(|new| (&new.unique_key, &new.user));
-        for _ in 0..MAX_ROUNDS {
-            let document = serde_json::to_string(&missing)?;
-            added.take_new(&session.run(&self.sql.insert, &document)?)?;
-            missing.retain(|new| !added.has(new));
-            if !missing.is_empty() {
-                // A key's holder may end before it is looked up; then the key is free again.
-                let document = serde_json::to_string(&missing)?;
-                added.take_held(&session.run(&self.sql.by_unique_key, &document)?)?;
-                missing.retain(|new| !added.has(new));
-            }
-            if missing.is_empty() {
-                return Ok(added);
-            }
-        }
-        Err(DatabaseError::new("a unique key changes hands too fast"))
-    }
-
     /// The first answer to this key of the last day, where there is one.
     pub(super) fn receipt(&self, key: &RepeatKey) -> Done<Option<Receipt>> {
         Ok(parse(&self.read(&self.sql.receipt, key)?)?.pop())
-    }
-
-    /// As [`insert`](Self::insert), and keeps the receipt that `answer` makes of it, all or nothing.
-    /// The receipt instead where the key was answered before.
-    pub(super) fn insert_once(
-        &self,
-        jobs: &[NewJob],
-        key: &RepeatKey,
-        answer: &mut First<'_>,
-    ) -> Done<Result<Vec<(Job, bool)>, Receipt>> {
-        for _ in 0..MAX_ROUNDS {
-            let (mut added, mut is_first) = (Vec::new(), true);
-            let done = self.database.transact(&mut |session| {
-                added = self.insert_keyed(session, jobs)?.in_order(jobs)?;
-                let Some(receipt) = answer(&added) else {
-                    return Ok(());
-                };
-                let row = json!([{
-                    "xuser": key.user, "xkey": key.key, "xfingerprint": receipt.fingerprint,
-                    "xlocation": receipt.location, "xbody": receipt.body,
-                }]);
-                let kept = session.run(&self.sql.keep_receipt, &row.to_string())?;
-                is_first = !kept.is_empty();
-                // What was added here goes with the transaction.
-                let late = || DatabaseError::new("the key was answered meanwhile");
-                is_first.then_some(()).ok_or_else(late)
-            });
-            match done {
-                Ok(()) => return Ok(Ok(added)),
-                Err(error) if is_first => return Err(error),
-                Err(_) => {}
-            }
-            if let Some(receipt) = self.receipt(key)? {
-                return Ok(Err(receipt));
-            }
-        }
-        Err(DatabaseError::new(
-            "an idempotency key changes hands too fast",
-        ))
-    }
-
-    /// Deletes some of the receipts that are over; how many.
-    pub(super) fn purge_receipts(&self) -> Done<usize> {
-        Ok(self.write(&self.sql.purge_receipts, &())?.len())
     }
 
     pub(super) fn get(&self, id: Uuid) -> Done<Option<Job>> {
@@ -374,49 +290,17 @@ impl Storage {
         Ok(gone.len())
     }
 
+    /// Deletes some of the receipts that are over; how many.
+    pub(super) fn purge_receipts(&self) -> Done<usize> {
+        Ok(self.write(&self.sql.purge_receipts, &())?.len())
+    }
+
     pub(super) fn notify(&self, message: &str) -> Done<()> {
         self.database.notify(message)
     }
 }
 
-/// What became of jobs that are being added.
-#[derive(Default)]
-struct Addition {
-    new: HashMap<Uuid, Added>,
-    /// The job that has its unique key, by the id of the one that does not.
-    held: HashMap<Uuid, Job>,
-}
-
-impl Addition {
-    fn take_new(&mut self, rows: &[String]) -> Done<()> {
-        let rows = parse::<Added>(rows)?;
-        self.new.extend(rows.into_iter().map(|row| (row.id, row)));
-        Ok(())
-    }
-
-    fn take_held(&mut self, rows: &[String]) -> Done<()> {
-        for row in rows {
-            let (id, job) = row.split_once(' ').unwrap_or_default();
-            self.held.insert(id.parse()?, serde_json::from_str(job)?);
-        }
-        Ok(())
-    }
-
-    fn has(&self, new: &NewJob) -> bool {
-        self.new.contains_key(&new.id) || self.held.contains_key(&new.id)
-    }
-
-    fn in_order(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
-        let one = |new: &NewJob| match (self.new.get(&new.id), self.held.get(&new.id)) {
-            (Some(row), _) => Ok((Job::added(new, row), true)),
-            (None, Some(job)) => Ok((job.clone(), false)),
-            (None, None) => Err(DatabaseError::new("an added job was not given back")),
-        };
-        jobs.iter().map(one).collect()
-    }
-}
-
-fn parse<T: for<'de> Deserialize<'de>>(rows: &[String]) -> Done<Vec<T>> {
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(rows: &[String]) -> Done<Vec<T>> {
     let rows = rows.iter().map(|row| serde_json::from_str(row));
     Ok(rows.collect::<Result<_, _>>()?)
 }

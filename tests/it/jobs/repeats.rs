@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Db, User, id, token};
 use crate::support::{Client, Process, Reply, execute, succeeds, wait_until, wait_until_every};
@@ -20,10 +20,12 @@ on_both! {
 
 /// Adds a job that waits, with an idempotency key.
 fn ask(server: &Client, key: &str, delay: u32) -> Reply {
+    ask_for(server, key, json!({ "type": "dummy", "delaySec": delay }))
+}
+
+fn ask_for(server: &Client, key: &str, job: Value) -> Reply {
     let call = User::of(server, "alice").call("POST", "/jobs");
-    call.header("Idempotency-Key", key)
-        .json(&json!({ "type": "dummy", "delaySec": delay }))
-        .send()
+    call.header("Idempotency-Key", key).json(&job).send()
 }
 
 fn is_repeat(reply: &Reply) -> bool {
@@ -57,8 +59,14 @@ fn requests_that_race_with_one_key_add_one_job(db: &Db) {
     let rounds = 20;
     for round in 0..rounds {
         let key = format!("k{round}");
+        let mut job = json!({ "type": "dummy", "delaySec": 600 });
+        // Those with a unique key meet there already.
+        if round % 2 == 1 {
+            job["uniqueKey"] = json!(key);
+        }
+        let ask = |server| ask_for(server, &key, job.clone()).expect(201);
         let replies: Vec<Reply> = std::thread::scope(|scope| {
-            let ask = |server| ask(server, &key, 600).expect(201);
+            let ask = &ask;
             let racing = servers.iter().cycle().take(8);
             let racing: Vec<_> = racing
                 .map(|server| scope.spawn(move || ask(server)))
