@@ -86,15 +86,16 @@ impl Standing {
     /// How `task` stands.
     ///
     /// ```
-    /// # use async_task_system::store::Limits;
     /// # use async_task_system::events::Standing;
-    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
-    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// # use async_task_system::{NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Default::default(), Default::default())?;
     /// let session = SessionKey::parse("me").expect("a valid key");
-    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
-    /// let before = tasks.inspect(&session, id, Standing::of)?;
-    /// assert_eq!(tasks.inspect(&session, id, Standing::of)?, before, "nothing has happened");
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// let task = system.tasks().create(&session, NewTask::new("Report"))?;
+    /// let before = Standing::of(&task);
+    /// let after = Standing::of(&system.execution().cancel(&session, task.id)?);
+    /// assert_eq!((before.completed_at, after.completed_at.is_some()), (None, true));
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn of(task: &Task) -> Standing {
         Standing {

@@ -23,8 +23,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! To read the source, go from the values up: [`task`], [`executor`], [`events`], [`store`], [`engine`],
-//! then `demo`, [`TaskSystem`], `http`, `api` and [`Server`]. Imports point only that way.
+//! To read the source, go from the values up: [`task`], [`executor`], [`events`], [`config`], [`store`],
+//! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs` and [`Server`]. Imports point only that way.
 
 mod api;
 pub mod config;
@@ -57,15 +57,23 @@ mod documents {
     struct Executors;
 }
 
+#[doc(inline)]
 pub use config::{Config, ConfigError};
+#[doc(inline)]
 pub use engine::{TaskCleanupService, TaskExecutionService};
+#[doc(inline)]
 pub use executor::{
     ExecutorRegistry, FieldError, Outcome, Report, TaskContext, TaskError, TaskExecutor, TaskInput,
 };
+#[doc(inline)]
 pub use jobs::token;
+#[doc(inline)]
 pub use server::Server;
+#[doc(inline)]
 pub use store::{ListQuery, NewTask, Refused, Stats, TaskManager};
+#[doc(inline)]
 pub use system::TaskSystem;
+#[doc(inline)]
 pub use task::{EventKind, HistoryEvent, SessionKey, Task, TaskId, TaskStatus};
 
 /// Text from outside, for a log line: control characters are escaped, so that it cannot forge

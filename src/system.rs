@@ -15,7 +15,8 @@ use crate::store::{Limits, TaskManager};
 /// How long the stop may take.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(4);
 
-/// The engine without HTTP: store, workers, timer, cleanup. A cheap handle; clones share it.
+/// The engine without HTTP: store, workers, timer, cleanup. A cheap handle; clones share it. Its
+/// threads end with [`stop`](TaskSystem::stop), not with the last handle.
 ///
 /// ```
 /// use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
@@ -40,10 +41,9 @@ impl TaskSystem {
     /// have their types.
     ///
     /// ```
-    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
-    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
-    /// let session = SessionKey::parse("me").expect("a valid key");
-    /// assert_eq!(system.tasks().stats(&session).total, 0);
+    /// # use async_task_system::{Config, ExecutorRegistry, TaskSystem};
+    /// let config = Config::from_pairs([("WORKER_THREADS", "2"), ("AUDIT_LOG", "")])?;
+    /// let system = TaskSystem::start(&config, ExecutorRegistry::new())?;
     /// system.stop();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -105,10 +105,12 @@ impl TaskSystem {
     /// The engine: submit, start, cancel, retry.
     ///
     /// ```
-    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
-    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// # use async_task_system::{NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Default::default(), Default::default())?;
     /// let session = SessionKey::parse("me").expect("a valid key");
-    /// system.execution().submit(&session, NewTask::new("Report"))?;
+    /// let id = system.execution().submit(&session, NewTask::new("Report"))?.id;
+    /// system.execution().cancel(&session, id)?;
+    /// assert_eq!(system.execution().retry(&session, id)?.attempt, 2);
     /// system.stop();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -119,11 +121,16 @@ impl TaskSystem {
     /// The cleanup service.
     ///
     /// ```
-    /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
-    /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
+    /// # use async_task_system::{Config, NewTask, SessionKey, TaskSystem};
+    /// let config = Config::from_pairs([("MAX_CANCELLED_TASKS", "1")])?;
+    /// let system = TaskSystem::start(&config, Default::default())?;
     /// let session = SessionKey::parse("me").expect("a valid key");
-    /// assert_eq!(system.cleanup().run(&session), 0);
-    /// system.stop();
+    /// for name in ["older", "newer"] {
+    ///     let id = system.tasks().create(&session, NewTask::new(name))?.id;
+    ///     system.execution().cancel(&session, id)?;
+    /// }
+    /// assert_eq!(system.cleanup().run(&session), 1);
+    /// # system.stop();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn cleanup(&self) -> &TaskCleanupService {

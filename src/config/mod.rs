@@ -147,6 +147,15 @@ impl Config {
     }
 }
 
+/// The number of cores, at least 4.
+///
+/// ```
+/// assert!(async_task_system::engine::default_workers() >= 4);
+/// ```
+pub fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4))
+}
+
 /// Values that have passed their variable's check.
 struct Values(HashMap<&'static str, String>);
 
@@ -242,7 +251,7 @@ impl Values {
             port: self.count("PORT") as u16,
             log_level: self.text("LOG_LEVEL").parse().unwrap_or(LevelFilter::Info),
             worker_threads: match self.count("WORKER_THREADS") {
-                0 => crate::engine::default_workers(),
+                0 => default_workers(),
                 threads => threads,
             },
             enable_session_isolation: self.flag("ENABLE_SESSION_ISOLATION"),

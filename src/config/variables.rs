@@ -118,7 +118,7 @@ variables! {
     "ALLOWED_HOSTS" "" Kind::Text, "comma-separated Host names to answer to; all where not set";
     "CORS_ALLOWED_ORIGINS" "" Kind::Text, "comma-separated origins whose pages may use the API";
     "METRICS" "false" Kind::Flag, "count, and show it to Prometheus at /metrics";
-    "STORAGE" "memory" Kind::OneOf(&["memory", "sqlite", "postgres", "prisma"]), "where the Job API keeps its jobs; memory: no Job API";
+    "STORAGE" "memory" Kind::OneOf(&["memory", "sqlite", "postgres", "prisma"]), "where the Job API keeps its jobs: sqlite, postgres (or prisma); memory: no Job API";
     "ENABLE_QUEUE" "false" Kind::Flag, "run the Job API's workers in this process";
     "DATABASE_URL" "" Kind::Text, "the Job API's database; sqlite://jobs.db where STORAGE=sqlite and none is given";
     "JWT_SECRET" "" Kind::Text, "secret of the Job API's tokens (HS256), at least 32 bytes";
@@ -132,7 +132,8 @@ variables! {
 /// The table as `--help` prints it.
 ///
 /// ```
-/// assert!(async_task_system::config::help().contains("PORT"));
+/// // For the `--help` of a program that embeds the server.
+/// println!("Variables:\n{}", async_task_system::config::help());
 /// ```
 pub fn help() -> String {
     let rows = VARIABLES.iter().map(|v| {

@@ -122,15 +122,17 @@ impl TaskCleanupService {
     /// Cleans one session, now; the number of tasks removed.
     ///
     /// ```
-    /// # use async_task_system::store::Limits;
-    /// # use async_task_system::{SessionKey, TaskCleanupService, TaskManager};
-    /// # use std::time::{Duration, Instant};
-    /// let tasks = TaskManager::new(Limits::default(), None);
-    /// let service = TaskCleanupService::start(tasks, Duration::from_secs(300))?;
+    /// # use async_task_system::{Config, NewTask, SessionKey, TaskSystem};
+    /// let config = Config::from_pairs([("MAX_CANCELLED_TASKS", "1")])?;
+    /// let system = TaskSystem::start(&config, Default::default())?;
     /// let session = SessionKey::parse("me").expect("a valid key");
-    /// assert_eq!(service.run(&session), 0, "there is nothing to tidy up");
-    /// service.stop(Instant::now() + Duration::from_secs(1));
-    /// # Ok::<(), std::io::Error>(())
+    /// for name in ["older", "newer"] {
+    ///     let id = system.tasks().create(&session, NewTask::new(name))?.id;
+    ///     system.execution().cancel(&session, id)?;
+    /// }
+    /// assert_eq!(system.cleanup().run(&session), 1);
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn run(&self, key: &SessionKey) -> usize {
         self.shared.while_running(|| self.shared.tasks.clean(key))

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 pub use cleanup::TaskCleanupService;
 
+pub use crate::config::default_workers;
+
 use crate::executor::{ExecutorRegistry, Report, TaskError, TaskInput};
 use crate::permits::{Permit, Permits};
 use crate::store::{Attempt, Ending, NewTask, Refused, TaskManager};
@@ -55,15 +57,6 @@ impl Default for EngineOptions {
             max_result_bytes: 65_536,
         }
     }
-}
-
-/// The number of cores, at least 4.
-///
-/// ```
-/// assert!(async_task_system::engine::default_workers() >= 4);
-/// ```
-pub fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4))
 }
 
 /// An attempt of a task in the store.
@@ -206,9 +199,9 @@ impl TaskExecutionService {
     /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
     /// let system = TaskSystem::start(&Config::default(), ExecutorRegistry::new())?;
     /// let session = SessionKey::parse("me").expect("a valid key");
-    /// let task = system.execution().submit(&session, NewTask::new("Report").kind("nobody's"))?;
-    /// assert_eq!(task.attempt, 1);
-    /// // A type that nobody has registered fails its attempt.
+    /// let task = system.execution().submit(&session, NewTask::new("Report").kind("sample"))?;
+    /// let mut watch = system.tasks().watch(&session, task.id, None)?;
+    /// assert!(!watch.is_over(), "the demo takes ten seconds");
     /// # system.stop();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

@@ -63,7 +63,7 @@ impl TaskInput {
     ///
     /// let none = TaskInput::from(&NewTask::new("Report"));
     /// let why = none.arguments::<Report>().err().expect("month is missing").to_string();
-    /// assert!(why.starts_with("the task's arguments do not fit: missing field `month`"));
+    /// assert!(why.starts_with("the arguments do not fit: missing field `month`"));
     /// # Ok::<(), async_task_system::TaskError>(())
     /// ```
     ///
@@ -73,7 +73,7 @@ impl TaskInput {
     pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
         let text = self.arguments.as_deref().map_or("{}", RawValue::get);
         serde_json::from_str(text)
-            .map_err(|error| TaskError::new(format!("the task's arguments do not fit: {error}")))
+            .map_err(|error| TaskError::new(format!("the arguments do not fit: {error}")))
     }
 }
 
@@ -198,17 +198,17 @@ impl<'a> TaskContext<'a> {
     /// Whether to give up, for loops that have nothing to report.
     ///
     /// ```
-    /// # use async_task_system::{NewTask, Report, TaskContext, TaskError, TaskInput};
-    /// # struct Nowhere;
-    /// # impl Report for Nowhere {
-    /// #     fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> { Ok(()) }
-    /// #     fn is_stopped(&self) -> bool { false }
-    /// # }
-    /// let input = TaskInput::from(&NewTask::new("Report"));
-    /// let ctx = TaskContext::new(&input, &Nowhere);
-    /// while !ctx.is_stopped() {
-    ///     // A bit of work that has nothing to tell.
-    ///     # break;
+    /// use async_task_system::{Outcome, TaskContext, TaskError};
+    ///
+    /// fn sum(ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+    ///     let mut sum = 0_u64;
+    ///     for block in 0..1_000 {
+    ///         if ctx.is_stopped() {
+    ///             return Err(TaskError::stopped());
+    ///         }
+    ///         sum += (block * 1_000..(block + 1) * 1_000).sum::<u64>();
+    ///     }
+    ///     Ok(Outcome::done(sum.into()))
     /// }
     /// ```
     pub fn is_stopped(&self) -> bool {

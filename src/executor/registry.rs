@@ -144,13 +144,15 @@ impl ExecutorRegistry {
     /// ```
     ///
     /// It runs on the thread of the request, so it should be quick. A later registration of the
-    /// type takes it away; without a registration it is not kept.
+    /// type takes it away; without a registration it is not kept, and the log says so. Tasks are not
+    /// checked.
     pub fn check<F>(&mut self, kind: &str, check: F) -> &mut Self
     where
         F: Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync + 'static,
     {
-        if let Some(registration) = self.types.get_mut(kind) {
-            registration.check = Some(Arc::new(check));
+        match self.types.get_mut(kind) {
+            Some(registration) => registration.check = Some(Arc::new(check)),
+            None => log::warn!("The check of {kind} is lost: register the type before it"),
         }
         self
     }

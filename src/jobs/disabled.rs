@@ -23,7 +23,7 @@ impl Jobs {
     }
 
     pub(crate) fn routes(&self, _: &Permits) -> Vec<Route> {
-        super::routes_off()
+        super::routes_off("build with --features jobs, ")
     }
 
     pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {

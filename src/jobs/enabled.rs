@@ -127,7 +127,7 @@ impl Jobs {
     pub(crate) fn routes(&self, streams: &Permits) -> Vec<Route> {
         match &self.0 {
             Some(system) => routes::routes(system, streams),
-            None => super::routes_off(),
+            None => super::routes_off(""),
         }
     }
 

@@ -76,12 +76,14 @@ fn warn_where_no_job_runs(config: &Config) {
     }
 }
 
-/// The routes, all answering that the Job API is off.
-fn routes_off() -> Vec<Route> {
+/// The routes, all answering that the Job API is off, and what to do `first` to have it.
+fn routes_off(first: &'static str) -> Vec<Route> {
     let off = || -> Handler {
-        Box::new(|_, _| {
-            let message = "The Job API is off: set STORAGE=sqlite or STORAGE=postgres, and \
-                           ENABLE_QUEUE=true to run its workers here";
+        Box::new(move |_, _| {
+            let message = format!(
+                "The Job API is off: {first}set STORAGE=sqlite or STORAGE=postgres, and \
+                 ENABLE_QUEUE=true to run its workers here"
+            );
             Err(Problem::new(503, "jobs_disabled", message))
         })
     };

@@ -54,7 +54,8 @@ impl NewTask {
         }
     }
 
-    /// Sets the type, which names the executor.
+    /// Sets the type, which names the executor; a task of a type that nobody has registered runs the
+    /// one of [`DEFAULT_KIND`].
     ///
     /// ```
     /// # use async_task_system::{NewTask, TaskInput};

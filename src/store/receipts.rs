@@ -13,19 +13,12 @@ pub(crate) const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 const FIXED: usize = 160;
 
 /// The answer that a repeat gets again: opaque to the store.
-///
-/// ```
-/// use async_task_system::store::Answer;
-///
-/// let answer = Answer { location: Some("/api/v1/tasks/1".into()), body: b"{}".to_vec() };
-/// assert_eq!(answer.body, b"{}");
-/// ```
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// Where the created thing is found.
-    pub location: Option<String>,
+    pub(crate) location: Option<String>,
     /// The body, to the letter.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// One remembered key.

@@ -101,13 +101,22 @@ impl TaskManager {
         self.change(key, id, share).map(|(_, token)| token)
     }
 
-    /// The session and task that a token leads to.
+    /// The session and task that a token leads to; `None` once the task has left.
     ///
     /// ```
-    /// # use async_task_system::{TaskManager, store::{Limits, ShareToken}};
-    /// let tasks = TaskManager::new(Limits::default(), None);
-    /// let guess = ShareToken::parse("0123456789abcdef0123456789abcdef").expect("its form is right");
-    /// assert_eq!(tasks.shared_task(guess), None);
+    /// # use async_task_system::{Config, NewTask, SessionKey, TaskSystem};
+    /// let config = Config::from_pairs([("MAX_CANCELLED_TASKS", "0")])?;
+    /// let system = TaskSystem::start(&config, Default::default())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// let token = system.tasks().share(&session, id)?;
+    /// assert_eq!(system.tasks().shared_task(token), Some((session.clone(), id)));
+    ///
+    /// system.execution().cancel(&session, id)?;
+    /// system.cleanup().run(&session);
+    /// assert_eq!(system.tasks().shared_task(token), None);
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn shared_task(&self, token: ShareToken) -> Option<(SessionKey, TaskId)> {
         self.shared.shares.0.read().get(&token).cloned()

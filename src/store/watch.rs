@@ -90,14 +90,17 @@ pub struct TaskWatch {
 /// What a [`TaskWatch`] heard.
 ///
 /// ```
-/// # use async_task_system::store::{Heard, Limits};
-/// # use async_task_system::{NewTask, SessionKey, TaskManager};
-/// let tasks = TaskManager::new(Limits::default(), None);
-/// let session = SessionKey::parse("me").expect("a valid key");
-/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
-/// let mut watch = tasks.watch(&session, id, Some(1))?;
-/// assert_eq!(watch.next(std::time::Duration::ZERO), Heard::Nothing);
-/// # Ok::<(), async_task_system::Refused>(())
+/// # use async_task_system::store::{Heard, TaskWatch};
+/// # use std::time::Duration;
+/// fn follow(mut watch: TaskWatch) {
+///     loop {
+///         match watch.next(Duration::from_secs(15)) {
+///             Heard::Events(events) => println!("now at {:?} %", events.last().map(|e| e.standing.progress)),
+///             Heard::Nothing => println!("still at it"),
+///             Heard::Over => return,
+///         }
+///     }
+/// }
 /// ```
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
@@ -145,14 +148,17 @@ impl TaskWatch {
     /// Whether the task has ended and all of its events were told.
     ///
     /// ```
-    /// # use async_task_system::store::Limits;
-    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
-    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// # use async_task_system::{NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Default::default(), Default::default())?;
     /// let session = SessionKey::parse("me").expect("a valid key");
-    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
-    /// let watch = tasks.watch(&session, id, None)?;
-    /// assert!(!watch.is_over());
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// let mut watch = system.tasks().watch(&session, id, Some(1))?;
+    /// system.execution().cancel(&session, id)?;
+    /// assert!(!watch.is_over(), "its end is still to be told");
+    /// watch.next(std::time::Duration::ZERO);
+    /// assert!(watch.is_over());
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_over(&self) -> bool {
         self.over && self.first.is_none()

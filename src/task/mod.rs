@@ -39,9 +39,9 @@ pub type TaskId = Uuid;
 /// use async_task_system::task::Millis;
 /// use std::time::{Duration, SystemTime};
 ///
-/// let told: Millis = 1_767_225_600_000;
-/// let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(told);
-/// assert_eq!(moment.elapsed().is_ok(), true, "the year 2026 has begun");
+/// let created_at: Millis = 1_767_225_600_000;
+/// let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(created_at);
+/// assert_eq!(httpdate::fmt_http_date(moment), "Thu, 01 Jan 2026 00:00:00 GMT");
 /// ```
 pub type Millis = u64;
 
