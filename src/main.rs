@@ -58,6 +58,13 @@ fn serve(check: bool) -> ExitCode {
         return match Server::check(&config) {
             Ok(()) => {
                 println!("The configuration is valid.");
+                // Perhaps another program's; perhaps meant for this one.
+                for name in Config::unknown_in_file().unwrap_or_default() {
+                    let name = name.escape_debug();
+                    println!(
+                        "{name} in .env is not a variable of this program: it does nothing here."
+                    );
+                }
                 ExitCode::SUCCESS
             }
             Err(why) => fail(&why, MISUSE),

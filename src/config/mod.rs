@@ -16,6 +16,9 @@ use crate::task::SessionKey;
 pub use variables::{Kind, VARIABLES, Variable, help};
 use variables::{find, meant_by};
 
+/// Read from the current directory, where it is there.
+const ENV_FILE: &str = ".env";
+
 /// The configuration, checked.
 ///
 /// ```
@@ -105,7 +108,7 @@ impl Config {
     ///
     /// The first variable that does not parse, is out of range or is misspelt.
     pub fn from_env() -> Result<Config, ConfigError> {
-        let mut pairs = read_file(Path::new(".env"))?;
+        let mut pairs = read_file(Path::new(ENV_FILE))?;
         for (name, value) in std::env::vars_os() {
             let Ok(name) = name.into_string() else {
                 continue;
@@ -117,6 +120,28 @@ impl Config {
             pairs.push((name, lossy));
         }
         Config::from_pairs(pairs)
+    }
+
+    /// The names in the file `.env` of the current directory that are none of this program's
+    /// variables, and do nothing.
+    ///
+    /// ```
+    /// # use async_task_system::Config;
+    /// for name in Config::unknown_in_file()? {
+    ///     println!("{name} does nothing");
+    /// }
+    /// # Ok::<(), async_task_system::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn unknown_in_file() -> Result<Vec<String>, ConfigError> {
+        let names = read_file(Path::new(ENV_FILE))?.into_iter();
+        Ok(names
+            .map(|(name, _)| name)
+            .filter(|name| find(name).is_none())
+            .collect())
     }
 
     /// Reads `pairs` of names and values, as if they were the environment; a later pair wins.

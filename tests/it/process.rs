@@ -142,6 +142,22 @@ fn the_env_file_is_read_and_the_environment_wins() {
 }
 
 #[test]
+fn check_names_what_in_the_env_file_does_nothing() {
+    let dir = TempDir::new();
+    let text = "PORT=0\nREDIS_URL=redis://cache\nMAX_CONCURRENT_TASKS=4\n";
+    std::fs::write(dir.file(".env"), text).expect("the file can be written");
+    let output = run(&dir, &["--check"], &[("FOO", "not of the file")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stdout(&output);
+    let named = |name| said.contains(&format!("{name} in .env is not a variable"));
+    assert!(
+        named("REDIS_URL") && named("MAX_CONCURRENT_TASKS"),
+        "{said}"
+    );
+    assert!(!named("PORT") && !named("FOO"), "{said}");
+}
+
+#[test]
 fn mistakes_in_the_env_file_stop_the_start_too() {
     let dir = TempDir::new();
     for (text, named) in [
