@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::{Acquire, Release};
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -36,6 +36,8 @@ pub(super) struct Connection {
     since: AtomicU64,
     /// By when it must be over, likewise.
     deadline: AtomicU64,
+    /// Whether nothing is read any more of what has not come yet.
+    is_shut: AtomicBool,
 }
 
 impl Connection {
@@ -52,6 +54,7 @@ impl Connection {
             phase: AtomicU8::new(Phase::Idle as u8),
             since: AtomicU64::new(now),
             deadline: AtomicU64::new(u64::MAX),
+            is_shut: AtomicBool::new(false),
         };
         connection.enter(Phase::Idle, now, within);
         connection
@@ -61,8 +64,9 @@ impl Connection {
     pub(super) fn enter(&self, phase: Phase, since: u64, within: Duration) {
         let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         self.since.store(since, Release);
-        self.phase.store(phase as u8, Release);
         self.deadline.store(since.saturating_add(within), Release);
+        // Last: who sees the phase sees its times, or those of a later one.
+        self.phase.store(phase as u8, Release);
     }
 
     /// A handler has the request: it takes what it takes.
@@ -86,13 +90,23 @@ impl Connection {
     /// Closes what is late. Its thread reads the end of the stream, says what is
     /// to be said, and lets go.
     pub(super) fn guard(&self, now: u64) {
-        if self.is_late(now) {
-            let how = match self.is(Phase::Writing) {
-                true => Shutdown::Both,
-                false => Shutdown::Read,
-            };
-            let _ = self.socket.shutdown(how);
+        let is_writing = self.is(Phase::Writing);
+        match self.is_late(now) {
+            true if is_writing => drop(self.socket.shutdown(Shutdown::Both)),
+            true => self.shut(),
+            false => {}
         }
+    }
+
+    /// Reads no more than what has come. A request that was on its way may find itself cut, which
+    /// [`is_shut`](Self::is_shut) tells from one that its client has not finished.
+    pub(super) fn shut(&self) {
+        self.is_shut.store(true, Release);
+        let _ = self.socket.shutdown(Shutdown::Read);
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.is_shut.load(Acquire)
     }
 
     /// Ends a connection whose client goes on sending: it hears of it at once, and what it has
@@ -257,23 +271,30 @@ impl<'c> Intake<'c> {
     ///
     /// The connection broke meanwhile.
     pub(super) fn take(&mut self, request: usize) -> io::Result<()> {
-        if !self.reads {
-            // The same bytes once more, which were seen to be there. Those behind them come again.
-            self.seen.truncate(request);
-            (&self.connection.socket).read_exact(&mut self.seen)?;
-            self.taken = request;
-            self.reads = true;
-        }
+        self.begin_to_read(request)?;
         self.pass(request);
         Ok(())
     }
 
-    /// Takes a request with a body where the gate reads; the body.
+    /// From here on the gate reads: first the head, which it has only looked at.
+    fn begin_to_read(&mut self, head: usize) -> io::Result<()> {
+        if !self.reads {
+            // The same bytes once more, which were seen to be there. Those behind them come again.
+            self.seen.truncate(head);
+            (&self.connection.socket).read_exact(&mut self.seen)?;
+            self.taken = head;
+            self.reads = true;
+        }
+        Ok(())
+    }
+
+    /// Takes a request with a body, none of which the parser holds; the body.
     ///
     /// # Errors
     ///
     /// It has not come whole.
     pub(super) fn take_body(&mut self, head: usize, length: usize) -> io::Result<Vec<u8>> {
+        self.begin_to_read(head)?;
         let held = &self.seen[head..];
         let mut body = held[..held.len().min(length)].to_vec();
         let rest = (length - body.len()) as u64;

@@ -1,9 +1,9 @@
 //! The gate: what a request's head must be before anything else reads it.
 //!
 //! `tiny_http` parses leniently, reads a line without an end for ever, and waits for itself at
-//! versions that it does not know. Here a head is looked at as a whole, still in the kernel's
-//! buffer, and only one that is well-formed, of bounded size and unambiguous about its body goes
-//! on. What two readers could understand differently is refused.
+//! versions that it does not know. Here a head is looked at as a whole, and only one that is
+//! well-formed, of bounded size and unambiguous about its body goes on. What two readers could
+//! understand differently is refused.
 
 use crate::http::Problem;
 use crate::http::request::{Headers, cut};

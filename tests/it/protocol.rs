@@ -423,6 +423,22 @@ fn a_body_that_no_route_wants_is_read_and_the_connection_goes_on() {
 }
 
 #[test]
+fn a_headers_name_may_have_every_sign_also_where_the_parser_knows_fewer() {
+    let server = TestServer::start(&[]);
+    let poll = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n";
+    let close = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    for sign in "!#$%&'*+-.^_`|~".chars() {
+        let post = format!(
+            "POST {API}/tasks HTTP/1.1\r\nHost: h\r\nX-{sign}: 1\r\nContent-Type: application/json\r\n\
+             X-App-Session: signs\r\nContent-Length: 12\r\n\r\n{{\"name\":\"n\"}}"
+        );
+        let (first, second) = (format!("{post}{close}"), format!("{poll}{post}{close}"));
+        assert_eq!(statuses(&server, &first), [201, 200], "{sign}");
+        assert_eq!(statuses(&server, &second), [200, 201, 200], "{sign}");
+    }
+}
+
+#[test]
 fn a_body_that_breaks_off_creates_nothing() {
     let server = TestServer::start(&[]);
     let poll = "GET /api/v1/health HTTP/1.1\r\nHost: h\r\n\r\n";

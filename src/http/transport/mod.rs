@@ -49,6 +49,9 @@ pub(crate) type Service = dyn Fn(&Request<'_>) -> Response + Send + Sync;
 /// How often the guard looks at the deadlines.
 const GUARD_TICK: Duration = Duration::from_millis(100);
 
+/// How often the stop looks whether all connections have ended.
+const STOP_TICK: Duration = Duration::from_millis(2);
+
 /// At the stop, a connection may still send the request that it was about to send: every one for
 /// this long,
 const GRACE: Duration = Duration::from_millis(300);
@@ -68,8 +71,7 @@ struct Shared {
     /// Guards which connections are open. No other lock is taken under it.
     open: Mutex<HashMap<SocketAddr, Arc<Connection>>>,
     stopping: AtomicBool,
-    epoch: Instant,
-    /// What [`clock`](Shared::clock) tells.
+    /// Milliseconds that the guard has waited so far.
     now: AtomicU64,
     ids: (RandomState, AtomicU64),
     /// What was answered here, before or instead of the service.
@@ -83,8 +85,7 @@ impl Shared {
             service,
             open: Mutex::default(),
             stopping: AtomicBool::new(false),
-            epoch: Instant::now(),
-            now: AtomicU64::new(millis(GUARD_TICK)),
+            now: AtomicU64::new(0),
             ids: Default::default(),
             refused: StatusCounts::default(),
         }
@@ -98,17 +99,22 @@ impl Shared {
         drop(connection);
     }
 
-    /// Milliseconds since the start, for deadlines; up to a tick fast, never slow. Each request
-    /// asks three times, and to ask the system would cost more than all else about deadlines.
-    fn clock(&self) -> u64 {
+    /// The time for deadlines, in milliseconds, up to a tick slow. It is the guard's own: each request
+    /// needs it three times, and would pay more for the system's than for all else about deadlines.
+    /// And time in which the whole process was halted is nobody's fault.
+    fn now(&self) -> u64 {
         self.now.load(Ordering::Relaxed)
     }
 
-    /// Sets the clock, and tells the time without its error.
-    fn tick(&self) -> u64 {
-        let now = millis(self.epoch.elapsed());
-        self.now.store(now + millis(GUARD_TICK), Ordering::Relaxed);
-        now
+    /// A moment that has not passed yet, from which deadlines are reckoned.
+    fn clock(&self) -> u64 {
+        self.now() + millis(GUARD_TICK)
+    }
+
+    /// Waits, and moves the clock on; the time then.
+    fn tick(&self, wait: Duration) -> u64 {
+        std::thread::sleep(wait);
+        self.now.fetch_add(millis(wait), Ordering::Relaxed) + millis(wait)
     }
 
     fn write_metrics(&self, out: &mut Exposition) {
@@ -218,14 +224,15 @@ impl Transport {
         loop {
             let late = Instant::now() >= deadline;
             // The guard has ended.
-            let quiet = self.shared.tick().saturating_sub(millis(LAST_REQUEST));
+            let now = self.shared.tick(STOP_TICK);
+            let quiet = now.saturating_sub(millis(LAST_REQUEST));
             let open = self.shared.open.lock();
             for connection in open.values() {
                 if late {
                     let _ = connection.socket.shutdown(Shutdown::Both);
                 } else if begun.elapsed() >= GRACE && connection.is_idle_since(quiet) {
                     // A request that has just come in whole can still be answered.
-                    let _ = connection.socket.shutdown(Shutdown::Read);
+                    connection.shut();
                 }
             }
             let is_empty = open.is_empty();
@@ -233,7 +240,6 @@ impl Transport {
             if late || is_empty && threads.iter().all(JoinHandle::is_finished) {
                 break;
             }
-            std::thread::sleep(Duration::from_millis(2));
         }
         for thread in threads {
             let _ = thread.join();
@@ -255,8 +261,7 @@ fn places() -> usize {
 /// Closes connections whose deadline has passed.
 fn guard(shared: &Shared) {
     while !shared.is_stopping() {
-        std::thread::sleep(GUARD_TICK);
-        let now = shared.tick();
+        let now = shared.tick(GUARD_TICK);
         for connection in shared.open.lock().values() {
             connection.guard(now);
         }

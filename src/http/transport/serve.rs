@@ -61,7 +61,7 @@ impl Conversation<'_> {
             Next::Head => head::parse(bytes, options.max_body_bytes),
             Next::Refused(problem) => Err(problem),
             Next::Gone => {
-                if self.intake.has_begun() && connection.is_late(shared.clock()) {
+                if self.intake.has_begun() && connection.is_late(shared.now()) {
                     refuse(shared, connection, too_slow());
                 }
                 return false;
@@ -81,7 +81,7 @@ impl Conversation<'_> {
                     && answer(shared, connection, &head, &[], !head.is_last)
             }
             BodyLength::None => self.exchange_parsed(&head, bytes.len(), 0),
-            BodyLength::Bytes(body) if self.intake.reads() => {
+            BodyLength::Bytes(body) if self.intake.reads() || self.is_beyond_parser(&head) => {
                 self.exchange_read(&head, bytes.len(), body)
             }
             BodyLength::Bytes(body) => self.exchange_parsed(&head, bytes.len(), body),
@@ -90,6 +90,13 @@ impl Conversation<'_> {
                 false
             }
         }
+    }
+
+    /// Whether the parser would refuse a header's name, which may have more signs than it knows.
+    fn is_beyond_parser(&self, head: &Head<'_>) -> bool {
+        let suits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let mut headers = head.headers.0.iter();
+        !self.intake.is_parsers() && !headers.all(|(name, _)| name.bytes().all(suits))
     }
 
     /// Answers a request whose body the gate reads.
@@ -101,7 +108,7 @@ impl Conversation<'_> {
         match self.intake.take_body(head_length, body) {
             Ok(body) => answer(shared, connection, head, &body, !head.is_last),
             Err(_) => {
-                refuse(shared, connection, not_whole(shared, connection));
+                refuse_cut(shared, connection);
                 false
             }
         }
@@ -122,13 +129,13 @@ impl Conversation<'_> {
             Some(Ok(raw)) => raw,
             Some(Err(error)) => {
                 log::debug!("A request could not be read: {}", crate::LogSafe(&error));
-                refuse(shared, connection, not_whole(shared, connection));
+                refuse_cut(shared, connection);
                 return false;
             }
             None => return false,
         };
         let Some(body) = read_body(&mut raw, body) else {
-            refuse(shared, connection, not_whole(shared, connection));
+            refuse_cut(shared, connection);
             // `raw` waits for the rest of the body, unless that cannot come any more.
             close(connection);
             return false;
@@ -154,7 +161,7 @@ impl Conversation<'_> {
             }
             Err(Broken::TooLarge) => refuse(shared, connection, body_too_large(max)),
             Err(Broken::Malformed) => refuse(shared, connection, malformed("A chunk is malformed")),
-            Err(Broken::Cut) => refuse(shared, connection, not_whole(shared, connection)),
+            Err(Broken::Cut) => refuse_cut(shared, connection),
         }
     }
 }
@@ -174,10 +181,17 @@ fn too_slow() -> Problem {
     Problem::new(408, "request_timeout", message)
 }
 
-fn not_whole(shared: &Shared, connection: &Connection) -> Problem {
-    match connection.is_late(shared.clock()) {
-        true => too_slow(),
-        false => malformed("The body did not arrive whole"),
+/// Says no to a request that has not come whole; nothing where that is not its client's fault, as
+/// where it met the end of an idle connection.
+fn refuse_cut(shared: &Shared, connection: &Connection) {
+    if connection.is_late(shared.now()) {
+        refuse(shared, connection, too_slow());
+    } else if !connection.is_shut() {
+        refuse(
+            shared,
+            connection,
+            malformed("The body did not arrive whole"),
+        );
     }
 }
 
@@ -266,4 +280,58 @@ fn read_body(raw: &mut tiny_http::Request, length: usize) -> Option<Vec<u8>> {
         reader.read_to_end(&mut body).ok()?;
     }
     (body.len() == length).then_some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::http::Response;
+    use crate::http::transport::TransportOptions;
+
+    /// What a client gets that has sent `bytes` before the guard shut its idle connection.
+    fn answer_to(bytes: &str) -> String {
+        let minute = Duration::from_secs(60);
+        let options = TransportOptions {
+            max_connections: 1,
+            max_connections_per_ip: 1,
+            head_timeout: minute,
+            request_timeout: minute,
+            keep_alive_timeout: minute,
+            max_body_bytes: 1_000,
+        };
+        let shared = Shared::new(options, Box::new(|_| Response::empty(204)));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mut client = TcpStream::connect(address).expect("a connection");
+        let (socket, peer) = listener.accept().expect("a connection");
+        client.write_all(bytes.as_bytes()).expect("sent");
+        let connection = Connection::new(socket, peer, 0, minute);
+        let mut queue = [0; 1_000];
+        let sent = crate::http::sys::peek_all(&connection.socket, &mut queue[..bytes.len()]);
+        assert_eq!(sent.ok(), Some(bytes.len()));
+        connection.shut();
+        let parser = std::iter::once(Err("cut".to_owned()));
+        serve(&shared, Box::new(parser), &connection);
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer);
+        answer
+    }
+
+    #[test]
+    fn who_is_cut_by_the_end_of_an_idle_connection_is_not_to_blame() {
+        let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        let post = "POST / HTTP/1.1\r\nHost: h\r\n";
+        for cut in [
+            "Content-Length: 9\r\n\r\nhalf",
+            "Transfer-Encoding: chunked\r\n\r\n9\r\nhalf",
+        ] {
+            assert_eq!(answer_to(&format!("{post}{cut}")), "");
+            let answer = answer_to(&format!("{get}{post}{cut}"));
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+        }
+    }
 }
