@@ -111,7 +111,7 @@ class Postgres:
         return [tuple(int(x) if x.isdigit() else x for x in line.split(",")) for line in text.splitlines()]
 
     def clear(self):
-        self.rows("DROP TABLE IF EXISTS jobs, job_progress, __diesel_schema_migrations CASCADE")
+        self.rows("DROP TABLE IF EXISTS jobs, job_progress, job_receipts, __diesel_schema_migrations CASCADE")
 
     def connections(self):
         return self.rows("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")[0][0] - 1
@@ -160,7 +160,17 @@ def latency(database, folder, rounds):
     return statistics.median(times), sorted(times)[int(rounds * 0.95)], rss, connections
 
 
-def one_by_one(database, folder, seconds):
+KEYED = """
+local count = 0
+request = function()
+    count = count + 1
+    wrk.headers["Idempotency-Key"] = count
+    return wrk.format()
+end
+"""
+
+
+def one_by_one(database, folder, seconds, more=""):
     database.clear()
     server = Server(folder, **database.variables, ENABLE_QUEUE="false")
     script = Path(folder) / "post.lua"
@@ -168,7 +178,7 @@ def one_by_one(database, folder, seconds):
         'wrk.method = "POST"\n'
         f"wrk.body = '{json.dumps(TRIVIAL)}'\n"
         'wrk.headers["Content-Type"] = "application/json"\n'
-        f'wrk.headers["Authorization"] = "Bearer {server.token}"\n'
+        f'wrk.headers["Authorization"] = "Bearer {server.token}"\n{more}'
     )
     url = f"http://127.0.0.1:{server.port}/api/v1/jobs"
     command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "-s", script, url]
@@ -187,14 +197,15 @@ def main():
         databases = [Sqlite(folder)]
         if url := os.environ.get("DATABASE_URL"):
             databases.append(Postgres(url))
-        print("| database | bulk, rows/s | worked off, jobs/s | 16 clients one by one, jobs/s | add to done, median / 95 % ms | idle worker, MiB / connections |")
-        print("|---|---|---|---|---|---|")
+        print("| database | bulk, rows/s | worked off, jobs/s | 16 clients one by one, jobs/s | with idempotency keys | add to done, median / 95 % ms | idle worker, MiB / connections |")
+        print("|---|---|---|---|---|---|---|")
         for database in databases:
             added, worked = add_and_work_off(database, folder, options.jobs)
             single = one_by_one(database, folder, 5)
+            keyed = one_by_one(database, folder, 5, KEYED)
             median, slow, rss, connections = latency(database, folder, 200)
             print(
-                f"| {database.name} | {added:,.0f} | {worked:,.0f} | {single:,.0f} | {median:.1f} / {slow:.1f} "
+                f"| {database.name} | {added:,.0f} | {worked:,.0f} | {single:,.0f} | {keyed:,.0f} | {median:.1f} / {slow:.1f} "
                 f"| {rss:.1f} / {connections} |",
                 flush=True,
             )
