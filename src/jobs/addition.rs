@@ -8,31 +8,76 @@ use uuid::Uuid;
 
 use crate::jobs::database::{DatabaseError, Session};
 use crate::jobs::job::{Added, Job, NewJob};
-use crate::jobs::receipts::{First, Receipt, RepeatKey};
+use crate::jobs::receipts::{Asked, Receipt};
 use crate::jobs::storage::{Done, Storage, parse};
 
 /// How often a key may change hands while a job that wants it is added.
 const MAX_ROUNDS: usize = 100;
 
+/// What a request wants added.
+pub(super) struct Wish {
+    pub(super) jobs: Vec<NewJob>,
+    /// Where it has an idempotency key.
+    pub(super) asked: Option<Asked>,
+}
+
+/// Jobs, and whether each is new.
+pub(super) type AddedJobs = Vec<(Job, bool)>;
+
+/// What became of it.
+pub(super) enum Outcome {
+    Added(AddedJobs),
+    /// The request was answered before, and has added nothing.
+    Repeated(Receipt),
+}
+
 impl Storage {
-    /// Adds jobs, all or none, to be [settled](Self::settle); in their order, each new or the one
-    /// that has its unique key.
-    pub(super) fn insert(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
-        let mut added = Addition::default();
-        if jobs.iter().all(|new| new.unique_key.is_none()) {
-            added.take_new(&self.write(&self.sql.insert, &jobs)?)?;
-        } else {
-            self.database.transact(&mut |session| {
-                added = self.insert_keyed(session, jobs)?;
-                Ok(())
-            })?;
+    /// Adds what is wished for, all or none, to be [settled](Self::settle); the outcomes in order.
+    pub(super) fn insert(&self, wishes: &[&Wish]) -> Done<Vec<Outcome>> {
+        for _ in 0..MAX_ROUNDS {
+            if let Some(added) = self.try_insert(wishes)? {
+                let each = wishes.iter().zip(added);
+                return each
+                    .map(|(wish, added)| self.outcome(wish, added))
+                    .collect();
+            }
+            let [wish] = wishes else {
+                return Err(DatabaseError::new(ANSWERED));
+            };
+            if let Some(receipt) = self.receipt_before(wish)? {
+                return Ok(vec![Outcome::Repeated(receipt)]);
+            }
         }
-        added.in_order(jobs)
+        let text = "an idempotency key changes hands too fast";
+        Err(DatabaseError::new(text))
     }
 
-    fn insert_keyed(&self, session: &mut dyn Session, jobs: &[NewJob]) -> Done<Addition> {
+    /// What each wish has added; `None`, and nothing is, where one's key has a receipt already.
+    fn try_insert(&self, wishes: &[&Wish]) -> Done<Option<Vec<AddedJobs>>> {
+        let jobs: Vec<&NewJob> = wishes.iter().flat_map(|wish| &wish.jobs).collect();
+        let has_keys = jobs.iter().any(|new| new.unique_key.is_some());
+        if !has_keys && wishes.iter().all(|wish| wish.asked.is_none()) {
+            let mut addition = Addition::default();
+            addition.take_new(&self.write(&self.sql.insert, &jobs)?)?;
+            return addition.in_order(wishes).map(Some);
+        }
+        let (mut added, mut is_late) = (Vec::new(), false);
+        let done = self.database.transact(&mut |session| {
+            added = self.insert_keyed(session, &jobs)?.in_order(wishes)?;
+            is_late = !self.keep_receipts(session, wishes, &added)?;
+            // What was added here goes with the transaction.
+            let late = || DatabaseError::new(ANSWERED);
+            (!is_late).then_some(()).ok_or_else(late)
+        });
+        match is_late {
+            true => Ok(None),
+            false => done.map(|()| Some(added)),
+        }
+    }
+
+    fn insert_keyed(&self, session: &mut dyn Session, jobs: &[&NewJob]) -> Done<Addition> {
         let mut added = Addition::default();
-        let mut missing: Vec<&NewJob> = jobs.iter().collect();
+        let mut missing = jobs.to_vec();
         // Those who add the same keys wait for each other: in one order, never in a circle.
         missing.sort_by_key(|new| (&new.unique_key, &new.user));
         for _ in 0..MAX_ROUNDS {
@@ -52,61 +97,53 @@ impl Storage {
         Err(DatabaseError::new("a unique key changes hands too fast"))
     }
 
-    /// As [`insert`](Self::insert), and keeps the receipt that `answer` makes of it, all or nothing;
-    /// unless the key was answered before.
-    pub(super) fn insert_once(
+    /// False where a key has a receipt already.
+    fn keep_receipts(
         &self,
-        jobs: &[NewJob],
-        key: &RepeatKey,
-        answer: &mut First<'_>,
-    ) -> Done<Once> {
-        for _ in 0..MAX_ROUNDS {
-            let (mut added, mut is_late) = (Vec::new(), false);
-            let done = self.database.transact(&mut |session| {
-                added = self.insert_keyed(session, jobs)?.in_order(jobs)?;
-                if let Some(receipt) = answer(&added) {
-                    is_late = !self.keep(session, key, &receipt)?;
-                }
-                // What was added here goes with the transaction.
-                let late = || DatabaseError::new("the key was answered meanwhile");
-                (!is_late).then_some(()).ok_or_else(late)
-            });
-            if !is_late {
-                done?;
-            }
-            let is_new = added.iter().any(|(_, is_new)| *is_new);
-            if is_new && !is_late {
-                return Ok(Once::Added(added));
-            }
-            // Who found a job by its unique key may be late as well.
-            match self.receipt(key)? {
-                Some(receipt) => return Ok(Once::Repeated(receipt)),
-                None if is_late => {}
-                None => return Ok(Once::Added(added)),
+        session: &mut dyn Session,
+        wishes: &[&Wish],
+        added: &[AddedJobs],
+    ) -> Done<bool> {
+        let mut rows = Vec::new();
+        for (wish, added) in wishes.iter().zip(added) {
+            if let Some(asked) = &wish.asked
+                && let Some(receipt) = asked.receipt(added)
+            {
+                rows.push(json!({
+                    "xuser": asked.key.user, "xkey": asked.key.key, "xbody": receipt.body,
+                    "xfingerprint": receipt.fingerprint, "xlocation": receipt.location,
+                }));
             }
         }
-        let text = "an idempotency key changes hands too fast";
-        Err(DatabaseError::new(text))
+        if rows.is_empty() {
+            return Ok(true);
+        }
+        // In one order, as unique keys.
+        rows.sort_by_cached_key(|row| (row["xuser"].to_string(), row["xkey"].to_string()));
+        let kept = session.run(&self.sql.keep_receipt, &serde_json::to_string(&rows)?)?;
+        Ok(kept.len() == rows.len())
     }
 
-    /// False where the key has a receipt already.
-    fn keep(&self, session: &mut dyn Session, key: &RepeatKey, receipt: &Receipt) -> Done<bool> {
-        let row = json!([{
-            "xuser": key.user, "xkey": key.key, "xfingerprint": receipt.fingerprint,
-            "xlocation": receipt.location, "xbody": receipt.body,
-        }]);
-        let kept = session.run(&self.sql.keep_receipt, &row.to_string())?;
-        Ok(!kept.is_empty())
+    /// Who has created nothing, but found jobs by their unique keys, may be a repeat all the same.
+    fn outcome(&self, wish: &Wish, added: AddedJobs) -> Done<Outcome> {
+        let found = added.iter().all(|(_, is_new)| !is_new);
+        let asked = wish.asked.as_ref().filter(|_| found);
+        if asked.is_some_and(|asked| asked.receipt(&added).is_none())
+            && let Some(receipt) = self.receipt_before(wish)?
+        {
+            return Ok(Outcome::Repeated(receipt));
+        }
+        Ok(Outcome::Added(added))
+    }
+
+    fn receipt_before(&self, wish: &Wish) -> Done<Option<Receipt>> {
+        let asked = wish.asked.as_ref();
+        let before = asked.map(|asked| self.receipt(&asked.key)).transpose()?;
+        Ok(before.flatten())
     }
 }
 
-/// What became of a request with an idempotency key.
-pub(super) enum Once {
-    /// It was the first.
-    Added(Vec<(Job, bool)>),
-    /// It is answered with this, and has added nothing.
-    Repeated(Receipt),
-}
+const ANSWERED: &str = "an idempotency key was answered before";
 
 /// What became of jobs that are being added.
 #[derive(Default)]
@@ -135,12 +172,15 @@ impl Addition {
         self.new.contains_key(&new.id) || self.held.contains_key(&new.id)
     }
 
-    fn in_order(&self, jobs: &[NewJob]) -> Done<Vec<(Job, bool)>> {
+    /// What each wish has got.
+    fn in_order(&self, wishes: &[&Wish]) -> Done<Vec<AddedJobs>> {
         let one = |new: &NewJob| match (self.new.get(&new.id), self.held.get(&new.id)) {
             (Some(row), _) => Ok((Job::added(new, row), true)),
             (None, Some(job)) => Ok((job.clone(), false)),
             (None, None) => Err(DatabaseError::new("an added job was not given back")),
         };
-        jobs.iter().map(one).collect()
+        let each = wishes.iter();
+        each.map(|wish| wish.jobs.iter().map(one).collect())
+            .collect()
     }
 }

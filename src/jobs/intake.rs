@@ -13,11 +13,9 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
 use crate::engine::join_until;
-use crate::jobs::addition::Once;
+use crate::jobs::addition::{Outcome, Wish};
 use crate::jobs::database::DatabaseError;
-use crate::jobs::job::{Job, NewJob};
 use crate::jobs::meter::JobMeter;
-use crate::jobs::receipts::{First, RepeatKey};
 use crate::jobs::storage::Storage;
 
 /// The most jobs in one commit.
@@ -29,11 +27,11 @@ const SLOW: Duration = Duration::from_secs(1);
 /// The most requests that wait for the database.
 const MAX_WAITING: usize = 10_000;
 
-type Added = Result<Vec<(Job, bool)>, DatabaseError>;
+type Granted = Result<Outcome, DatabaseError>;
 
 struct Request {
-    jobs: Vec<NewJob>,
-    reply: Sender<Added>,
+    wish: Wish,
+    reply: Sender<Granted>,
 }
 
 /// The way in.
@@ -85,39 +83,21 @@ impl Intake {
         })
     }
 
-    /// Adds jobs, all or none, and waits until that is durable. Each is new, or the one that
-    /// has its unique key.
-    pub(super) fn add(&self, jobs: Vec<NewJob>) -> Added {
+    /// Adds a request's jobs, all or none, and waits until that is durable.
+    pub(super) fn add(&self, wish: Wish) -> Granted {
         let busy = || DatabaseError::new("too many requests wait for the database");
         let stopped = || DatabaseError::new("the server is stopping");
         let requests = self.requests.lock().clone().ok_or_else(stopped)?;
         if requests.is_empty() && !self.committer.busy.swap(true, SeqCst) {
-            let added = self.committer.insert(&jobs);
+            let granted = self.committer.grant(&wish);
             self.committer.busy.store(false, SeqCst);
             (self.committer.bells.far)();
-            return added;
+            return granted;
         }
         let (reply, answer) = crossbeam_channel::bounded(1);
-        let request = Request { jobs, reply };
+        let request = Request { wish, reply };
         requests.try_send(request).map_err(|_| busy())?;
         answer.recv().map_err(|_| stopped())?
-    }
-
-    /// As [`add`](Self::add), once for each `key`, in a commit with the receipt that `answer` makes
-    /// of it.
-    pub(super) fn add_once(
-        &self,
-        jobs: &[NewJob],
-        key: &RepeatKey,
-        answer: &mut First<'_>,
-    ) -> Result<Once, DatabaseError> {
-        let committer = &self.committer;
-        let once = committer.storage.insert_once(jobs, key, answer)?;
-        if let Once::Added(added) = &once {
-            committer.show(added)?;
-            (committer.bells.far)();
-        }
-        Ok(once)
     }
 
     pub(super) fn stop(&self, deadline: Instant) {
@@ -129,69 +109,66 @@ impl Intake {
 }
 
 impl Committer {
-    fn insert(&self, jobs: &[NewJob]) -> Added {
-        let added = self.storage.insert(jobs)?;
-        self.show(&added)?;
-        Ok(added)
+    fn grant(&self, wish: &Wish) -> Granted {
+        let lost = || DatabaseError::new("a request got no outcome");
+        self.insert(&[wish])?.pop().ok_or_else(lost)
     }
 
-    /// Calls this process's workers, and waits until what was added is durable.
-    fn show(&self, added: &[(Job, bool)]) -> Result<(), DatabaseError> {
-        self.meter.added(added);
+    fn insert(&self, wishes: &[&Wish]) -> Result<Vec<Outcome>, DatabaseError> {
+        let outcomes = self.storage.insert(wishes)?;
+        for outcome in &outcomes {
+            if let Outcome::Added(jobs) = outcome {
+                self.meter.added(jobs);
+            }
+        }
         (self.bells.near)();
-        self.storage.settle()
+        self.storage.settle()?;
+        Ok(outcomes)
     }
 
     fn serve(&self, queue: &Receiver<Request>) {
         while let Ok(first) = queue.recv() {
             self.busy.store(true, SeqCst);
-            let mut count = first.jobs.len();
+            let mut count = first.wish.jobs.len();
             let mut batch = vec![first];
             while count < MAX_BATCH
                 && let Ok(next) = queue.try_recv()
             {
-                count += next.jobs.len();
+                count += next.wish.jobs.len();
                 batch.push(next);
             }
-            commit(&|jobs| self.insert(jobs), batch);
+            self.commit(batch);
             self.busy.store(false, SeqCst);
             (self.bells.far)();
         }
     }
-}
 
-fn commit(insert: &dyn Fn(&[NewJob]) -> Added, batch: Vec<Request>) {
-    let all: Vec<NewJob> = batch.iter().flat_map(|r| r.jobs.iter().cloned()).collect();
-    let begun = Instant::now();
-    match insert(&all) {
-        Ok(jobs) => {
-            let mut jobs = jobs.into_iter();
-            for request in batch {
-                let own = jobs.by_ref().take(request.jobs.len()).collect();
-                let _ = request.reply.send(Ok(own));
+    fn commit(&self, batch: Vec<Request>) {
+        let wishes: Vec<&Wish> = batch.iter().map(|request| &request.wish).collect();
+        let begun = Instant::now();
+        match self.insert(&wishes) {
+            Ok(outcomes) => {
+                for (request, outcome) in batch.into_iter().zip(outcomes) {
+                    let _ = request.reply.send(Ok(outcome));
+                }
+            }
+            Err(error) => {
+                let again = !error.is_away() && begun.elapsed() < SLOW;
+                self.refuse(batch, error, again);
             }
         }
-        Err(error) => {
-            let again = !error.is_away() && begun.elapsed() < SLOW;
-            refuse(insert, batch, error, again);
-        }
     }
-}
 
-/// What the database refuses in one request is no reason to refuse the others, which are tried
-/// `again`; but where it is away, or locked, nobody waits for it once for each.
-fn refuse(
-    insert: &dyn Fn(&[NewJob]) -> Added,
-    batch: Vec<Request>,
-    error: DatabaseError,
-    again: bool,
-) {
-    let again = again && batch.len() > 1;
-    for request in batch {
-        let answer = match again {
-            true => insert(&request.jobs),
-            false => Err(error.clone()),
-        };
-        let _ = request.reply.send(answer);
+    /// What the database refuses in one request is no reason to refuse the others, which are tried
+    /// `again`; but where it is away, or locked, nobody waits for it once for each.
+    fn refuse(&self, batch: Vec<Request>, error: DatabaseError, again: bool) {
+        let again = again && batch.len() > 1;
+        for request in batch {
+            let answer = match again {
+                true => self.grant(&request.wish),
+                false => Err(error.clone()),
+            };
+            let _ = request.reply.send(answer);
+        }
     }
 }

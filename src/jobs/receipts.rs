@@ -14,7 +14,7 @@ use crate::jobs::job::Job;
 use crate::store::Refused;
 
 /// Whose key it is, and of which request.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct RepeatKey {
     pub(super) user: String,
     pub(super) key: String,
@@ -30,8 +30,29 @@ pub(super) struct Receipt {
     pub(super) body: String,
 }
 
-/// Answers the first request, once its jobs are added, and says what to keep of that.
-pub(super) type First<'a> = dyn FnMut(&[(Job, bool)]) -> Option<Receipt> + 'a;
+/// Answers a request whose jobs are added.
+pub(super) type Answering = fn(&[(Job, bool)]) -> Option<Response>;
+
+/// A request to be answered once.
+pub(super) struct Asked {
+    pub(super) key: RepeatKey,
+    pub(super) answer: Answering,
+}
+
+impl Asked {
+    /// What to keep of the first answer; nothing where it has created nothing.
+    pub(super) fn receipt(&self, added: &[(Job, bool)]) -> Option<Receipt> {
+        let first = (self.answer)(added)?;
+        match &first.body {
+            Body::Bytes(body) if first.status == 201 => Some(Receipt {
+                fingerprint: self.key.fingerprint.clone(),
+                location: first.header("Location").map(str::to_owned),
+                body: String::from_utf8_lossy(body).into_owned(),
+            }),
+            _ => None,
+        }
+    }
+}
 
 impl RepeatKey {
     /// The key of a request, where it has one.
@@ -53,18 +74,6 @@ impl RepeatKey {
             key: key.to_owned(),
             fingerprint: format!("{:x}", hash.finalize()),
         }))
-    }
-
-    /// What to keep of the first answer; nothing where it has created nothing.
-    pub(super) fn receipt(&self, first: &Response) -> Option<Receipt> {
-        match &first.body {
-            Body::Bytes(body) if first.status == 201 => Some(Receipt {
-                fingerprint: self.fingerprint.clone(),
-                location: first.header("Location").map(str::to_owned),
-                body: String::from_utf8_lossy(body).into_owned(),
-            }),
-            _ => None,
-        }
     }
 
     /// The first answer again, to the same request.

@@ -12,12 +12,12 @@ use crate::http::router::{Answer, Handler, Route};
 use crate::http::sse::EventFormat;
 use crate::http::streaming::{format, last_event_id, permit, pump};
 use crate::http::{Problem, Request, Response};
-use crate::jobs::addition::Once;
+use crate::jobs::addition::{Outcome, Wish};
 use crate::jobs::body::Terms;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::enabled::JobSystem;
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
-use crate::jobs::receipts::RepeatKey;
+use crate::jobs::receipts::{Answering, Asked, RepeatKey};
 use crate::jobs::storage::{JobQuery, User};
 use crate::jobs::watch::{Stopped, Watcher};
 use crate::permits::Permits;
@@ -83,7 +83,7 @@ impl Call<'_> {
     fn add(
         &self,
         parse: impl FnOnce(&Terms<'_>, &mut Fields<'_>) -> Result<Vec<NewJob>, Problem>,
-        answer: fn(&[(Job, bool)]) -> Option<Response>,
+        answer: Answering,
     ) -> Answer {
         let lost = || Problem::from(DatabaseError::new("an added job was not given back"));
         let system = self.system;
@@ -94,19 +94,13 @@ impl Call<'_> {
             return key.repeat(before);
         }
         let mut fields = Fields::parse(self.request)?;
-        let new = parse(&self.terms(), &mut fields)?;
+        let jobs = parse(&self.terms(), &mut fields)?;
         fields.finish()?;
-        let Some(key) = key else {
-            return answer(&system.intake.add(new)?).ok_or_else(lost);
-        };
-        let mut first = None;
-        let once = system.intake.add_once(&new, &key, &mut |added| {
-            first = answer(added);
-            key.receipt(first.as_ref()?)
-        })?;
-        match once {
-            Once::Added(_) => first.ok_or_else(lost),
-            Once::Repeated(receipt) => key.repeat(receipt),
+        let asked = key.clone().map(|key| Asked { key, answer });
+        match (system.intake.add(Wish { jobs, asked })?, key) {
+            (Outcome::Repeated(receipt), Some(key)) => key.repeat(receipt),
+            (Outcome::Added(added), _) => answer(&added).ok_or_else(lost),
+            _ => Err(lost()),
         }
     }
 

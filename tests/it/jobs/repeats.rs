@@ -95,6 +95,16 @@ fn a_bulk_is_repeated_whole(db: &Db) {
     assert!(!is_repeat(&first) && is_repeat(&again));
     assert_eq!(first.body, again.body);
     assert_eq!(total(&server), 100);
+    // One that finds all of its jobs there already is a first request, too.
+    let held = json!({ "type": "dummy", "delaySec": 600, "uniqueKey": "u" });
+    alice.post("/jobs", held.clone()).expect(201);
+    let finds = || {
+        let call = alice.call("POST", "/jobs/bulk");
+        let body = json!({ "jobs": [held] });
+        call.header("Idempotency-Key", "finds").json(&body).send()
+    };
+    assert!(!is_repeat(&finds().expect(201)));
+    assert!(is_repeat(&finds().expect(201)));
     // The same key on another path is another request.
     let one = alice
         .call("POST", "/jobs")
