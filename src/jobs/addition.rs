@@ -107,11 +107,12 @@ impl Storage {
         let mut rows = Vec::new();
         for (wish, added) in wishes.iter().zip(added) {
             if let Some(asked) = &wish.asked
-                && let Some(receipt) = asked.receipt(added)
+                && let Some(answer) = (asked.answer)(added)
             {
+                let key = &asked.key;
                 rows.push(json!({
-                    "xuser": asked.key.user, "xkey": asked.key.key, "xbody": receipt.body,
-                    "xfingerprint": receipt.fingerprint, "xlocation": receipt.location,
+                    "xuser": key.user, "xkey": key.key, "xfingerprint": key.fingerprint,
+                    "xlocation": answer.location, "xbody": answer.body,
                 }));
             }
         }
@@ -128,7 +129,7 @@ impl Storage {
     fn outcome(&self, wish: &Wish, added: AddedJobs) -> Done<Outcome> {
         let found = added.iter().all(|(_, is_new)| !is_new);
         let asked = wish.asked.as_ref().filter(|_| found);
-        if asked.is_some_and(|asked| asked.receipt(&added).is_none())
+        if asked.is_some_and(|asked| (asked.answer)(&added).is_none())
             && let Some(receipt) = self.receipt_before(wish)?
         {
             return Ok(Outcome::Repeated(receipt));

@@ -8,19 +8,22 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::http::fields::{Fields, Query};
+use crate::http::response::Body;
 use crate::http::router::{Answer, Handler, Route};
 use crate::http::sse::EventFormat;
 use crate::http::streaming::{format, last_event_id, permit, pump};
 use crate::http::{Problem, Request, Response};
+use crate::idempotency::{key_of, repeat};
 use crate::jobs::addition::{Outcome, Wish};
 use crate::jobs::body::Terms;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::enabled::JobSystem;
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
-use crate::jobs::receipts::{Answering, Asked, RepeatKey};
+use crate::jobs::receipts::{Asked, FirstAnswer, Receipt, RepeatKey};
 use crate::jobs::storage::{JobQuery, User};
 use crate::jobs::watch::{Stopped, Watcher};
 use crate::permits::Permits;
+use crate::store::Refused;
 
 /// One call of a route, by a user whose token holds.
 struct Call<'a> {
@@ -83,24 +86,28 @@ impl Call<'_> {
     fn add(
         &self,
         parse: impl FnOnce(&Terms<'_>, &mut Fields<'_>) -> Result<Vec<NewJob>, Problem>,
-        answer: Answering,
+        answer: fn(&[(Job, bool)]) -> Option<Response>,
     ) -> Answer {
         let lost = || Problem::from(DatabaseError::new("an added job was not given back"));
-        let system = self.system;
-        let key = RepeatKey::of(self.request, &self.user.name)?;
+        let (system, request) = (self.system, self.request);
+        let key = key_of(request)?
+            .map(|key| RepeatKey::new(&self.user.name, key, request.path(), request.body));
         if let Some(key) = &key
             && let Some(before) = system.storage.receipt(key)?
         {
-            return key.repeat(before);
+            return again(key, before);
         }
-        let mut fields = Fields::parse(self.request)?;
+        let mut fields = Fields::parse(request)?;
         let jobs = parse(&self.terms(), &mut fields)?;
         fields.finish()?;
-        let asked = key.clone().map(|key| Asked { key, answer });
+        let asked = key.clone().map(|key| Asked {
+            key,
+            answer: Box::new(move |added| to_keep(&answer(added)?)),
+        });
         match (system.intake.add(Wish { jobs, asked })?, key) {
-            (Outcome::Repeated(receipt), Some(key)) => key.repeat(receipt),
             (Outcome::Added(added), _) => answer(&added).ok_or_else(lost),
-            _ => Err(lost()),
+            (Outcome::Repeated(receipt), Some(key)) => again(&key, receipt),
+            (Outcome::Repeated(_), None) => Err(lost()),
         }
     }
 
@@ -116,6 +123,28 @@ impl Call<'_> {
         }
         let message = "This job belongs to somebody else";
         Err(Problem::new(403, "access_denied", message))
+    }
+}
+
+/// The first answer once more, to the same request.
+fn again(key: &RepeatKey, receipt: Receipt) -> Answer {
+    match key.fingerprint == receipt.fingerprint {
+        true => Ok(repeat(
+            receipt.answer.location,
+            receipt.answer.body.into_bytes(),
+        )),
+        false => Err(Refused::IdempotencyKeyReused.into()),
+    }
+}
+
+/// What to keep of a first answer; nothing where it has created nothing.
+fn to_keep(first: &Response) -> Option<FirstAnswer> {
+    match &first.body {
+        Body::Bytes(body) if first.status == 201 => Some(FirstAnswer {
+            location: first.header("Location").map(str::to_owned),
+            body: String::from_utf8_lossy(body).into_owned(),
+        }),
+        _ => None,
     }
 }
 
