@@ -267,3 +267,29 @@ fn guard(shared: &Shared) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Response;
+
+    /// A process that was halted comes back with a clock that has stood still.
+    #[test]
+    fn time_in_which_nobody_looked_does_not_count() {
+        let minute = Duration::from_secs(60);
+        let options = TransportOptions {
+            max_connections: 1,
+            max_connections_per_ip: 1,
+            head_timeout: minute,
+            request_timeout: minute,
+            keep_alive_timeout: minute,
+            max_body_bytes: 1,
+        };
+        let shared = Shared::new(options, Box::new(|_| Response::empty(204)));
+        let tick = Duration::from_millis(1);
+        assert_eq!(shared.tick(tick), 1);
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(shared.tick(tick), 2);
+        assert_eq!(shared.clock(), 2 + millis(GUARD_TICK));
+    }
+}
