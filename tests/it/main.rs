@@ -40,11 +40,13 @@ mod metrics;
 mod openapi;
 /// The page and the page of a share link, in a browser.
 mod page;
+/// Requests one behind the other, in pieces: where one ends and the next begins.
+mod pipelining;
 /// ETags, conditional and long polls.
 mod polling;
 /// The binary: arguments, environment, log, signals.
 mod process;
-/// Requests that are malformed, ambiguous, pipelined or in pieces.
+/// Requests that are malformed or ambiguous.
 mod protocol;
 /// The README's tour, line by line.
 mod readme;
