@@ -106,13 +106,17 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
     if badge {
         return tasks.inspect(&key, id, svg).map_err(|_| ended());
     }
-    let answer = match wanted(request) {
-        page::HTML => page::shared(200),
+    let form = wanted(request);
+    if form == page::HTML {
+        return Ok(page::shared(200).with("Vary", "Accept"));
+    }
+    // A page's address may carry what other sites hang on it; a program is told what is wrong.
+    let screen = Screen::parse(request)?;
+    let answer = match form {
         JSON => tasks.inspect(&key, id, json)?,
         TEXT => {
             let name = tasks.inspect(&key, id, |task| task.name.clone())?;
-            let screen = Screen::parse(request, &name)?;
-            draw(&api.streams, tasks.watch(&key, id, None)?, screen)?
+            draw(&api.streams, tasks.watch(&key, id, None)?, &name, screen)?
         }
         _ => {
             let watch = tasks.watch(&key, id, last_event_id(request))?;

@@ -32,12 +32,11 @@ pub(super) struct Screen {
     color: bool,
     /// A line a change, instead of one that is drawn over.
     plain: bool,
-    name: String,
 }
 
 impl Screen {
     /// As the query's `width`, `color` and `plain` ask for.
-    pub(super) fn parse(request: &Request<'_>, name: &str) -> Result<Screen, Problem> {
+    pub(super) fn parse(request: &Request<'_>) -> Result<Screen, Problem> {
         let mut query = Query::new(request, &["width", "color", "plain"]);
         let width = query.parse("width", "a whole number from 20 to 500", |text| {
             text.parse().ok().filter(|w| (20..=500).contains(w))
@@ -49,7 +48,6 @@ impl Screen {
             width: width.unwrap_or(DEFAULT_WIDTH),
             color,
             plain,
-            name: name.to_owned(),
         })
     }
 }
@@ -66,18 +64,19 @@ pub(super) fn watch(call: &Call<'_>) -> Answer {
     let tasks = call.api.system.tasks();
     let id = id(call)?;
     let name = tasks.inspect(&call.session, id, |task| task.name.clone())?;
-    let screen = Screen::parse(call.request, &name)?;
+    let screen = Screen::parse(call.request)?;
     let watch = tasks.watch(&call.session, id, None)?;
-    draw(&call.api.streams, watch, screen)
+    draw(&call.api.streams, watch, &name, screen)
 }
 
-/// Draws a task until it has ended.
-pub(super) fn draw(streams: &Permits, mut watch: TaskWatch, screen: Screen) -> Answer {
+/// Draws a task of this name until it has ended.
+pub(super) fn draw(streams: &Permits, mut watch: TaskWatch, name: &str, screen: Screen) -> Answer {
     let permit = permit(streams)?;
+    let mut picture = Picture::new(screen);
+    let title = picture.title(name);
     Ok(Response::stream(TEXT_UTF8, move |out| {
         let _permit = permit;
-        let mut picture = Picture::new(screen);
-        out.send(picture.title().as_bytes())?;
+        out.send(title.as_bytes())?;
         // A return to the line's begin shows nothing; a line a change has no such silent word.
         let heartbeat: &[u8] = if picture.screen.plain { b"" } else { b"\r" };
         pour(out, TICK, heartbeat, |buffer, patience| {
@@ -119,8 +118,8 @@ impl Picture {
         }
     }
 
-    fn title(&self) -> String {
-        let name = fit(&self.screen.name, self.screen.width - 1);
+    fn title(&self, name: &str) -> String {
+        let name = fit(name, self.screen.width - 1);
         format!("{}\n", self.paint("1", &name))
     }
 

@@ -171,6 +171,25 @@ fn a_repeat_with_the_same_key_is_a_replay() {
 }
 
 #[test]
+fn programs_are_told_of_a_wrong_query_and_a_page_shrugs() {
+    let server = TestServer::start(&[]);
+    let id = server.create(json!({ "name": "Shown", "type": "held", "start": true }));
+    let url = share(&server, &id);
+    for query in ["width=wide", "color=2", "utm_source=mail"] {
+        let url = format!("{url}?{query}");
+        for accept in [
+            "application/json",
+            "text/event-stream",
+            "application/x-ndjson",
+            "*/*",
+        ] {
+            show(&server, &url, accept).expect_problem(400, "invalid_request");
+        }
+        show(&server, &url, "text/html").expect(200);
+    }
+}
+
+#[test]
 fn shares_do_not_take_bodies() {
     let server = TestServer::start(&[]);
     let id = server.create(json!({ "name": "n" }));
