@@ -151,6 +151,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_blank_is_what_the_handlers_take_for_blank() {
+        let schema = &parsed()["components"]["schemas"]["NotBlank"];
+        let not_blank = jsonschema::validator_for(schema).expect("a schema");
+        for c in (0..=0xffff).filter_map(char::from_u32) {
+            let text = c.to_string();
+            let is_blank = text.trim().is_empty();
+            assert_eq!(not_blank.is_valid(&text.into()), !is_blank, "{c:?}");
+        }
+    }
+
+    #[test]
     fn every_operation_is_complete() {
         let document = parsed();
         let tags = document["tags"].as_array().expect("tags");
