@@ -33,6 +33,10 @@ def scrape_at_times(server, stopped):
         scrape(server)
 
 
+def rate(args, server, url, *options):
+    return wrk(args.seconds, server.pid, url, *options)[0]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=BINARY, help="the server (default: the release build)")
@@ -49,8 +53,8 @@ def main():
         urls = {server: f"http://127.0.0.1:{server.port}/api/v1/tasks" for server in (off, on)}
         ids = {server: server.call("POST", "/tasks", BODY)["task"]["id"] for server in (off, on)}
         measures = {
-            "status polls": lambda server: wrk(args.seconds, f"{urls[server]}/{ids[server]}/status", *session),
-            "creations": lambda server: wrk(args.seconds, urls[server], "-s", lua),
+            "status polls": lambda server: rate(args, server, f"{urls[server]}/{ids[server]}/status", *session),
+            "creations": lambda server: rate(args, server, urls[server], "-s", lua),
         }
         stopped = threading.Event()
         scraper = threading.Thread(target=scrape_at_times, args=(on, stopped))
