@@ -1,5 +1,7 @@
 //! The one integration binary: a real server on a free port, seen only from outside.
 
+/// What bodies are taken: their form, their fields, their size.
+mod bodies;
 /// A real Chromium, for `page`.
 mod browser;
 /// What pages from elsewhere may do: nothing.
@@ -14,7 +16,7 @@ mod config;
 mod connections;
 /// The five demo routes and what their tasks show.
 mod demo;
-/// Refusals: their form, the methods, the bodies and the limits.
+/// Refusals: their form, the methods, the queries and the limits.
 mod errors;
 /// How executors run: panics, time limits, slices, results, stale attempts.
 mod execution;
@@ -27,11 +29,10 @@ mod idempotency;
 /// The Job API.
 #[cfg(feature = "jobs")]
 mod jobs;
-/// The page's panel of jobs, in a browser.
-#[cfg(feature = "jobs")]
-mod jobs_page;
 /// Limits that many threads reach at once.
 mod limits;
+/// Lists, their pages and filters, and the statistics.
+mod lists;
 /// Streams: events, resume, limits, readers that are slow or gone.
 mod live;
 /// `/metrics`.
@@ -56,7 +57,7 @@ mod sessions;
 mod share;
 /// The server, client and waits that all of them use.
 mod support;
-/// The life of a task through its routes: create, list, start, cancel, retry, history.
+/// The life of a task through its routes: create, start, cancel, retry, status, history.
 mod tasks;
 /// The progress bar for terminals.
 mod terminal;

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::{Client, Reply, TestServer, wait_until_every};
+use crate::support::{Client, NO_TASK, Reply, TestServer, wait_until_every};
 
 /// Where the request says which session it is for.
 #[derive(Clone, Copy)]
@@ -300,9 +300,8 @@ fn where_every_session_works_there_is_no_room_for_another() {
 #[test]
 fn without_isolation_the_task_system_is_off_and_says_why() {
     let server = TestServer::start(&[("ENABLE_SESSION_ISOLATION", "false")]);
-    let id = "0198a1b2-0000-7000-8000-000000000000";
     let gets = ["/tasks", "/tasks/stats", "/tasks/cleanup/status"].map(str::to_owned);
-    let task = ["", "/status", "/history"].map(|end| format!("/tasks/{id}{end}"));
+    let task = ["", "/status", "/history"].map(|end| format!("/tasks/{NO_TASK}{end}"));
     for path in gets.iter().chain(&task) {
         let reply = server.get(path).expect_problem(503, "task_system_disabled");
         assert!(
@@ -311,7 +310,7 @@ fn without_isolation_the_task_system_is_off_and_says_why() {
         );
     }
     let posts = ["/tasks/cleanup/run".to_owned(), "/tasks".to_owned()];
-    let acts = ["start", "cancel", "retry"].map(|act| format!("/tasks/{id}/{act}"));
+    let acts = ["start", "cancel", "retry"].map(|act| format!("/tasks/{NO_TASK}/{act}"));
     let kinds = ["sample", "file-processing", "api-call", "batch", "workflow"];
     let demos = kinds.map(|kind| format!("/demo/tasks/{kind}"));
     for path in posts.iter().chain(&acts).chain(&demos) {

@@ -5,6 +5,7 @@ mod document;
 #[cfg(feature = "jobs")]
 mod postgres;
 mod process;
+mod reply;
 pub(crate) mod tour;
 
 use std::ops::Deref;
@@ -18,13 +19,14 @@ use async_task_system::{
 };
 use serde_json::{Value, json};
 
-pub(crate) use client::{Call, Client, Event, Reply, Stream, id_of};
+pub(crate) use client::{Call, Client, id_of};
 pub(crate) use document::DOCUMENT;
 #[cfg(feature = "jobs")]
 pub(crate) use postgres::{Cluster, execute, succeeds};
 #[cfg(feature = "jobs")]
 pub(crate) use process::BINARY;
 pub(crate) use process::{FREE_PORT, Process, run, stderr, stdout};
+pub(crate) use reply::{Event, Reply, Stream};
 
 pub(crate) const API: &str = "/api/v1";
 
@@ -223,6 +225,17 @@ pub(crate) fn json_lines(path: &Path) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line:?}")))
         .collect()
+}
+
+/// An id as the server gives them, of no task.
+pub(crate) const NO_TASK: &str = "0198a1b2-0000-7000-8000-000000000000";
+
+/// The names of an object's members, sorted.
+pub(crate) fn keys(value: &Value) -> Vec<&str> {
+    let object = value.as_object().expect("an object");
+    let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
 }
 
 /// One member of each value, as text.

@@ -1,0 +1,10 @@
+/// What a click or a form does.
+mod acts;
+/// The panel of jobs.
+#[cfg(feature = "jobs")]
+mod jobs;
+/// How it looks: what is drawn, to whom, and how much of it anew.
+mod looks;
+mod scene;
+/// What it shows is so: late answers, other sessions, a server that has gone.
+mod truth;
