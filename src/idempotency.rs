@@ -39,7 +39,7 @@ impl Idempotency {
         let body = request.body;
         let fingerprint = self.fingerprints.hash_one((request.path(), body));
         match self.tasks.once(session, key, fingerprint, body.len())? {
-            Once::Repeat(answer) => Ok(repeat(answer.location.clone(), answer.body.clone())),
+            Once::Repeat(answer) => Ok(repeat(201, answer.location.clone(), answer.body.clone())),
             Once::First(first) => {
                 let response = create()?;
                 // Where nothing was created a repeat does no harm.
@@ -74,8 +74,8 @@ pub(crate) fn key_of<'r>(request: &Request<'r>) -> Result<Option<&'r str>, Probl
 }
 
 /// The first answer, once more.
-pub(crate) fn repeat(location: Option<String>, body: Vec<u8>) -> Response {
-    let mut response = Response::json_bytes(201, body);
+pub(crate) fn repeat(status: u16, location: Option<String>, body: Vec<u8>) -> Response {
+    let mut response = Response::json_bytes(status, body);
     if let Some(location) = location {
         response = response.with("Location", location);
     }

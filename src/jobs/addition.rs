@@ -27,47 +27,46 @@ pub(super) type AddedJobs = Vec<(Job, bool)>;
 /// What became of it.
 pub(super) enum Outcome {
     Added(AddedJobs),
-    /// The request was answered before, and has added nothing.
+    /// It was answered before, and has added nothing.
     Repeated(Receipt),
 }
 
 impl Storage {
-    /// Adds what is wished for, all or none, to be [settled](Self::settle); the outcomes in order.
-    pub(super) fn insert(&self, wishes: &[&Wish]) -> Done<Vec<Outcome>> {
+    /// Adds what one request wishes for, all or nothing, to be [settled](Self::settle).
+    pub(super) fn add(&self, wish: &Wish) -> Done<Outcome> {
         for _ in 0..MAX_ROUNDS {
-            if let Some(added) = self.try_insert(wishes)? {
-                let each = wishes.iter().zip(added);
-                return each
-                    .map(|(wish, added)| self.outcome(wish, added))
-                    .collect();
+            if let Some(added) = self.add_all(&[wish])? {
+                return Ok(Outcome::Added(added.into_iter().flatten().collect()));
             }
-            let [wish] = wishes else {
-                return Err(DatabaseError::new(ANSWERED));
-            };
             if let Some(receipt) = self.receipt_before(wish)? {
-                return Ok(vec![Outcome::Repeated(receipt)]);
+                return Ok(Outcome::Repeated(receipt));
             }
         }
         let text = "an idempotency key changes hands too fast";
         Err(DatabaseError::new(text))
     }
 
-    /// What each wish has added; `None`, and nothing is, where one's key has a receipt already.
-    fn try_insert(&self, wishes: &[&Wish]) -> Done<Option<Vec<AddedJobs>>> {
+    /// The same for several in one commit: what each has got, in order. `None`, and nothing is added,
+    /// where one of them was answered before.
+    pub(super) fn add_all(&self, wishes: &[&Wish]) -> Done<Option<Vec<AddedJobs>>> {
         let jobs: Vec<&NewJob> = wishes.iter().flat_map(|wish| &wish.jobs).collect();
         let has_keys = jobs.iter().any(|new| new.unique_key.is_some());
         if !has_keys && wishes.iter().all(|wish| wish.asked.is_none()) {
             let mut addition = Addition::default();
             addition.take_new(&self.write(&self.sql.insert, &jobs)?)?;
-            return addition.in_order(wishes).map(Some);
+            if jobs.iter().all(|new| addition.has(new)) {
+                return addition.in_order(wishes).map(Some);
+            }
         }
         let (mut added, mut is_late) = (Vec::new(), false);
         let done = self.database.transact(&mut |session| {
-            added = self.insert_keyed(session, &jobs)?.in_order(wishes)?;
+            added = self.insert(session, &jobs)?.in_order(wishes)?;
             is_late = !self.keep_receipts(session, wishes, &added)?;
-            // What was added here goes with the transaction.
-            let late = || DatabaseError::new(ANSWERED);
-            (!is_late).then_some(()).ok_or_else(late)
+            match is_late {
+                // What was added here goes with the transaction.
+                true => Err(DatabaseError::new("an idempotency key was answered before")),
+                false => Ok(()),
+            }
         });
         match is_late {
             true => Ok(None),
@@ -75,7 +74,7 @@ impl Storage {
         }
     }
 
-    fn insert_keyed(&self, session: &mut dyn Session, jobs: &[&NewJob]) -> Done<Addition> {
+    fn insert(&self, session: &mut dyn Session, jobs: &[&NewJob]) -> Done<Addition> {
         let mut added = Addition::default();
         let mut missing = jobs.to_vec();
         // Those who add the same keys wait for each other: in one order, never in a circle.
@@ -85,8 +84,10 @@ impl Storage {
             added.take_new(&session.run(&self.sql.insert, &document)?)?;
             missing.retain(|new| !added.has(new));
             if !missing.is_empty() {
-                // A key's holder may end before it is looked up; then the key is free again.
                 let document = serde_json::to_string(&missing)?;
+                // Added already, by a commit whose answer was lost.
+                added.take_new(&session.run(&self.sql.own, &document)?)?;
+                // A key's holder may end before it is looked up; then the key is free again.
                 added.take_held(&session.run(&self.sql.by_unique_key, &document)?)?;
                 missing.retain(|new| !added.has(new));
             }
@@ -112,7 +113,7 @@ impl Storage {
                 let key = &asked.key;
                 rows.push(json!({
                     "xuser": key.user, "xkey": key.key, "xfingerprint": key.fingerprint,
-                    "xlocation": answer.location, "xbody": answer.body,
+                    "xstatus": answer.status, "xlocation": answer.location, "xbody": answer.body,
                 }));
             }
         }
@@ -125,26 +126,12 @@ impl Storage {
         Ok(kept.len() == rows.len())
     }
 
-    /// Who has created nothing, but found jobs by their unique keys, may be a repeat all the same.
-    fn outcome(&self, wish: &Wish, added: AddedJobs) -> Done<Outcome> {
-        let found = added.iter().all(|(_, is_new)| !is_new);
-        let asked = wish.asked.as_ref().filter(|_| found);
-        if asked.is_some_and(|asked| (asked.answer)(&added).is_none())
-            && let Some(receipt) = self.receipt_before(wish)?
-        {
-            return Ok(Outcome::Repeated(receipt));
-        }
-        Ok(Outcome::Added(added))
-    }
-
     fn receipt_before(&self, wish: &Wish) -> Done<Option<Receipt>> {
         let asked = wish.asked.as_ref();
         let before = asked.map(|asked| self.receipt(&asked.key)).transpose()?;
         Ok(before.flatten())
     }
 }
-
-const ANSWERED: &str = "an idempotency key was answered before";
 
 /// What became of jobs that are being added.
 #[derive(Default)]

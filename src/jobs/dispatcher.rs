@@ -18,6 +18,9 @@ const MAX_WINDOW: usize = 1_000;
 /// How often old jobs are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
 
+/// How long they are deleted at a stretch: jobs that are due wait meanwhile.
+const PURGE_FOR: Duration = Duration::from_millis(100);
+
 pub(super) struct Dispatcher {
     desk: Arc<Desk>,
     storage: Arc<Storage>,
@@ -90,6 +93,11 @@ impl Dispatcher {
             for job in jobs {
                 let run = Arc::new(JobRun::new(job, self.desk.clone(), until));
                 self.desk.claimed(run.clone());
+                if self.desk.is_stopping() {
+                    // It stays to be given back.
+                    run.end();
+                    continue;
+                }
                 self.pool.launch(run, None);
             }
             if !full {
@@ -127,7 +135,10 @@ impl Dispatcher {
     }
 
     fn purge(&mut self) -> Result<(), Duration> {
-        if self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY) {
+        let begun = Instant::now();
+        while self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY)
+            && begun.elapsed() < PURGE_FOR
+        {
             let jobs = self
                 .outage
                 .check(self.storage.purge(self.options.retention))?;

@@ -4,6 +4,7 @@
 //! thread that takes what has come while the commit before was under way. Nobody waits for company,
 //! and under load a commit carries as many jobs as there are clients.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
 use crate::engine::join_until;
-use crate::jobs::addition::{Outcome, Wish};
+use crate::jobs::addition::{AddedJobs, Outcome, Wish};
 use crate::jobs::database::DatabaseError;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::Storage;
@@ -110,33 +111,35 @@ impl Intake {
 
 impl Committer {
     fn grant(&self, wish: &Wish) -> Granted {
-        let lost = || DatabaseError::new("a request got no outcome");
-        self.insert(&[wish])?.pop().ok_or_else(lost)
+        let outcome = self.storage.add(wish)?;
+        if let Outcome::Added(jobs) = &outcome {
+            self.tell([jobs]);
+        }
+        self.storage.settle()?;
+        Ok(outcome)
     }
 
-    fn insert(&self, wishes: &[&Wish]) -> Result<Vec<Outcome>, DatabaseError> {
-        let outcomes = self.storage.insert(wishes)?;
-        for outcome in &outcomes {
-            if let Outcome::Added(jobs) = outcome {
-                self.meter.added(jobs);
-            }
+    /// `None` where one of several was answered before: nothing is added.
+    fn grant_all(&self, wishes: &[&Wish]) -> Result<Option<Vec<AddedJobs>>, DatabaseError> {
+        let added = self.storage.add_all(wishes)?;
+        if let Some(added) = &added {
+            self.tell(added);
+            self.storage.settle()?;
         }
+        Ok(added)
+    }
+
+    fn tell<'a>(&self, added: impl IntoIterator<Item = &'a AddedJobs>) {
+        added.into_iter().for_each(|jobs| self.meter.added(jobs));
         (self.bells.near)();
-        self.storage.settle()?;
-        Ok(outcomes)
     }
 
     fn serve(&self, queue: &Receiver<Request>) {
-        while let Ok(first) = queue.recv() {
+        let mut left = None;
+        while let Some(first) = left.take().or_else(|| queue.recv().ok()) {
             self.busy.store(true, SeqCst);
-            let mut count = first.wish.jobs.len();
-            let mut batch = vec![first];
-            while count < MAX_BATCH
-                && let Ok(next) = queue.try_recv()
-            {
-                count += next.wish.jobs.len();
-                batch.push(next);
-            }
+            let batch;
+            (batch, left) = gather(first, queue);
             self.commit(batch);
             self.busy.store(false, SeqCst);
             (self.bells.far)();
@@ -146,29 +149,47 @@ impl Committer {
     fn commit(&self, batch: Vec<Request>) {
         let wishes: Vec<&Wish> = batch.iter().map(|request| &request.wish).collect();
         let begun = Instant::now();
-        match self.insert(&wishes) {
-            Ok(outcomes) => {
-                for (request, outcome) in batch.into_iter().zip(outcomes) {
-                    let _ = request.reply.send(Ok(outcome));
+        match self.grant_all(&wishes) {
+            Ok(Some(added)) => {
+                for (request, jobs) in batch.into_iter().zip(added) {
+                    let _ = request.reply.send(Ok(Outcome::Added(jobs)));
                 }
             }
-            Err(error) => {
-                let again = !error.is_away() && begun.elapsed() < SLOW;
-                self.refuse(batch, error, again);
+            Ok(None) => self.commit_each(batch),
+            // What the database refuses in one request is no reason to refuse the others; but where
+            // it is away, or locked, nobody waits for it once for each.
+            Err(error) if batch.len() == 1 || error.is_away() || begun.elapsed() >= SLOW => {
+                for request in batch {
+                    let _ = request.reply.send(Err(error.clone()));
+                }
             }
+            Err(_) => self.commit_each(batch),
         }
     }
 
-    /// What the database refuses in one request is no reason to refuse the others, which are tried
-    /// `again`; but where it is away, or locked, nobody waits for it once for each.
-    fn refuse(&self, batch: Vec<Request>, error: DatabaseError, again: bool) {
-        let again = again && batch.len() > 1;
+    fn commit_each(&self, batch: Vec<Request>) {
         for request in batch {
-            let answer = match again {
-                true => self.grant(&request.wish),
-                false => Err(error.clone()),
-            };
-            let _ = request.reply.send(answer);
+            let _ = request.reply.send(self.grant(&request.wish));
         }
     }
+}
+
+/// `first` and what has come meanwhile, as much as a commit takes; and what is left for the next:
+/// two requests with one idempotency key are never in the same.
+fn gather(first: Request, queue: &Receiver<Request>) -> (Vec<Request>, Option<Request>) {
+    let (mut batch, mut count, mut keys) = (Vec::new(), 0, HashSet::new());
+    let mut next = Some(first);
+    while let Some(request) = next.take() {
+        let asked = request.wish.asked.as_ref();
+        let key = asked.map(|asked| (asked.key.user.clone(), asked.key.key.clone()));
+        if key.is_some_and(|key| !keys.insert(key)) {
+            return (batch, Some(request));
+        }
+        count += request.wish.jobs.len();
+        batch.push(request);
+        if count < MAX_BATCH {
+            next = queue.try_recv().ok();
+        }
+    }
+    (batch, None)
 }

@@ -9,8 +9,8 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 use pq_sys::{
-    ConnStatusType, PGconn, PQclear, PQconnectdb, PQconsumeInput, PQexec, PQfinish, PQfreemem,
-    PQnotifies, PQsocket, PQstatus,
+    ConnStatusType, ExecStatusType, PGconn, PQclear, PQconnectdb, PQconsumeInput, PQexec, PQfinish,
+    PQfreemem, PQnotifies, PQresultStatus, PQsocket, PQstatus,
 };
 
 use crate::jobs::database::with_time_limits;
@@ -33,8 +33,9 @@ impl Listener {
                 return None;
             }
             let result = PQexec(listener.0.as_ptr(), c"LISTEN async_task_jobs".as_ptr());
+            let listens = PQresultStatus(result) == ExecStatusType::PGRES_COMMAND_OK;
             PQclear(result);
-            Some(listener)
+            listens.then_some(listener)
         }
     }
 

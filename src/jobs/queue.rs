@@ -115,14 +115,16 @@ impl Queue {
     }
 
     /// After the pool's end: writes what is left to write, and gives back what has not been
-    /// run to its end, unless an executor may still be at it (`all_ended`).
+    /// run to its end; of what has begun only where no executor can still be at it (`all_ended`).
     pub(super) fn stop(&self, all_ended: bool, deadline: Instant) {
         self.close();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             join_until(thread, deadline);
         }
-        let claims: Vec<Claim> = self.desk.runs().iter().map(|run| run.claim).collect();
-        if !all_ended || claims.is_empty() {
+        let runs = self.desk.runs();
+        let unfinished = runs.iter().filter(|run| all_ended || !run.has_begun());
+        let claims: Vec<Claim> = unfinished.map(|run| run.claim).collect();
+        if claims.is_empty() {
             return;
         }
         match self.storage.release(&claims) {

@@ -26,9 +26,10 @@ pub(super) struct Receipt {
     pub(super) answer: FirstAnswer,
 }
 
-/// What the first request was told when its jobs were added.
+/// What the first request was told.
 #[derive(Deserialize)]
 pub(super) struct FirstAnswer {
+    pub(super) status: u16,
     pub(super) location: Option<String>,
     pub(super) body: String,
 }
@@ -36,7 +37,7 @@ pub(super) struct FirstAnswer {
 /// A request to be answered once.
 pub(super) struct Asked {
     pub(super) key: RepeatKey,
-    /// What to keep once its jobs are added; nothing where that has created nothing.
+    /// What to keep of what it has got; `None` where that is nothing at all.
     pub(super) answer: Box<Answering>,
 }
 

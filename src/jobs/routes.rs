@@ -95,6 +95,8 @@ impl Call<'_> {
         if let Some(key) = &key
             && let Some(before) = system.storage.receipt(key)?
         {
+            // Its commit may still be on the way to the disk.
+            system.storage.settle()?;
             return again(key, before);
         }
         let mut fields = Fields::parse(request)?;
@@ -130,6 +132,7 @@ impl Call<'_> {
 fn again(key: &RepeatKey, receipt: Receipt) -> Answer {
     match key.fingerprint == receipt.fingerprint {
         true => Ok(repeat(
+            receipt.answer.status,
             receipt.answer.location,
             receipt.answer.body.into_bytes(),
         )),
@@ -137,10 +140,11 @@ fn again(key: &RepeatKey, receipt: Receipt) -> Answer {
     }
 }
 
-/// What to keep of a first answer; nothing where it has created nothing.
+/// What to keep of a first answer.
 fn to_keep(first: &Response) -> Option<FirstAnswer> {
     match &first.body {
-        Body::Bytes(body) if first.status == 201 => Some(FirstAnswer {
+        Body::Bytes(body) => Some(FirstAnswer {
+            status: first.status,
             location: first.header("Location").map(str::to_owned),
             body: String::from_utf8_lossy(body).into_owned(),
         }),
@@ -313,7 +317,9 @@ fn retry(call: &Call<'_>) -> Answer {
 fn events(call: &Call<'_>) -> Answer {
     Query::new(call.request, &[]).finish()?;
     let job = call.job()?;
-    let told = last_event_id(call.request).unwrap_or(0);
+    // A number that this job has not come to yet is some other job's.
+    let told = last_event_id(call.request).filter(|&told| told <= job.seq);
+    let told = told.unwrap_or(0);
     if job.status.is_final() && told >= job.seq {
         return Ok(Response::empty(204));
     }

@@ -74,6 +74,16 @@ impl JobRun {
         std::mem::take(&mut standing.1).then(|| standing.0.clone())
     }
 
+    /// The newest report could not be written, and is to be taken again.
+    pub(super) fn keep_report(&self) {
+        self.standing.lock().1 = true;
+    }
+
+    /// Whether its executor has been called, or may be.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.get().is_some()
+    }
+
     fn finish_with(&self, ending: Ending) -> Finish {
         let mut standing = self.standing.lock().0.clone();
         let (status, result, message) = match ending {
@@ -113,12 +123,13 @@ impl Assignment for JobRun {
 
     fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {
         self.desk.started();
+        // Before the look at the stop: what has not begun by then is given back, and never begins.
+        self.begun.get_or_init(Instant::now);
         if self.is_stopped() {
             self.desk.let_go(self);
             return None;
         }
         log::debug!("Starting execution of job {}", self.job.id);
-        self.begun.get_or_init(Instant::now);
         let until_claimed = Duration::from_millis(self.job.waited.max(0) as u64);
         let waited = until_claimed + self.claimed.elapsed();
         self.desk.meter.begun(&self.job.kind, waited);

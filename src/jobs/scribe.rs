@@ -95,15 +95,20 @@ impl Scribe {
     }
 
     fn report(&mut self) -> Result<(), Duration> {
-        let runs = self.desk.runs();
-        let reports: Vec<_> = runs
-            .iter()
-            .filter_map(|run| Some((run.claim, run.take_report()?)))
-            .collect();
+        let news = self.desk.runs().into_iter().filter_map(|run| {
+            let report = (run.claim, run.take_report()?);
+            Some((run, report))
+        });
+        let (runs, reports): (Vec<_>, Vec<_>) = news.unzip();
         if reports.is_empty() {
             return Ok(());
         }
-        let holding = self.outage.check(self.storage.report(&reports))?;
+        let written = self.storage.report(&reports);
+        if written.is_err() {
+            // They are told when the database is back.
+            runs.iter().for_each(|run| run.keep_report());
+        }
+        let holding = self.outage.check(written)?;
         let lost = reports.iter().map(|(claim, _)| *claim);
         self.give_up(lost, &holding);
         Ok(())

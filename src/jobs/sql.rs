@@ -29,6 +29,7 @@ const RECEIPTS_FOR: u64 = 86_400_000;
 /// The statements in one dialect.
 pub(super) struct Statements {
     pub(super) insert: String,
+    pub(super) own: String,
     pub(super) by_unique_key: String,
     pub(super) get: String,
     pub(super) history: String,
@@ -70,6 +71,10 @@ impl Statements {
                    xpriority int,xrun bigint,xdelay bigint,xkey text,xtimeout bigint} WHERE true \
                  ON CONFLICT DO NOTHING \
                  RETURNING {object}('id', id, 'created', created_at, 'run', run_at){text}",
+            ),
+            own: sql(
+                "SELECT {object}('id', id, 'created', created_at, 'run', run_at){text} \
+                 FROM jobs JOIN {rows:xid uuid} ON id = xid",
             ),
             by_unique_key: sql(
                 "SELECT xid || ' ' || {job} FROM jobs JOIN {rows:xid uuid,xuser text,xkey text} \
@@ -207,24 +212,25 @@ impl Statements {
             purge_progress: sql("DELETE FROM job_progress WHERE job_id IN \
                  (SELECT xid FROM {rows:xid uuid}) RETURNING seq || ''"),
             receipt: sql(&format!(
-                "SELECT {{object}}('fingerprint', fingerprint, 'location', location, 'body', body)\
-                 {{text}} FROM job_receipts WHERE user_id = ({{arg:user}}) \
+                "SELECT {{object}}('fingerprint', fingerprint, 'status', status, \
+                 'location', location, 'body', body){{text}} FROM job_receipts WHERE user_id = ({{arg:user}}) \
                  AND key = ({{arg:key}}) AND at > {{now}} - {RECEIPTS_FOR}"
             )),
             // Nothing where the key has an answer already.
             keep_receipt: sql(&format!(
-                "INSERT INTO job_receipts (user_id, key, fingerprint, location, body, at) \
-                 SELECT xuser, xkey, xfingerprint, xlocation, xbody, {{now}} \
-                 FROM {{rows:xuser text,xkey text,xfingerprint text,xlocation text,xbody text}} \
+                "INSERT INTO job_receipts (user_id, key, fingerprint, status, location, body, at) \
+                 SELECT xuser, xkey, xfingerprint, xstatus, xlocation, xbody, {{now}} \
+                 FROM {{rows:xuser text,xkey text,xfingerprint text,xstatus int,xlocation text,\
+                   xbody text}} \
                  WHERE true ON CONFLICT (user_id, key) DO UPDATE \
-                 SET fingerprint = excluded.fingerprint, location = excluded.location, \
-                   body = excluded.body, at = excluded.at \
+                 SET fingerprint = excluded.fingerprint, status = excluded.status, \
+                   location = excluded.location, body = excluded.body, at = excluded.at \
                  WHERE job_receipts.at <= {{now}} - {RECEIPTS_FOR} RETURNING key"
             )),
             purge_receipts: sql(&format!(
                 "DELETE FROM job_receipts WHERE (user_id, key) IN (SELECT user_id, key \
-                 FROM job_receipts WHERE at <= {{now}} - {RECEIPTS_FOR} ORDER BY at LIMIT 1000) \
-                 RETURNING key"
+                 FROM job_receipts WHERE at <= {{now}} - {RECEIPTS_FOR} ORDER BY at LIMIT 1000 {{skip}}) \
+                 AND at <= {{now}} - {RECEIPTS_FOR} RETURNING key"
             )),
         }
     }

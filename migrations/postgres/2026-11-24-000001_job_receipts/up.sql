@@ -4,6 +4,7 @@ CREATE TABLE job_receipts (
     key TEXT NOT NULL,
     -- Of the request: another one with the same key is refused.
     fingerprint TEXT NOT NULL,
+    status SMALLINT NOT NULL,
     location TEXT,
     body TEXT NOT NULL,
     at BIGINT NOT NULL,

@@ -24,6 +24,8 @@ pub(super) struct DatabaseError {
     is_away: bool,
     /// Another row has what must be there once.
     is_taken: bool,
+    /// Said by this program, and no fault of the database.
+    is_own: bool,
 }
 
 impl DatabaseError {
@@ -32,12 +34,18 @@ impl DatabaseError {
             text: text.to_owned(),
             is_away: false,
             is_taken: false,
+            is_own: true,
         }
     }
 
     /// Whether asking again at once would only wait again.
     pub(super) fn is_away(&self) -> bool {
         self.is_away
+    }
+
+    /// Whether the connection is to blame, perhaps.
+    fn is_of_database(&self) -> bool {
+        !self.is_own
     }
 
     /// Whether another row has the key.
@@ -62,6 +70,7 @@ impl<E: std::error::Error + 'static> From<E> for DatabaseError {
                 any.downcast_ref(),
                 Some(QueryError::DatabaseError(Kind::UniqueViolation, _))
             ),
+            is_own: false,
         }
     }
 }

@@ -38,7 +38,7 @@ impl<C> Tracked<C> {
     ) -> Result<T, DatabaseError> {
         let done = f(&mut self.connection);
         self.used = Instant::now();
-        self.failed |= done.is_err();
+        self.failed |= done.as_ref().is_err_and(DatabaseError::is_of_database);
         done
     }
 }

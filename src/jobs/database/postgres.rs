@@ -13,13 +13,15 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 /// as nobody else's program takes the same.
 const MIGRATION_LOCK: i64 = 0x6174_735f_6a6f_6273;
 
-/// Who waits for a lock, or for an answer, gives up in time.
+/// Who waits for a lock, or for an answer, gives up in time; and who is halted within a transaction
+/// loses it, with the rows that it holds.
 ///
 /// A queue fills and empties faster than statistics follow. Every statement has its index, and
 /// whatever the planner believes about the table's size, that is the way to go; and statements this
 /// short gain nothing from being compiled.
 const SETUP: &str = "\
-    SET lock_timeout = '5s'; SET statement_timeout = '10s'; SET enable_seqscan = off; \
+    SET lock_timeout = '5s'; SET statement_timeout = '10s'; \
+    SET idle_in_transaction_session_timeout = '5s'; SET enable_seqscan = off; \
     SET enable_sort = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; \
     SET enable_mergejoin = off; SET jit = off";
 

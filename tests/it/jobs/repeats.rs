@@ -14,7 +14,7 @@ on_both! {
     a_repeat_is_answered_as_the_first_also_after_a_restart
     requests_that_race_with_one_key_add_one_job
     a_bulk_is_repeated_whole
-    what_created_nothing_keeps_its_key_free
+    what_was_found_is_repeated_and_what_was_refused_is_not
     a_client_that_asks_until_it_is_answered_adds_each_job_once
 }
 
@@ -114,24 +114,23 @@ fn a_bulk_is_repeated_whole(db: &Db) {
     one.expect_problem(422, "idempotency_key_reused");
 }
 
-fn what_created_nothing_keeps_its_key_free(db: &Db) {
+fn what_was_found_is_repeated_and_what_was_refused_is_not(db: &Db) {
     let server = db.serve();
     let alice = User::of(&server, "alice");
-    let ask = |body| {
-        let call = alice.call("POST", "/jobs").header("Idempotency-Key", "k");
-        call.json(&body).send()
-    };
     let body = json!({ "type": "dummy", "delaySec": 600, "uniqueKey": "u" });
-    ask(json!({ "type": "nobody's" })).expect(400);
     let holder = alice.post("/jobs", body.clone()).expect(201).json();
-    let found = ask(body.clone()).expect(200);
+    ask_for(&server, "k", json!({ "type": "nobody's" })).expect(400);
+    let found = ask_for(&server, "k", body.clone()).expect(200);
     assert_eq!(id(&found.json()), id(&holder));
+    // That its unique key is free by now does not matter: it was answered.
     alice
         .act(&format!("/jobs/{}/cancel", id(&holder)))
         .expect(200);
-    let new = ask(body.clone()).expect(201);
-    assert!(!is_repeat(&new) && id(&new.json()) != id(&holder));
-    assert!(is_repeat(&ask(body).expect(201)));
+    let again = ask_for(&server, "k", body.clone()).expect(200);
+    assert!(!is_repeat(&found) && is_repeat(&again));
+    assert_eq!(found.body, again.body);
+    let new = ask_for(&server, "other", body).expect(201);
+    assert!(id(&new.json()) != id(&holder));
 }
 
 /// Where the job is that a request has added, or had added before; `None`: no answer has come.
@@ -210,5 +209,33 @@ fn after_a_day_a_key_is_free_again() {
         // Divides by zero as long as there is one.
         let sql = "SELECT 1 / (count(*) = 0)::int FROM job_receipts";
         succeeds(&db.url, sql)
+    });
+}
+
+/// A receipt that somebody holds waits for its deletion; neither the other ones nor jobs wait with it.
+#[test]
+fn a_locked_receipt_holds_nobody_up() {
+    let Some(db) = Db::postgres() else { return };
+    let front = db.serve_with(&[("ENABLE_QUEUE", "false")], |_| {});
+    ask(&front, "held", 600).expect(201);
+    ask(&front, "free", 600).expect(201);
+    execute(&db.url, "UPDATE job_receipts SET at = at - 86400000");
+    let has = |key: &str| {
+        let sql = format!("SELECT 1 / count(*) FROM job_receipts WHERE key = '{key}'");
+        succeeds(&db.url, &sql)
+    };
+    // As long as a statement may take.
+    let hold = "BEGIN; SELECT 1 FROM job_receipts WHERE key = 'held' FOR UPDATE; \
+                SELECT pg_sleep(10); COMMIT";
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(|| succeeds(&db.url, hold));
+        let is_held = "SELECT 1 / count(*) FROM pg_stat_activity \
+                   WHERE wait_event = 'PgSleep' AND datname = current_database()";
+        wait_until(|| succeeds(&db.url, is_held));
+        let worker = db.serve();
+        wait_until(|| !has("free"));
+        let alice = User::of(&worker, "alice");
+        alice.wait(&alice.add_type("dummy"), "completed");
+        assert!(!holder.is_finished() && has("held"));
     });
 }
