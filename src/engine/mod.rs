@@ -10,6 +10,7 @@
 
 pub(crate) mod audit;
 mod cleanup;
+mod lane;
 mod overseer;
 pub(crate) mod pool;
 mod timer;

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
 
+use crate::engine::lane::BlockingLane;
 use crate::engine::overseer::{self, Overseer};
 use crate::engine::timer::{self, Timer};
-use crate::engine::worker::{self, BlockingLane};
+use crate::engine::worker;
 use crate::executor::{ExecutorRegistry, Report, TaskExecutor, TaskInput};
 use crate::metrics::Exposition;
 use crate::permits::Permit;
@@ -60,7 +61,7 @@ pub(super) struct Shared {
     /// `None` once stopped: the workers end when the channel closes.
     runs: RwLock<Option<Sender<Box<Run>>>>,
     pub(super) timer: Timer,
-    pub(super) lane: BlockingLane,
+    pub(super) lane: BlockingLane<Box<Run>>,
     pub(super) overseer: Overseer,
 }
 

@@ -1,11 +1,9 @@
 //! A worker: takes a run, calls its executor with no lock held, and sees where it goes next.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use serde_json::value::to_raw_value;
 
 use crate::engine::pool::{Assignment, Run, Shared, Work};
@@ -21,16 +19,14 @@ pub(super) fn work(pool: &Shared, mut next_job: impl FnMut() -> Option<Box<Run>>
         pool.overseer.end(&pulse);
     };
     while let Some(run) = next_job() {
-        let mut next = Some(run);
-        while let Some(run) = next.take() {
-            if is_blocking(pool, &run) {
-                if let Some(run) = pool.lane.enter(run) {
-                    paced_step(run);
-                    next = pool.lane.leave();
-                }
-            } else {
-                paced_step(run);
-            }
+        if !is_blocking(pool, &run) {
+            paced_step(run);
+            continue;
+        }
+        let mut turn = pool.lane.enter(run);
+        while let Some(run) = turn {
+            paced_step(run);
+            turn = pool.lane.leave();
         }
     }
     pool.overseer.leave(&pulse);
@@ -160,55 +156,5 @@ fn panicked(attempt: &dyn Assignment, panic: &(dyn std::any::Any + Send)) -> Tas
 pub(super) fn drop_quietly(work: Work) {
     if catch_unwind(AssertUnwindSafe(move || drop(work))).is_err() {
         log::error!("An executor panicked while it was dropped");
-    }
-}
-
-/// Keeps blocking executors from taking the last worker: at most all but one (and at least
-/// one) run at a time, the others wait here, in order.
-pub(super) struct BlockingLane {
-    places: usize,
-    state: Mutex<Lane>,
-}
-
-#[derive(Default)]
-struct Lane {
-    busy: usize,
-    waiting: VecDeque<Box<Run>>,
-}
-
-impl BlockingLane {
-    pub(super) fn new(workers: usize) -> BlockingLane {
-        BlockingLane {
-            places: workers.saturating_sub(1).max(1),
-            state: Mutex::default(),
-        }
-    }
-
-    /// The run back where there is a place for it; else it waits.
-    fn enter(&self, run: Box<Run>) -> Option<Box<Run>> {
-        let mut lane = self.state.lock();
-        if lane.busy < self.places {
-            lane.busy += 1;
-            return Some(run);
-        }
-        lane.waiting.push_back(run);
-        None
-    }
-
-    /// Gives the place back; the run that waited longest, to be entered next.
-    fn leave(&self) -> Option<Box<Run>> {
-        let mut lane = self.state.lock();
-        lane.busy -= 1;
-        lane.waiting.pop_front()
-    }
-
-    /// How many runs wait for a place.
-    pub(super) fn waiting(&self) -> usize {
-        self.state.lock().waiting.len()
-    }
-
-    pub(super) fn clear(&self) {
-        let waiting = std::mem::take(&mut self.state.lock().waiting);
-        drop(waiting);
     }
 }

@@ -149,6 +149,21 @@ fn blocking_executors_never_take_the_last_worker() {
 }
 
 #[test]
+fn a_blocking_task_that_is_gone_does_not_keep_those_behind_it() {
+    let server = TestServer::start(&[("WORKER_THREADS", "2"), ("MAX_CANCELLED_TASKS", "0")]);
+    let first = server.run("blocked");
+    server.wait_status(&first, "running");
+    let (gone, last) = (server.run("blocked"), server.run("blocked"));
+    // The free worker has put both aside before it came to this one.
+    server.run_to("quick", "completed");
+    server.act(&format!("/tasks/{gone}/cancel")).expect(200);
+    let cleaned = server.act("/tasks/cleanup/run").expect(200).json();
+    assert_eq!(cleaned["cleanedCount"], 1);
+    server.gate.open();
+    server.wait_status(&last, "completed");
+}
+
+#[test]
 fn a_result_larger_than_the_limit_fails_the_task() {
     let variables = [("MAX_RESULT_BYTES", "100")];
     let server = TestServer::start_with(&variables, |registry| {
