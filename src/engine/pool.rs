@@ -15,10 +15,10 @@ use crate::engine::lane::BlockingLane;
 use crate::engine::overseer::{self, Overseer};
 use crate::engine::timer::{self, Timer};
 use crate::engine::worker;
-use crate::executor::{ExecutorRegistry, Report, TaskExecutor, TaskInput};
+use crate::executor::{ExecutorRegistry, Registration, Report, TaskExecutor, TaskInput};
 use crate::metrics::Exposition;
 use crate::permits::Permit;
-use crate::store::Ending;
+use crate::store::{DEFAULT_KIND, Ending};
 use crate::task::TaskId;
 
 /// One attempt, wherever it is kept.
@@ -66,6 +66,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// What runs this type: its own registration, or that of the default type.
+    pub(super) fn registration(&self, kind: &str) -> Option<&Registration> {
+        let registry = &self.registry;
+        registry.get(kind).or_else(|| registry.get(DEFAULT_KIND))
+    }
+
     /// Hands a run to the workers. After the stop it is dropped: it is called off by then.
     pub(super) fn send(&self, run: Box<Run>) {
         if let Some(runs) = &*self.runs.read() {

@@ -8,7 +8,7 @@ use serde_json::value::to_raw_value;
 
 use crate::engine::pool::{Assignment, Run, Shared, Work};
 use crate::executor::{Outcome, TaskContext, TaskError, panic_text};
-use crate::store::{DEFAULT_KIND, Ending};
+use crate::store::Ending;
 
 /// Runs jobs as long as there is a next one.
 pub(super) fn work(pool: &Shared, mut next_job: impl FnMut() -> Option<Box<Run>>) {
@@ -38,8 +38,8 @@ fn is_blocking(pool: &Shared, run: &Run) -> bool {
         None => run
             .attempt
             .kind()
-            .and_then(|kind| pool.registry.get(&kind).map(|r| r.blocking))
-            .unwrap_or(false),
+            .and_then(|kind| pool.registration(&kind))
+            .is_some_and(|registration| registration.blocking),
     }
 }
 
@@ -84,8 +84,7 @@ fn begin(pool: &Shared, attempt: &Arc<dyn Assignment>) -> Option<Work> {
             pool.timer.forget(attempt.id());
         }
     }
-    let registry = &pool.registry;
-    let made = match registry.get(&input.kind).or(registry.get(DEFAULT_KIND)) {
+    let made = match pool.registration(&input.kind) {
         None => Err(TaskError::new("no executor is registered for this type")),
         Some(registration) => {
             let make = AssertUnwindSafe(|| (registration.factory)(&input));

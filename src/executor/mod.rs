@@ -23,6 +23,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use context::{Report, TaskContext, TaskInput};
+pub(crate) use registry::Registration;
 pub use registry::{ExecutorRegistry, FieldError};
 
 /// Work that can be shown while it happens. One value serves one attempt.

@@ -149,6 +149,29 @@ fn blocking_executors_never_take_the_last_worker() {
 }
 
 #[test]
+fn tasks_of_other_types_block_where_the_default_type_does() {
+    let gate = Gate::default();
+    let inside = gate.clone();
+    let server = TestServer::start_with(&[("WORKER_THREADS", "2")], |registry| {
+        registry.register_blocking("sample", move |_: &TaskInput| {
+            let gate = inside.clone();
+            Ok(move |_: &mut TaskContext<'_>| {
+                gate.block();
+                Ok(Outcome::Done(None))
+            })
+        });
+    });
+    let tasks: Vec<_> = (0..2).map(|_| server.run("unheard-of")).collect();
+    server.wait_status(&tasks[0], "running");
+    server.run_to("quick", "completed");
+    assert_eq!(server.task(&tasks[1])["status"], "pending");
+    gate.open();
+    for id in &tasks {
+        server.wait_status(id, "completed");
+    }
+}
+
+#[test]
 fn a_blocking_task_that_is_gone_does_not_keep_those_behind_it() {
     let server = TestServer::start(&[("WORKER_THREADS", "2"), ("MAX_CANCELLED_TASKS", "0")]);
     let first = server.run("blocked");
