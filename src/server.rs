@@ -88,6 +88,7 @@ impl Server {
         let serving = api.clone();
         let service = Box::new(move |request: &Request<'_>| serving.serve(&router, request));
         let transport = Transport::start(listener, options, service).inspect_err(|_| {
+            jobs.close();
             system.stop();
             jobs.stop(Instant::now() + STOP_WITHIN);
         })?;

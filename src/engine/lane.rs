@@ -56,9 +56,10 @@ impl<R> BlockingLane<R> {
         self.state.lock().waiting.len()
     }
 
-    pub(super) fn clear(&self) {
-        let waiting = std::mem::take(&mut self.state.lock().waiting);
-        drop(waiting);
+    /// All that wait, who do so no longer.
+    #[must_use]
+    pub(super) fn clear(&self) -> VecDeque<R> {
+        std::mem::take(&mut self.state.lock().waiting)
     }
 }
 

@@ -6,7 +6,9 @@
 //! that does not is simply dropped. So a cancel changes the store and needs no worker.
 //!
 //! The job channel has no bound of its own, because its length has one: every run holds a
-//! `Permit`, of which there are `max_active_tasks`.
+//! `Permit`, of which there are `max_active_tasks`. One that was called off while it paused gives
+//! its permit back and goes to a worker once more, who drops its executor: a user's `Drop` runs on
+//! no other thread.
 
 pub(crate) mod audit;
 mod cleanup;

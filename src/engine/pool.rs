@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, SendError, Sender};
 use parking_lot::{Mutex, RwLock};
 
 use crate::engine::lane::BlockingLane;
@@ -44,7 +44,8 @@ pub(super) struct Run {
     pub(super) due: Instant,
     /// `None` until the first slice.
     pub(super) work: Option<Work>,
-    _permit: Option<Permit>,
+    /// Its place among the active ones, until it is over.
+    permit: Option<Permit>,
 }
 
 pub(super) struct Work {
@@ -74,14 +75,33 @@ impl Shared {
 
     /// Hands a run to the workers. After the stop it is dropped: it is called off by then.
     pub(super) fn send(&self, run: Box<Run>) {
-        if let Some(runs) = &*self.runs.read() {
+        let runs = self.runs.read();
+        let refused = match &*runs {
             // Never blocks: the channel is unbounded.
-            let _ = runs.send(run);
+            Some(runs) => runs.send(run).err().map(SendError::into_inner),
+            None => Some(run),
+        };
+        drop(runs);
+        if let Some(work) = refused.and_then(|run| run.work) {
+            worker::drop_quietly(work);
         }
     }
 
+    /// Lets go of what waits for this attempt, which is over.
+    pub(super) fn forget(&self, id: (TaskId, u32)) {
+        if let Some(run) = self.timer.forget(id) {
+            self.bury(run);
+        }
+    }
+
+    /// Has a worker drop a run whose attempt is over. Its place is free at once.
+    fn bury(&self, mut run: Box<Run>) {
+        run.permit = None;
+        self.send(run);
+    }
+
     pub(super) fn finish(&self, attempt: &dyn Assignment, ending: Ending) {
-        self.timer.forget(attempt.id());
+        self.forget(attempt.id());
         attempt.finish(ending);
     }
 
@@ -190,14 +210,14 @@ impl Pool {
             attempt,
             due: Instant::now(),
             work: None,
-            _permit: permit,
+            permit,
         }));
     }
 
     /// Lets go of what waits for this attempt. It has been called off; its executor, where it
     /// runs, learns it at its next report.
     pub(crate) fn forget(&self, id: (TaskId, u32)) {
-        self.shared.timer.forget(id);
+        self.shared.forget(id);
     }
 
     /// Which executors it has.
@@ -227,12 +247,15 @@ impl Pool {
     }
 
     /// Ends the threads, and waits for them until `deadline`; an executor that still blocks
-    /// then is left behind. What has not run is dropped. Harmless when repeated.
+    /// then is left behind. All attempts are over by now: the workers drop what still waits.
+    /// Harmless when repeated.
     pub(crate) fn stop(&self, deadline: Instant) {
-        self.shared.runs.write().take();
-        self.shared.lane.clear();
-        self.shared.timer.stop();
-        self.shared.overseer.stop();
+        let shared = &self.shared;
+        for run in shared.timer.stop().chain(shared.lane.clear()) {
+            shared.bury(run);
+        }
+        shared.runs.write().take();
+        shared.overseer.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             super::join_until(thread, deadline);

@@ -2,6 +2,9 @@
 //!
 //! It sleeps until the next deadline and is woken only by an earlier one. What is cancelled is
 //! forgotten at once, so that nothing waits for nothing.
+//!
+//! A run holds a user's executor, whose `Drop` may take its time or panic. So runs that need not
+//! wait any more are given back, for a worker to drop.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,10 +42,12 @@ const SLICE: usize = 0;
 const LIMIT: usize = 1;
 
 impl Timer {
-    /// Keeps the run until it is due.
-    pub(super) fn wait(&self, run: Box<Run>) {
+    /// Keeps the run until it is due; gives it back after the stop.
+    #[must_use]
+    pub(super) fn wait(&self, run: Box<Run>) -> Option<Box<Run>> {
         let owner = run.attempt.id();
-        self.insert(run.due, owner, SLICE, Due::Slice(run));
+        let back = self.insert(run.due, owner, SLICE, Due::Slice(run));
+        back.and_then(Due::into_run)
     }
 
     /// Ends the attempt after `limit`, unless it is forgotten before.
@@ -54,39 +59,32 @@ impl Timer {
         }
     }
 
-    /// Drops all that waits for this attempt, and only this one.
-    pub(super) fn forget(&self, id: (TaskId, u32)) {
+    /// Forgets all that waits for this attempt, and only this one; its run, where that waits.
+    #[must_use]
+    pub(super) fn forget(&self, id: (TaskId, u32)) -> Option<Box<Run>> {
         let mut state = self.state.lock();
-        let slots = state.slots.remove(&id).unwrap_or_default();
-        let gone: Vec<Due> = slots
-            .into_iter()
-            .flatten()
-            .filter_map(|slot| state.queue.remove(&slot))
-            .collect();
+        let slots = state.slots.remove(&id)?;
+        let gone = slots.map(|slot| slot.and_then(|slot| state.queue.remove(&slot)));
         drop(state);
-        // A waiting run holds a user's executor, whose Drop must not run under the lock.
-        for due in gone {
-            due.discard();
-        }
+        gone.into_iter().flatten().find_map(Due::into_run)
     }
 
-    pub(super) fn stop(&self) {
+    /// Ends the thread; the runs that wait.
+    pub(super) fn stop(&self) -> impl Iterator<Item = Box<Run>> {
         let mut state = self.state.lock();
         state.stopped = true;
         let gone = std::mem::take(&mut state.queue);
         state.slots.clear();
         self.changed.notify_all();
         drop(state);
-        for due in gone.into_values() {
-            due.discard();
-        }
+        gone.into_values().filter_map(Due::into_run)
     }
 
-    fn insert(&self, at: Instant, owner: (TaskId, u32), which: usize, due: Due) {
+    /// Keeps `due`; gives it back after the stop.
+    fn insert(&self, at: Instant, owner: (TaskId, u32), which: usize, due: Due) -> Option<Due> {
         let mut state = self.state.lock();
         if state.stopped {
-            drop(state);
-            return due.discard();
+            return Some(due);
         }
         let slot = (at, state.next_number);
         state.next_number += 1;
@@ -96,6 +94,7 @@ impl Timer {
         if earliest {
             self.changed.notify_one();
         }
+        None
     }
 
     /// Waits for what is due; `None` at the stop.
@@ -142,11 +141,10 @@ impl State {
 }
 
 impl Due {
-    fn discard(self) {
-        if let Due::Slice(mut run) = self
-            && let Some(work) = run.work.take()
-        {
-            super::worker::drop_quietly(work);
+    fn into_run(self) -> Option<Box<Run>> {
+        match self {
+            Due::Slice(run) => Some(run),
+            Due::Limit(..) => None,
         }
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn work(pool: &Shared, mut next_job: impl FnMut() -> Option<Box<Run>>
 
 fn is_blocking(pool: &Shared, run: &Run) -> bool {
     match &run.work {
-        Some(work) => work.blocking,
+        // One that is over is only dropped, and need not wait for that.
+        Some(work) => work.blocking && !run.attempt.is_stopped(),
         None => run
             .attempt
             .kind()
@@ -81,7 +82,7 @@ fn begin(pool: &Shared, attempt: &Arc<dyn Assignment>) -> Option<Work> {
         pool.timer.limit(attempt.clone(), limit);
         // It may have ended before its limit was noted.
         if attempt.is_stopped() {
-            pool.timer.forget(attempt.id());
+            pool.forget(attempt.id());
         }
     }
     let made = match pool.registration(&input.kind) {
@@ -115,10 +116,13 @@ fn pause(pool: &Shared, mut run: Box<Run>, after: Duration) {
         return pool.send(run);
     }
     let attempt = run.attempt.clone();
-    pool.timer.wait(run);
+    if let Some(work) = pool.timer.wait(run).and_then(|run| run.work) {
+        // The stop has come before it.
+        return drop_quietly(work);
+    }
     // A cancel that came before the timer had the run did not find it there.
     if attempt.is_stopped() {
-        pool.timer.forget(attempt.id());
+        pool.forget(attempt.id());
     }
 }
 

@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskError, TaskInput};
@@ -314,6 +314,77 @@ fn a_cancelled_wait_ends_at_once_and_drops_its_executor() {
     wait_until(|| server.get("/tasks/stats").json()["stats"]["running"] == 1);
     server.stop();
     assert_eq!(dropped.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn an_executor_called_off_in_its_pause_is_dropped_by_a_worker_and_frees_its_place_at_once() {
+    struct Witness(Arc<Mutex<Option<String>>>);
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            let name = std::thread::current().name().map(str::to_owned);
+            *self.0.lock().expect("not poisoned") = name;
+        }
+    }
+    let dropped_on = Arc::<Mutex<Option<String>>>::default();
+    let inside = dropped_on.clone();
+    let variables = [("WORKER_THREADS", "1"), ("MAX_ACTIVE_TASKS", "2")];
+    let server = TestServer::start_with(&variables, move |registry| {
+        registry.register("sleeper", move |_: &TaskInput| {
+            let witness = Witness(inside.clone());
+            Ok(move |_: &mut TaskContext<'_>| {
+                let _ = &witness;
+                Ok(Outcome::Again(Duration::from_secs(3_600)))
+            })
+        });
+    });
+    let sleeper = server.run("sleeper");
+    // It pauses once its worker, the only one, is at this.
+    let blocked = server.run("blocked");
+    server.wait_status(&blocked, "running");
+    server.act(&format!("/tasks/{sleeper}/cancel")).expect(200);
+    let next = server.run("quick");
+    server.gate.open();
+    server.wait_status(&next, "completed");
+    let name = || dropped_on.lock().expect("not poisoned").clone();
+    wait_until(|| name().is_some());
+    let name = name().unwrap_or_default();
+    let works = name.starts_with("worker-") || name.starts_with("stand-in-");
+    assert!(works, "{name}");
+}
+
+#[test]
+fn what_pauses_at_the_stop_is_dropped_by_workers_too() {
+    struct Witness(Arc<Mutex<Vec<String>>>);
+    impl Drop for Witness {
+        fn drop(&mut self) {
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            self.0.lock().expect("not poisoned").push(name);
+            panic!("a Drop that fails");
+        }
+    }
+    let dropped_on = Arc::<Mutex<Vec<String>>>::default();
+    let inside = dropped_on.clone();
+    let server = TestServer::start_with(&[], move |registry| {
+        registry.register_blocking("sleeper", move |_: &TaskInput| {
+            let witness = Witness(inside.clone());
+            Ok(move |ctx: &mut TaskContext<'_>| {
+                let _ = &witness;
+                ctx.progress(10, "Asleep", "")?;
+                Ok(Outcome::Again(Duration::from_secs(3_600)))
+            })
+        });
+    });
+    for _ in 0..10 {
+        let id = server.run("sleeper");
+        server.wait_step(&id, "Asleep");
+    }
+    server.stop();
+    let names = dropped_on.lock().expect("not poisoned").clone();
+    assert_eq!(names.len(), 10);
+    assert!(
+        names.iter().all(|name| name.starts_with("worker-")),
+        "{names:?}"
+    );
 }
 
 #[test]
