@@ -67,6 +67,25 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// With the end of the channel that the workers take their runs from.
+    fn new(
+        registry: ExecutorRegistry,
+        workers: usize,
+        max_result_bytes: usize,
+    ) -> (Shared, Receiver<Box<Run>>) {
+        let (runs, queue) = crossbeam_channel::unbounded();
+        let shared = Shared {
+            registry,
+            workers,
+            max_result_bytes,
+            runs: RwLock::new(Some(runs)),
+            timer: Timer::default(),
+            lane: BlockingLane::new(workers),
+            overseer: Overseer::default(),
+        };
+        (shared, queue)
+    }
+
     /// What runs this type: its own registration, or that of the default type.
     pub(super) fn registration(&self, kind: &str) -> Option<&Registration> {
         let registry = &self.registry;
@@ -100,9 +119,11 @@ impl Shared {
         self.send(run);
     }
 
+    /// Ends the attempt, and only then forgets what waits for it: a pause that begins in between
+    /// either sees the end, or is found here.
     pub(super) fn finish(&self, attempt: &dyn Assignment, ending: Ending) {
-        self.forget(attempt.id());
         attempt.finish(ending);
+        self.forget(attempt.id());
     }
 
     pub(super) fn time_out(&self, attempt: &dyn Assignment, limit: Duration) {
@@ -157,16 +178,8 @@ impl Pool {
         workers: usize,
         max_result_bytes: usize,
     ) -> io::Result<Pool> {
-        let (runs, queue) = crossbeam_channel::unbounded();
-        let shared = Arc::new(Shared {
-            registry,
-            workers,
-            max_result_bytes,
-            runs: RwLock::new(Some(runs)),
-            timer: Timer::default(),
-            lane: BlockingLane::new(workers),
-            overseer: Overseer::default(),
-        });
+        let (shared, queue) = Shared::new(registry, workers, max_result_bytes);
+        let shared = Arc::new(shared);
         let pool = Pool {
             shared: shared.clone(),
             threads: Arc::default(),
@@ -260,5 +273,70 @@ impl Pool {
         for thread in threads {
             super::join_until(thread, deadline);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    use super::*;
+    use crate::executor::TaskError;
+
+    /// A worker puts it into the timer in the very moment before it ends.
+    struct Late {
+        me: Weak<Late>,
+        pool: Arc<Shared>,
+        over: AtomicBool,
+    }
+
+    impl Assignment for Late {
+        fn id(&self) -> (TaskId, u32) {
+            (TaskId::nil(), 1)
+        }
+
+        fn kind(&self) -> Option<Arc<str>> {
+            None
+        }
+
+        fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {
+            None
+        }
+
+        fn finish(&self, _: Ending) {
+            let run = Run {
+                attempt: self.me.upgrade().expect("it is in use"),
+                due: Instant::now() + Duration::from_secs(3_600),
+                work: None,
+                permit: None,
+            };
+            assert!(self.pool.timer.wait(Box::new(run)).is_none());
+            self.over.store(true, SeqCst);
+        }
+    }
+
+    impl Report for Late {
+        fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> {
+            Ok(())
+        }
+
+        fn is_stopped(&self) -> bool {
+            self.over.load(SeqCst)
+        }
+    }
+
+    #[test]
+    fn a_pause_that_begins_while_the_attempt_ends_is_forgotten_with_it() {
+        let (shared, queue) = Shared::new(ExecutorRegistry::new(), 1, 0);
+        let pool = Arc::new(shared);
+        let attempt = Arc::new_cyclic(|me| Late {
+            me: me.clone(),
+            pool: pool.clone(),
+            over: AtomicBool::new(false),
+        });
+        pool.time_out(&*attempt, Duration::ZERO);
+        let run = queue.try_recv().expect("a worker is to drop it");
+        assert!(run.attempt.is_stopped());
     }
 }
