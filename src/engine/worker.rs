@@ -9,6 +9,7 @@ use serde_json::value::to_raw_value;
 use crate::engine::pool::{Assignment, Run, Shared, Work};
 use crate::executor::{Outcome, TaskContext, TaskError, panic_text};
 use crate::store::Ending;
+use crate::task::later;
 
 /// Runs jobs as long as there is a next one.
 pub(super) fn work(pool: &Shared, mut next_job: impl FnMut() -> Option<Box<Run>>) {
@@ -110,7 +111,7 @@ fn begin(pool: &Shared, attempt: &Arc<dyn Assignment>) -> Option<Work> {
 /// Puts the run back into the channel, now or when its pause is over.
 fn pause(pool: &Shared, mut run: Box<Run>, after: Duration) {
     let now = Instant::now();
-    run.due = run.due.checked_add(after).unwrap_or(run.due).max(now);
+    run.due = later(run.due, after).max(now);
     if run.due <= now {
         run.due = now;
         return pool.send(run);

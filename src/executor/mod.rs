@@ -87,7 +87,7 @@ pub enum Outcome {
     /// The work is done, perhaps with a result.
     Done(Option<Value>),
     /// Call again after this pause, counted from when this call was due, so that a paced
-    /// executor does not drift. One that is late is called at once.
+    /// executor does not drift. One that is late is called at once. More than a year is a year.
     Again(Duration),
 }
 

@@ -15,6 +15,7 @@ mod session_key;
 mod status;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -50,6 +51,13 @@ pub(crate) fn now_ms() -> Millis {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as Millis)
+}
+
+/// The moment this much later. More than a year counts as a year: nobody waits for its end, and
+/// what the clock cannot express would panic.
+pub(crate) fn later(from: Instant, by: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+    from + by.min(YEAR)
 }
 
 /// A task as it stands. A copy: changing it changes nothing in the store.

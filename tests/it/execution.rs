@@ -388,6 +388,29 @@ fn what_pauses_at_the_stop_is_dropped_by_workers_too() {
 }
 
 #[test]
+fn a_pause_without_end_is_not_none() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let inside = calls.clone();
+    let server = TestServer::start_with(&[("WORKER_THREADS", "1")], move |registry| {
+        registry.register("patient", move |_: &TaskInput| {
+            let calls = inside.clone();
+            Ok(move |_: &mut TaskContext<'_>| {
+                calls.fetch_add(1, Ordering::SeqCst);
+                Ok(Outcome::Again(Duration::MAX))
+            })
+        });
+    });
+    let id = server.run("patient");
+    server.wait_status(&id, "running");
+    for _ in 0..2 {
+        // The only worker would come back to the other task before it takes the second of these.
+        server.run_to("quick", "completed");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_eq!(server.task(&id)["status"], "running");
+}
+
+#[test]
 fn racing_starts_cancels_and_retries_leave_counters_that_add_up() {
     let server = TestServer::start(&[("MAX_COMPLETED_TASKS", "1000")]);
     std::thread::scope(|scope| {
