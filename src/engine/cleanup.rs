@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::engine::join_until;
 use crate::store::TaskManager;
-use crate::task::{Millis, SessionKey, now_ms};
+use crate::task::{Millis, SessionKey, later, now_ms};
 
 /// Runs cleanups, on its own thread by the clock and for a session when asked. A cheap handle.
 ///
@@ -94,7 +94,7 @@ impl TaskCleanupService {
             running: AtomicUsize::new(0),
             active: AtomicBool::new(true),
             last_at: AtomicU64::new(0),
-            next_at: AtomicU64::new(now_ms() + interval.as_millis() as u64),
+            next_at: AtomicU64::new(millis_later(now_ms(), interval)),
             thread: Mutex::new(None),
         });
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
@@ -103,14 +103,14 @@ impl TaskCleanupService {
             .name("cleanup".to_owned())
             .spawn(move || {
                 let tick = inside.tick();
-                let mut due = Instant::now() + inside.interval;
+                let mut due = later(Instant::now(), inside.interval);
                 while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
                     let expired = inside.tasks.expire();
                     if expired > 0 {
                         log::info!("Dropped {expired} idle sessions");
                     }
                     if Instant::now() >= due {
-                        due = Instant::now() + inside.interval;
+                        due = later(Instant::now(), inside.interval);
                         inside.clean_all();
                     }
                 }
@@ -198,7 +198,7 @@ impl Shared {
         let now = now_ms();
         self.last_at.store(now, Relaxed);
         self.next_at
-            .store(now + self.interval.as_millis() as u64, Relaxed);
+            .store(millis_later(now, self.interval), Relaxed);
         if removed > 0 {
             log::info!("Cleaned up {removed} finished tasks");
         }
@@ -209,5 +209,25 @@ impl Shared {
         let answer = body();
         self.running.fetch_sub(1, Relaxed);
         answer
+    }
+}
+
+fn millis_later(from: Millis, by: Duration) -> Millis {
+    from.saturating_add(Millis::try_from(by.as_millis()).unwrap_or(Millis::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Limits;
+
+    #[test]
+    fn an_interval_without_end_is_none_to_stumble_over() {
+        let tasks = TaskManager::new(Limits::default(), None);
+        let service = TaskCleanupService::start(tasks, Duration::MAX).expect("a thread");
+        assert_eq!(service.status().next_at, Some(Millis::MAX));
+        service.shared.clean_all();
+        assert_eq!(service.status().next_at, Some(Millis::MAX));
+        service.stop(Instant::now() + Duration::from_secs(10));
     }
 }

@@ -14,7 +14,7 @@ use crate::store::history::Mark;
 use crate::store::record::Record;
 use crate::store::session::Session;
 use crate::store::{Refused, Stats, TaskManager};
-use crate::task::{SessionKey, TaskId};
+use crate::task::{SessionKey, TaskId, later};
 
 /// The most events read under one hold of the session's lock.
 const BATCH: usize = 256;
@@ -180,7 +180,7 @@ impl TaskWatch {
         if let Some(first) = self.first.take() {
             return Heard::Events(vec![first]);
         }
-        let deadline = Instant::now() + timeout;
+        let deadline = later(Instant::now(), timeout);
         loop {
             if self.over {
                 return Heard::Over;
@@ -290,7 +290,7 @@ impl SessionWatch {
     /// # Ok::<(), async_task_system::Refused>(())
     /// ```
     pub fn next(&mut self, timeout: Duration) -> SessionHeard {
-        let deadline = Instant::now() + timeout;
+        let deadline = later(Instant::now(), timeout);
         loop {
             let waited = match self.backlog.events.try_recv() {
                 Ok(message) => Ok(message),
@@ -427,6 +427,20 @@ impl Seat {
 mod tests {
     use super::*;
     use crate::store::{Limits, NewTask};
+
+    #[test]
+    fn a_wait_without_end_is_none_to_stumble_over() {
+        let tasks = TaskManager::new(Limits::default(), None);
+        let key = SessionKey::parse("k").expect("a valid key");
+        let id = tasks.create(&key, NewTask::new("n")).expect("room").id;
+        let mut task = tasks.watch(&key, id, Some(0)).expect("there");
+        assert!(matches!(task.next(Duration::MAX), Heard::Events(_)));
+        let mut session = tasks.watch_session(&key).expect("there");
+        assert!(matches!(
+            session.next(Duration::MAX),
+            SessionHeard::State(_)
+        ));
+    }
 
     #[test]
     fn who_asks_while_the_stop_is_on_its_way_hears_of_it() {
