@@ -44,6 +44,7 @@ mod server;
 pub mod store;
 mod system;
 pub mod task;
+mod threads;
 
 use std::fmt::{self, Write};
 

@@ -16,9 +16,9 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::engine::join_until;
 use crate::store::Observer;
 use crate::task::{EventKind, HistoryEvent, Millis, SessionKey, TaskId};
+use crate::threads::{self, join_until};
 
 /// The most entries that wait for the file.
 const MAX_WAITING: usize = 200_000;
@@ -89,9 +89,7 @@ impl Audit {
         let (entries, queue) = crossbeam_channel::unbounded();
         let counters = Arc::<Counters>::default();
         let inside = counters.clone();
-        let thread = std::thread::Builder::new()
-            .name("audit".to_owned())
-            .spawn(move || Writer::new(file, inside).run(&queue))?;
+        let thread = threads::spawn("audit", move || Writer::new(file, inside).run(&queue))?;
         Ok(Audit {
             entries: Arc::new(Mutex::new(Some(entries))),
             counters,

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 
-use crate::engine::join_until;
 use crate::store::TaskManager;
 use crate::task::{Millis, SessionKey, later, now_ms};
+use crate::threads::{self, join_until};
 
 /// Runs cleanups, on its own thread by the clock and for a session when asked. A cheap handle.
 ///
@@ -99,22 +99,20 @@ impl TaskCleanupService {
         });
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let inside = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("cleanup".to_owned())
-            .spawn(move || {
-                let tick = inside.tick();
-                let mut due = later(Instant::now(), inside.interval);
-                while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
-                    let expired = inside.tasks.expire();
-                    if expired > 0 {
-                        log::info!("Dropped {expired} idle sessions");
-                    }
-                    if Instant::now() >= due {
-                        due = later(Instant::now(), inside.interval);
-                        inside.clean_all();
-                    }
+        let thread = threads::spawn("cleanup", move || {
+            let tick = inside.tick();
+            let mut due = later(Instant::now(), inside.interval);
+            while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+                let expired = inside.tasks.expire();
+                if expired > 0 {
+                    log::info!("Dropped {expired} idle sessions");
                 }
-            })?;
+                if Instant::now() >= due {
+                    due = later(Instant::now(), inside.interval);
+                    inside.clean_all();
+                }
+            }
+        })?;
         *shared.thread.lock() = Some((stop, thread));
         Ok(TaskCleanupService { shared })
     }

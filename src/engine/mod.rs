@@ -19,12 +19,14 @@ mod timer;
 mod worker;
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use cleanup::TaskCleanupService;
 
 pub use crate::config::default_workers;
+// Where the jobs look for it.
+#[cfg(feature = "jobs")]
+pub(crate) use crate::threads::join_until;
 
 use crate::executor::{ExecutorRegistry, Report, TaskError, TaskInput};
 use crate::permits::{Permit, Permits};
@@ -349,20 +351,5 @@ impl TaskExecutionService {
     pub fn stop(&self, deadline: Instant) {
         self.close();
         self.pool.stop(deadline);
-    }
-}
-
-/// Joins `thread`, or leaves it where it has not ended by `deadline`.
-pub(crate) fn join_until(thread: JoinHandle<()>, deadline: Instant) {
-    while !thread.is_finished() {
-        if Instant::now() >= deadline {
-            let name = thread.thread().name().unwrap_or("?");
-            log::warn!("Thread {name} did not end in time and is left behind");
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    if thread.join().is_err() {
-        log::error!("A thread panicked");
     }
 }

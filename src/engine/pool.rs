@@ -20,6 +20,7 @@ use crate::metrics::Exposition;
 use crate::permits::Permit;
 use crate::store::{DEFAULT_KIND, Ending};
 use crate::task::TaskId;
+use crate::threads;
 
 /// One attempt, wherever it is kept.
 pub(crate) trait Assignment: Report + Send + Sync {
@@ -206,7 +207,7 @@ impl Pool {
     }
 
     fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = std::thread::Builder::new().name(name).spawn(body)?;
+        let thread = threads::spawn(name, body)?;
         let mut threads = self.threads.lock();
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
@@ -271,7 +272,7 @@ impl Pool {
         shared.overseer.stop();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
-            super::join_until(thread, deadline);
+            threads::join_until(thread, deadline);
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::http::connection::Connection;
 use crate::http::transport::Shared;
 use crate::http::transport::serve::{Requests, refuse, serve};
 use crate::http::{Problem, sys};
+use crate::threads::spawn_with_stack;
 
 /// How long an idle connection thread waits for the next connection before it ends.
 const THREAD_IDLE: Duration = Duration::from_secs(10);
@@ -197,13 +198,11 @@ fn admit(
     // before the client is told.
     let first = Arc::new(Mutex::new(Some(refused.into_inner())));
     let (theirs, inside, waiting) = (first.clone(), shared.clone(), waiting.clone());
-    std::thread::Builder::new()
-        .name("connection".to_owned())
-        .stack_size(CONNECTION_STACK)
-        .spawn(move || {
-            let first = theirs.lock().take();
-            serve_all(&inside, first, &waiting);
-        })
+    let serve = move || {
+        let first = theirs.lock().take();
+        serve_all(&inside, first, &waiting);
+    };
+    spawn_with_stack("connection", CONNECTION_STACK, serve)
         .map(drop)
         .inspect_err(|_| {
             turn_away(shared, &connection);

@@ -31,6 +31,7 @@ use crate::http::connection::Connection;
 use crate::http::meter::StatusCounts;
 use crate::http::{Request, Response, sys};
 use crate::metrics::Exposition;
+use crate::threads;
 
 /// How many connections, how long, how large.
 #[derive(Clone, Debug)]
@@ -190,8 +191,7 @@ impl Transport {
     }
 
     fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = std::thread::Builder::new().name(name.to_owned());
-        self.threads.lock().push(thread.spawn(body)?);
+        self.threads.lock().push(threads::spawn(name, body)?);
         Ok(())
     }
 

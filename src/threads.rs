@@ -1,0 +1,98 @@
+//! The program's own threads: one that panics says so, and the stop waits for each.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::LogSafe;
+use crate::executor::panic_text;
+
+/// Starts a thread. Its panic ends it with a line in the log: nobody else would notice, since
+/// the program's panic hook leaves the telling to whoever catches.
+pub(crate) fn spawn(
+    name: impl Into<String>,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    launch(Builder::new(), name.into(), body)
+}
+
+/// As [`spawn`], with a stack of this many bytes.
+pub(crate) fn spawn_with_stack(
+    name: impl Into<String>,
+    stack: usize,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    launch(Builder::new().stack_size(stack), name.into(), body)
+}
+
+fn launch(
+    builder: Builder,
+    name: String,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    builder.name(name).spawn(move || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or("?");
+            log::error!("Thread {name} panicked: {}", LogSafe(panic_text(&*panic)));
+        }
+    })
+}
+
+/// Joins `thread`, or leaves it where it has not ended by `deadline`.
+pub(crate) fn join_until(thread: JoinHandle<()>, deadline: Instant) {
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            let name = thread.thread().name().unwrap_or("?");
+            log::warn!("Thread {name} did not end in time and is left behind");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    if thread.join().is_err() {
+        log::error!("A thread panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+
+    /// The errors that this process has logged; other tests may add theirs.
+    struct Errors(Mutex<Vec<String>>);
+
+    impl log::Log for Errors {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            if record.level() == log::Level::Error {
+                self.0.lock().push(record.args().to_string());
+            }
+        }
+
+        fn flush(&self) {}
+    }
+
+    static ERRORS: Errors = Errors(Mutex::new(Vec::new()));
+
+    #[test]
+    fn a_thread_that_panics_says_so_and_with_which_words() {
+        log::set_logger(&ERRORS).expect("no other test sets one");
+        log::set_max_level(log::LevelFilter::Error);
+        let started = spawn("fragile", || panic!("so\nmuch"));
+        assert!(started.expect("a thread").join().is_ok());
+        let small = spawn_with_stack("small", 64 * 1024, || panic!("less"));
+        assert!(small.expect("a thread").join().is_ok());
+        let said = ERRORS.0.lock();
+        for line in [
+            "Thread fragile panicked: so\\nmuch",
+            "Thread small panicked: less",
+        ] {
+            assert!(said.iter().any(|told| told == line), "{said:?}");
+        }
+    }
+}
