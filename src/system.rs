@@ -12,7 +12,7 @@ use crate::executor::ExecutorRegistry;
 use crate::metrics::WorkMeter;
 use crate::store::{Limits, TaskManager};
 
-/// How long the stop may take.
+/// How long the stop waits for executors; its other threads have half a second more to end.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(4);
 
 /// The engine without HTTP: store, workers, timer, cleanup. A cheap handle; clones share it. Its
@@ -138,7 +138,7 @@ impl TaskSystem {
     }
 
     /// Cancels what is queued or running with `server stopped`, writes that to history and
-    /// audit log, and ends the threads, within four seconds. Harmless when repeated.
+    /// audit log, and ends the threads, within five seconds. Harmless when repeated.
     ///
     /// ```
     /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};

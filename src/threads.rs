@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use crate::LogSafe;
 use crate::executor::panic_text;
 
+/// What a thread that ends on its own may take past the stop's deadline.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// Starts a thread. Its panic ends it with a line in the log: nobody else would notice, since
 /// the program's panic hook leaves the telling to whoever catches.
 pub(crate) fn spawn(
@@ -40,8 +43,14 @@ fn launch(
     })
 }
 
-/// Joins `thread`, or leaves it where it has not ended by `deadline`.
+/// Joins a thread that ends on its own, as soon as it is told to. It has a moment for that also
+/// where an executor has used up the time until `deadline`.
 pub(crate) fn join_until(thread: JoinHandle<()>, deadline: Instant) {
+    join_by(thread, deadline + GRACE);
+}
+
+/// Joins `thread`, or leaves it where it has not ended by `deadline`.
+pub(crate) fn join_by(thread: JoinHandle<()>, deadline: Instant) {
     while !thread.is_finished() {
         if Instant::now() >= deadline {
             let name = thread.thread().name().unwrap_or("?");
@@ -57,8 +66,12 @@ pub(crate) fn join_until(thread: JoinHandle<()>, deadline: Instant) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
     use parking_lot::Mutex;
+
+    use super::*;
 
     /// The errors that this process has logged; other tests may add theirs.
     struct Errors(Mutex<Vec<String>>);
@@ -78,6 +91,21 @@ mod tests {
     }
 
     static ERRORS: Errors = Errors(Mutex::new(Vec::new()));
+
+    #[test]
+    fn a_thread_that_ends_on_its_own_is_waited_for_though_the_time_is_up() {
+        let (tell, told) = crossbeam_channel::bounded::<()>(0);
+        let ended = Arc::<AtomicBool>::default();
+        let inside = ended.clone();
+        let thread = spawn("ends", move || {
+            let _ = told.recv();
+            std::thread::sleep(Duration::from_millis(20));
+            inside.store(true, SeqCst);
+        });
+        drop(tell);
+        join_until(thread.expect("a thread"), Instant::now());
+        assert!(ended.load(SeqCst));
+    }
 
     #[test]
     fn a_thread_that_panics_says_so_and_with_which_words() {

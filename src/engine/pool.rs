@@ -169,7 +169,10 @@ impl PoolFigures {
 #[derive(Clone)]
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    /// Workers and stand-ins: an executor may hold them.
+    crew: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    /// The timer's and the overseer's.
+    others: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Pool {
@@ -183,16 +186,17 @@ impl Pool {
         let shared = Arc::new(shared);
         let pool = Pool {
             shared: shared.clone(),
-            threads: Arc::default(),
+            crew: Arc::default(),
+            others: Arc::default(),
         };
         for n in 1..=workers {
             pool.start_worker(format!("worker-{n}"), &queue, |queue| queue.recv().ok())?;
         }
         let inside = pool.clone();
-        pool.spawn("overseer".to_owned(), move || {
-            overseer::watch(&inside, &queue)
-        })?;
-        pool.spawn("timer".to_owned(), move || timer::run(&shared))?;
+        let overseer = threads::spawn("overseer", move || overseer::watch(&inside, &queue))?;
+        pool.others.lock().push(overseer);
+        let timer = threads::spawn("timer", move || timer::run(&shared))?;
+        pool.others.lock().push(timer);
         Ok(pool)
     }
 
@@ -203,14 +207,10 @@ impl Pool {
         next: fn(&Receiver<Box<Run>>) -> Option<Box<Run>>,
     ) -> io::Result<()> {
         let (shared, queue) = (self.shared.clone(), queue.clone());
-        self.spawn(name, move || worker::work(&shared, || next(&queue)))
-    }
-
-    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = threads::spawn(name, body)?;
-        let mut threads = self.threads.lock();
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
+        let thread = threads::spawn(name, move || worker::work(&shared, || next(&queue)))?;
+        let mut crew = self.crew.lock();
+        crew.retain(|thread| !thread.is_finished());
+        crew.push(thread);
         Ok(())
     }
 
@@ -270,8 +270,10 @@ impl Pool {
         }
         shared.runs.write().take();
         shared.overseer.stop();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
+        for thread in std::mem::take(&mut *self.crew.lock()) {
+            threads::join_by(thread, deadline);
+        }
+        for thread in std::mem::take(&mut *self.others.lock()) {
             threads::join_until(thread, deadline);
         }
     }
