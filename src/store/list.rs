@@ -60,6 +60,12 @@ impl ListQuery {
             && (self.step.is_none() || self.step.as_deref() == task.step.as_deref())
     }
 
+    /// The wanted statuses, each once however often it was named; none where all are wanted.
+    fn distinct(&self) -> Vec<TaskStatus> {
+        let wanted = |status: &TaskStatus| self.statuses.contains(status);
+        TaskStatus::ALL.into_iter().filter(wanted).collect()
+    }
+
     /// Whether the counters alone can tell how many tasks match.
     fn is_counted(&self) -> bool {
         self.kind.is_none() && self.step.is_none()
@@ -144,14 +150,15 @@ pub(crate) fn part(
         }
     };
     if query.is_counted() {
+        let statuses = query.distinct();
         let state = session.state.read();
         if count {
-            part.total = match query.statuses.as_slice() {
+            part.total = match statuses.as_slice() {
                 [] => state.len(),
                 statuses => statuses.iter().map(|&status| state.count(status)).sum(),
             };
         }
-        for record in candidates(&state, query) {
+        for record in candidates(&state, &statuses, query.cursor) {
             take(&mut part, &record.task);
             if part.more {
                 break;
@@ -186,15 +193,15 @@ pub(crate) fn part(
 /// indexes, merged.
 fn candidates<'a>(
     state: &'a crate::store::session::State,
-    query: &'a ListQuery,
+    statuses: &[TaskStatus],
+    cursor: Option<TaskId>,
 ) -> Box<dyn Iterator<Item = &'a Record> + 'a> {
-    if query.statuses.is_empty() {
-        return Box::new(state.newest(query.cursor));
+    if statuses.is_empty() {
+        return Box::new(state.newest(cursor));
     }
-    let top = query.cursor.unwrap_or(TaskId::max());
+    let top = cursor.unwrap_or(TaskId::max());
     // Each status's newest id not yet listed, and the ids behind it.
-    let mut heads: Vec<_> = query
-        .statuses
+    let mut heads: Vec<_> = statuses
         .iter()
         .filter_map(|&status| {
             let mut ids = state.ids(status).range(..top).rev();
@@ -210,4 +217,29 @@ fn candidates<'a>(
         }
         state.get(newest)
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Limits, NewTask, TaskManager};
+    use crate::task::SessionKey;
+
+    #[test]
+    fn a_status_named_twice_lists_its_tasks_once() {
+        let tasks = TaskManager::new(Limits::default(), None);
+        let key = SessionKey::parse("k").expect("a valid key");
+        for name in ["a", "b"] {
+            tasks.create(&key, NewTask::new(name)).expect("room");
+        }
+        let mut query = ListQuery {
+            statuses: vec![TaskStatus::Pending, TaskStatus::Failed, TaskStatus::Pending],
+            ..ListQuery::default()
+        };
+        for kind in [None, Some("sample".to_owned())] {
+            query.kind = kind;
+            let page = tasks.list(&key, &query, |task| task.name.to_string());
+            assert_eq!((page.items.join(" "), page.total), ("b a".to_owned(), 2));
+        }
+    }
 }
