@@ -198,8 +198,8 @@ impl Picture {
             let to = event.standing.completed_at.unwrap_or(now);
             clock(to.saturating_sub(from))
         });
-        // Percent and spaces take nine columns.
-        let free = width - 9 - clock.len();
+        // Percent and spaces take nine columns; a clock of years may leave none.
+        let free = width.saturating_sub(9 + clock.len());
         let cells = (width * 2 / 5).min(free).min(100);
         let full = cells * percent / 100;
         let room = free - cells;
@@ -281,5 +281,33 @@ fn duration(millis: u64) -> String {
         0..60 => format!("{:.1} s", millis as f64 / 1_000.0),
         60..3_600 => format!("{} min {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Standing;
+    use crate::task::TaskId;
+
+    #[test]
+    fn a_clock_of_years_on_a_narrow_screen_takes_the_bars_place() {
+        let picture = Picture::new(Screen {
+            width: 20,
+            color: false,
+            plain: true,
+        });
+        let mut standing = Standing::unborn();
+        standing.started_at = Some(0);
+        let event = TaskEvent {
+            task: TaskId::nil(),
+            seq: 1,
+            at: 0,
+            kind: EventKind::Started,
+            attempt: 1,
+            standing,
+        };
+        let line = picture.bar_line(&event, 12_345 * 3_600_000);
+        assert_eq!(line, "   0 %   12345:00:00");
     }
 }
