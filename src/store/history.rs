@@ -22,6 +22,8 @@ pub(crate) const MAX_ENTRIES: u32 = 1_000;
 pub(crate) struct History {
     bytes: Vec<u8>,
     in_attempt: u32,
+    /// Where it begins cannot be told from its end.
+    newest_len: u32,
     first_at: Millis,
     end: Mark,
 }
@@ -93,6 +95,7 @@ impl History {
             };
         }
         let at = self.not_before(at);
+        let begin = self.bytes.len();
         let flag = |text: &str, bit| if text.is_empty() { 0 } else { bit };
         self.bytes
             .push(kind as u8 | flag(step, STEP) | flag(message, MESSAGE));
@@ -107,6 +110,7 @@ impl History {
             self.in_attempt = 1;
             self.end.attempt += 1;
         }
+        self.newest_len = (self.bytes.len() - begin) as u32;
         self.end.offset = self.bytes.len();
         self.end.seq += 1;
         self.end.at = at;
@@ -115,6 +119,22 @@ impl History {
     /// The place behind the newest entry.
     pub(crate) fn end(&self) -> Mark {
         self.end
+    }
+
+    /// The newest entry.
+    pub(crate) fn newest(&self) -> Option<HistoryEvent<'_>> {
+        let begin = Mark {
+            offset: self.end.offset - self.newest_len as usize,
+            ..self.end
+        };
+        let event = self.since(begin).next()?;
+        // Read alone, it would count on from the end.
+        Some(HistoryEvent {
+            seq: self.end.seq,
+            at: self.end.at,
+            attempt: self.end.attempt,
+            ..event
+        })
     }
 
     /// Gives back the spare capacity of a trail that will rest for a while.
@@ -248,8 +268,10 @@ mod tests {
             (EventKind::Completed, 1_700_900_000_000, 100, "", ""),
         ];
         let mut history = History::default();
+        assert_eq!(history.newest(), None);
         for (kind, at, progress, step, message) in written {
             history.push(kind, at, progress, step, message);
+            assert_eq!(history.newest(), history.iter().last());
         }
         let read: Vec<_> = history.iter().collect();
         assert_eq!(read.len(), written.len());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::events::{Backlog, Standing, TaskEvent, WatcherId};
-use crate::store::history::Mark;
+use crate::store::history::{History, Mark};
 use crate::store::record::Record;
 use crate::store::session::Session;
 use crate::store::{Refused, Stats, TaskManager};
@@ -114,35 +114,40 @@ pub enum Heard {
 
 impl TaskWatch {
     fn new(bell: Bell, record: &Record, after: Option<u32>) -> TaskWatch {
+        let (task, history) = (&record.task, &record.history);
         let mut watch = TaskWatch {
             bell,
-            task: record.task.id,
-            mark: record.history.start(),
-            standing: Standing::unborn(),
+            task: task.id,
+            mark: history.end(),
+            standing: Standing::of(task),
             first: None,
-            over: false,
+            over: task.status.is_final(),
         };
-        let newest = record.history.end().seq();
-        // A number that this task has not come to yet is some other task's.
-        let told = after.filter(|&seq| seq <= newest);
-        let mut last = None;
-        let mut events = record.history.iter();
-        while watch.mark.seq() < told.unwrap_or(newest)
-            && let Some(event) = events.next()
-        {
-            watch.standing.follow(&event);
-            watch.mark = events.mark();
-            last = Some(event);
-        }
-        if watch.mark.seq() == newest {
-            watch.standing = Standing::of(&record.task);
-            watch.over = record.task.status.is_final();
-        }
-        if told.is_none() {
-            let state = |event| TaskEvent::new(watch.task, event, watch.standing.clone());
-            watch.first = last.as_ref().map(state);
+        let newest = history.end().seq();
+        match after {
+            Some(seq) if seq < newest => watch.rewind(history, seq),
+            Some(seq) if seq == newest => {}
+            // Without a number, or with one that this task has not come to yet: some other task's.
+            _ => {
+                let state = |event| TaskEvent::new(task.id, &event, Standing::of(task));
+                watch.first = history.newest().map(state);
+            }
         }
         watch
+    }
+
+    /// Goes back to the place behind the entry of this number.
+    fn rewind(&mut self, history: &History, seq: u32) {
+        self.mark = history.start();
+        self.standing = Standing::unborn();
+        self.over = false;
+        let mut events = history.iter();
+        while self.mark.seq() < seq
+            && let Some(event) = events.next()
+        {
+            self.standing.follow(&event);
+            self.mark = events.mark();
+        }
     }
 
     /// Whether the task has ended and all of its events were told.
