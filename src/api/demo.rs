@@ -216,6 +216,6 @@ fn keep_json(
     match value.map(|value| serde_json::from_str::<Value>(value.get())) {
         None => {}
         Some(Ok(value)) => drop(metadata.insert(name.to_owned(), value)),
-        Some(Err(_)) => fields.fault(name, format!("{name} is nested too deeply")),
+        Some(Err(error)) => fields.fault(name, format!("{name} cannot be kept: {error}")),
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn draw(streams: &Permits, mut watch: TaskWatch, name: &str, screen: 
     Ok(Response::stream(TEXT_UTF8, move |out| {
         let _permit = permit;
         out.send(title.as_bytes())?;
-        // A return to the line's begin shows nothing; a line a change has no such silent word.
+        // A return to the line's begin shows nothing; `plain` has no such invisible byte.
         let heartbeat: &[u8] = if picture.screen.plain { b"" } else { b"\r" };
         pour(out, TICK, heartbeat, |buffer, patience| {
             let heard = watch.next(patience);

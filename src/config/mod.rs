@@ -224,6 +224,39 @@ impl Values {
             .collect()
     }
 
+    /// `ALLOWED_HOSTS`: names without scheme and path, as `Host` has them.
+    fn hosts(&self) -> Result<Vec<String>, ConfigError> {
+        let hosts = self.words("ALLOWED_HOSTS");
+        match hosts.iter().find(|host| !is_host(host)) {
+            None => Ok(hosts),
+            Some(wrong) => {
+                let allowed = "host names such as demo.example, comma-separated";
+                Err(refuse("ALLOWED_HOSTS", wrong, allowed))
+            }
+        }
+    }
+
+    /// `CORS_ALLOWED_ORIGINS`, as browsers write them: in small letters, without the usual port.
+    fn origins(&self) -> Result<Vec<String>, ConfigError> {
+        let origin = |word: &String| {
+            let word = word.to_ascii_lowercase();
+            let (scheme, host) = word.split_once("://").filter(|(_, host)| is_host(host))?;
+            let usual = match scheme {
+                "http" => ":80",
+                "https" => ":443",
+                _ => "",
+            };
+            let host = host.strip_suffix(usual).unwrap_or(host);
+            Some(format!("{scheme}://{host}"))
+        };
+        let words = self.words("CORS_ALLOWED_ORIGINS");
+        let origins = words.iter().map(|word| {
+            let allowed = "origins such as https://app.example, without a path, comma-separated";
+            origin(word).ok_or_else(|| refuse("CORS_ALLOWED_ORIGINS", word, allowed))
+        });
+        origins.collect()
+    }
+
     fn optional(&self, name: &str) -> Option<String> {
         Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
     }
@@ -302,8 +335,8 @@ impl Values {
             head_timeout: self.millis("HEAD_TIMEOUT"),
             request_timeout: self.millis("REQUEST_TIMEOUT"),
             keep_alive_timeout: self.millis("KEEP_ALIVE_TIMEOUT"),
-            allowed_hosts: self.words("ALLOWED_HOSTS"),
-            cors_allowed_origins: self.words("CORS_ALLOWED_ORIGINS"),
+            allowed_hosts: self.hosts()?,
+            cors_allowed_origins: self.origins()?,
             metrics: self.flag("METRICS"),
             enable_queue: self.flag("ENABLE_QUEUE"),
             database_url: self.database_url()?,
@@ -323,6 +356,12 @@ impl Default for Config {
         Config::from_pairs(std::iter::empty::<(String, String)>())
             .expect("the defaults are valid: a test holds them to it")
     }
+}
+
+/// A name or an address, perhaps with a port.
+fn is_host(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    !text.is_empty() && text.bytes().all(fits)
 }
 
 fn refuse(name: &str, value: &str, allowed: &str) -> ConfigError {

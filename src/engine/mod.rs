@@ -1,11 +1,11 @@
 //! Runs tasks: a fixed pool of workers, one timer, and the service that starts, cancels and
 //! retries.
 //!
-//! A run travels: job channel → worker → (timer → job channel → worker …) → end. It carries its
+//! A run travels: run channel → worker → (timer → run channel → worker …) → end. It carries its
 //! attempt, and whoever takes it up asks the store whether that attempt still counts; a run
 //! that does not is simply dropped. So a cancel changes the store and needs no worker.
 //!
-//! The job channel has no bound of its own, because its length has one: every run holds a
+//! The run channel has no bound of its own, because its length has one: every task's run holds a
 //! `Permit`, of which there are `max_active_tasks`. One that was called off while it paused gives
 //! its permit back and goes to a worker once more, who drops its executor: a user's `Drop` runs on
 //! no other thread.
@@ -24,9 +24,6 @@ use std::time::{Duration, Instant};
 pub use cleanup::TaskCleanupService;
 
 pub use crate::config::default_workers;
-// Where the jobs look for it.
-#[cfg(feature = "jobs")]
-pub(crate) use crate::threads::join_until;
 
 use crate::executor::{ExecutorRegistry, Report, TaskError, TaskInput};
 use crate::permits::{Permit, Permits};

@@ -11,15 +11,15 @@ use crate::executor::{Outcome, TaskContext, TaskError, panic_text};
 use crate::store::Ending;
 use crate::task::later;
 
-/// Runs jobs as long as there is a next one.
-pub(super) fn work(pool: &Shared, mut next_job: impl FnMut() -> Option<Box<Run>>) {
+/// Takes runs as long as there is a next one.
+pub(super) fn work(pool: &Shared, mut next_run: impl FnMut() -> Option<Box<Run>>) {
     let pulse = pool.overseer.join();
     let paced_step = |run| {
         pool.overseer.begin(&pulse);
         step(pool, run);
         pool.overseer.end(&pulse);
     };
-    while let Some(run) = next_job() {
+    while let Some(run) = next_run() {
         if !is_blocking(pool, &run) {
             paced_step(run);
             continue;

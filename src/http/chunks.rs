@@ -1,7 +1,7 @@
 //! Bodies in chunks, read to the letter.
 //!
-//! The decoder that `tiny_http` uses takes a body for whole whose client broke off within a chunk,
-//! and lets signs and bare line feeds pass. Here it is whole only with its last chunk and its
+//! The decoder that `tiny_http` uses accepts a body cut off within a chunk as complete, and
+//! lets signs and bare line feeds pass. Here it is whole only with its last chunk and its
 //! trailers, which are read and dropped.
 
 use std::io::{BufRead, Read};

@@ -36,7 +36,7 @@ pub(super) struct Connection {
     since: AtomicU64,
     /// By when it must be over, likewise.
     deadline: AtomicU64,
-    /// Whether nothing is read any more of what has not come yet.
+    /// Whether bytes that have not arrived yet will be ignored.
     is_shut: AtomicBool,
 }
 

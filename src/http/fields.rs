@@ -1,6 +1,6 @@
 //! A JSON body's fields, checked all at once: every bad one is named in the same answer.
 
-use std::fmt;
+use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
@@ -108,7 +108,11 @@ impl<'a> Fields<'a> {
                 None
             }
             Err(_) => {
-                self.fault(name, format!("{name} must be a string"));
+                let must = match value.get().starts_with('"') {
+                    true => "must be Unicode: it has half of a surrogate pair",
+                    false => "must be a string",
+                };
+                self.fault(name, format!("{name} {must}"));
                 None
             }
         }
@@ -125,13 +129,17 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number within `range`.
-    pub(crate) fn whole(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+    pub(crate) fn whole<N>(&mut self, name: &str, range: RangeInclusive<N>) -> Option<N>
+    where
+        N: TryFrom<i64> + PartialOrd + Display,
+    {
         let value = self.take(name)?;
         // 5000.0 is whole too, to a client whose numbers are floats.
-        let number = serde_json::from_str::<u64>(value.get()).ok().or_else(|| {
+        let number = serde_json::from_str::<i64>(value.get()).ok().or_else(|| {
             let float = serde_json::from_str::<f64>(value.get()).ok()?;
-            (float.fract() == 0.0 && (0.0..1e15).contains(&float)).then_some(float as u64)
+            (float.fract() == 0.0 && float.abs() < 1e15).then_some(float as i64)
         });
+        let number = number.and_then(|n| N::try_from(n).ok());
         let accepted = number.filter(|n| range.contains(n));
         if accepted.is_none() {
             let (min, max) = (range.start(), range.end());
@@ -291,16 +299,17 @@ pub(crate) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// # Errors
-    ///
-    /// None yet: what is unknown or doubled is noted, and told by [`finish`](Self::finish).
+    /// What is unknown or doubled is noted, and told by [`finish`](Self::finish).
     pub(crate) fn new(request: &'a Request<'_>, known: &[&str]) -> Query<'a> {
         let pairs = request.query();
         let mut errors = Vec::new();
         for (i, (name, _)) in pairs.iter().enumerate() {
             if name != "session" && !known.contains(&name.as_str()) {
-                let known = known.join(", ");
-                let message = format!("unknown query parameter {name}; known are {known}");
+                let known = match known {
+                    [] => "none is known here".to_owned(),
+                    _ => format!("known are {}", known.join(", ")),
+                };
+                let message = format!("unknown query parameter {name}; {known}");
                 errors.push(FieldError::new(name, message));
             } else if pairs[..i].iter().any(|(n, _)| n == name) {
                 errors.push(FieldError::new(name, format!("{name} is given twice")));

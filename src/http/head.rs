@@ -34,6 +34,14 @@ pub(crate) enum BodyLength {
     Chunked,
 }
 
+/// What a client calls its request, also where the head does not pass.
+pub(crate) fn request_id(head: &[u8]) -> Option<&str> {
+    let lines = std::str::from_utf8(head).ok()?.lines().skip(1);
+    let fields = lines.filter_map(|line| line.split_once(':'));
+    let mut ids = fields.filter(|(name, _)| name.eq_ignore_ascii_case("X-Request-Id"));
+    ids.next().map(|(_, id)| id.trim())
+}
+
 /// How many of the bytes that have come so far are the head, its empty line included.
 /// `Ok(None)`: they are fine, but not yet all.
 ///

@@ -16,7 +16,7 @@ use crate::jobs::storage::User;
 const MAX_BULK: usize = 10_000;
 
 /// How many attempts a job has that does not say.
-const MAX_ATTEMPTS: u32 = 3;
+const DEFAULT_ATTEMPTS: u32 = 3;
 
 /// The longest time limit, and the farthest `delaySec`: a year.
 const YEAR_S: u64 = 31_536_000;
@@ -50,7 +50,7 @@ impl Terms<'_> {
         if run_at.is_some() && delay.is_some() {
             fields.fault("delaySec", "give either runAt or delaySec, not both");
         }
-        let priority = priority(fields);
+        let priority = fields.whole("priority", i32::MIN..=i32::MAX);
         let attempts = fields.whole("maxAttempts", 1..=1_000);
         let unique_key = fields.text("uniqueKey", 255).filter(|key| !key.is_empty());
         let unique_key = text_for_databases(fields, "uniqueKey", unique_key);
@@ -60,8 +60,8 @@ impl Terms<'_> {
             user: (!system).then(|| self.user.name.clone()),
             kind,
             arguments,
-            max_attempts: attempts.map_or(MAX_ATTEMPTS, |n| n as u32),
-            priority,
+            max_attempts: attempts.unwrap_or(DEFAULT_ATTEMPTS),
+            priority: priority.unwrap_or(0),
             run_at,
             delay: delay.map_or(0, |seconds| (seconds * 1_000.0) as u64),
             unique_key,
@@ -127,7 +127,7 @@ impl Terms<'_> {
             user: Some(self.user.name.clone()),
             kind: "dummy".to_owned(),
             arguments: Some(arguments.to_string()),
-            max_attempts: MAX_ATTEMPTS,
+            max_attempts: DEFAULT_ATTEMPTS,
             priority: 0,
             run_at: None,
             delay: 0,
@@ -159,15 +159,4 @@ fn run_at(fields: &mut Fields<'_>) -> Option<i64> {
             None
         }
     }
-}
-
-/// Any whole number that fits; higher ones run first.
-fn priority(fields: &mut Fields<'_>) -> i32 {
-    let given = fields.any("priority").map(RawValue::get);
-    let priority = given.map_or(Some(0), |text| serde_json::from_str::<i32>(text).ok());
-    priority.unwrap_or_else(|| {
-        let message = "priority must be a whole number from -2147483648 to 2147483647";
-        fields.fault("priority", message);
-        0
-    })
 }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::engine::TaskExecutionService;
 use crate::engine::pool::Pool;
-use crate::engine::{TaskExecutionService, join_until};
 use crate::executor::ExecutorRegistry;
 use crate::http::router::Route;
 use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
@@ -25,6 +25,7 @@ use crate::jobs::watch::Watch;
 use crate::jobs::{database, routes};
 use crate::metrics::Exposition;
 use crate::permits::Permits;
+use crate::threads::{self, join_until};
 
 /// How long the listener waits before it looks whether it is to stop.
 const LISTEN_LOOK: Duration = Duration::from_millis(250);
@@ -241,9 +242,7 @@ fn listen(
             }
         }
     };
-    std::thread::Builder::new()
-        .name("listener".to_owned())
-        .spawn(body)
+    threads::spawn("listener", body)
 }
 
 fn tokens(config: &Config) -> io::Result<TokenConfig> {

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
-use crate::engine::join_until;
 use crate::jobs::addition::{AddedJobs, Outcome, Wish};
 use crate::jobs::database::DatabaseError;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::Storage;
+use crate::threads::{self, join_until};
 
 /// The most jobs in one commit.
 const MAX_BATCH: usize = 2_000;
@@ -74,9 +74,7 @@ impl Intake {
             busy: AtomicBool::new(false),
         });
         let own = committer.clone();
-        let thread = std::thread::Builder::new()
-            .name("intake".to_owned())
-            .spawn(move || own.serve(&queue))?;
+        let thread = threads::spawn("intake", move || own.serve(&queue))?;
         Ok(Intake {
             committer,
             requests: Mutex::new(Some(requests)),

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::engine::join_until;
 use crate::engine::pool::{Assignment, Pool};
 use crate::jobs::desk::Desk;
 use crate::jobs::dispatcher::Dispatcher;
@@ -21,6 +20,7 @@ use crate::jobs::meter::JobMeter;
 use crate::jobs::scribe::Scribe;
 use crate::jobs::storage::{Claim, Storage};
 use crate::metrics::Exposition;
+use crate::threads::{self, join_until};
 
 /// The longest time between two looks for what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -81,8 +81,7 @@ impl Queue {
     }
 
     fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let thread = std::thread::Builder::new().name(name.to_owned());
-        self.threads.lock().push(thread.spawn(body)?);
+        self.threads.lock().push(threads::spawn(name, body)?);
         Ok(())
     }
 

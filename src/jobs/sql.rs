@@ -145,9 +145,13 @@ impl Statements {
                  completed_at = CASE WHEN attempts < max_attempts THEN NULL ELSE {now} END, \
                  error = CASE WHEN attempts < max_attempts THEN NULL \
                    ELSE '{\"message\":\"its worker was lost, for the last time\"}' END, \
+                 progress = CASE WHEN attempts < max_attempts THEN 0 ELSE progress END, \
+                 step = CASE WHEN attempts < max_attempts THEN NULL ELSE step END, \
+                 detail = CASE WHEN attempts < max_attempts THEN NULL ELSE detail END, \
                  trail = trail || (seq + 1) || ' ' || {now} || \
-                   CASE WHEN attempts < max_attempts THEN ' retried ' ELSE ' failed ' END || \
-                   attempts || ' ' || progress || ' \"its worker was lost\"\n' \
+                   CASE WHEN attempts < max_attempts THEN ' retried ' || attempts || ' 0' \
+                     ELSE ' failed ' || attempts || ' ' || progress END || \
+                   ' \"its worker was lost\"\n' \
                  WHERE id {in_ids:SELECT id FROM jobs WHERE status = 2 AND lease_until < {now} \
                    LIMIT 1000 {skip}} RETURNING {object}('kind', kind, 'status', status){text}",
             ),
@@ -166,7 +170,7 @@ impl Statements {
                  FROM jobs JOIN {rows:xid uuid,xclaim bigint} \
                  ON {held} WHERE true RETURNING job_id || ''",
             ),
-            // Seldom there is something to do, and then for a hundred reports.
+            // Usually finds nothing; otherwise it removes about a hundred reports.
             trim_reports: sql(&format!(
                 "DELETE FROM job_progress WHERE (job_id, seq) IN \
                  (SELECT p.job_id, p.seq FROM jobs JOIN {{rows:xid uuid}} ON jobs.id = xid \
@@ -179,8 +183,11 @@ impl Statements {
                  ready = CASE WHEN xagain > 0 THEN 0 ELSE 1 END, \
                  run_at = CASE WHEN xagain IS NULL THEN run_at ELSE {now} + xagain END, \
                  completed_at = CASE WHEN xagain IS NULL THEN {now} END, \
-                 result = xresult, error = xerror, progress = xprogress, step = xstep, \
-                 detail = xdetail, lease_until = NULL, updated_at = {now}, \
+                 result = xresult, error = xerror, \
+                 progress = CASE WHEN xagain IS NULL THEN xprogress ELSE 0 END, \
+                 step = CASE WHEN xagain IS NULL THEN xstep END, \
+                 detail = CASE WHEN xagain IS NULL THEN xdetail END, \
+                 lease_until = NULL, updated_at = {now}, \
                  seq = seq + CASE WHEN xagain IS NULL THEN 1 ELSE 2 END, \
                  trail = trail || (seq + 1) || ' ' || {now} || \
                    CASE xstatus WHEN 3 THEN ' completed ' ELSE ' failed ' END || \
@@ -195,8 +202,9 @@ impl Statements {
             release: sql(
                 "UPDATE jobs SET status = 1, ready = 1, attempts = attempts - 1, claim = claim + 1, \
                  lease_until = NULL, updated_at = {now}, seq = seq + 1, \
-                 trail = trail || (seq + 1) || ' ' || {now} || ' retried ' || attempts || ' ' || \
-                   progress || ' \"server stopped\"\n' \
+                 progress = 0, step = NULL, detail = NULL, \
+                 trail = trail || (seq + 1) || ' ' || {now} || ' retried ' || attempts || \
+                   ' 0 \"server stopped\"\n' \
                  FROM {rows:xid uuid,xclaim bigint} \
                  WHERE {held} RETURNING id || ''",
             ),

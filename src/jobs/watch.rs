@@ -11,8 +11,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::engine::join_until;
 use crate::jobs::storage::Storage;
+use crate::threads::{self, join_until};
 
 /// The pause between two looks, while anybody watches.
 const LOOK: Duration = Duration::from_millis(100);
@@ -58,9 +58,7 @@ impl Watch {
         let watchers = Arc::<Mutex<Watchers>>::default();
         let (call, called) = crossbeam_channel::bounded(1);
         let shared = watchers.clone();
-        let thread = std::thread::Builder::new()
-            .name("job-watch".to_owned())
-            .spawn(move || look_out(&storage, &shared, &called))?;
+        let thread = threads::spawn("job-watch", move || look_out(&storage, &shared, &called))?;
         Ok(Watch {
             watchers,
             call: Mutex::new(Some(call)),

@@ -58,7 +58,8 @@ impl History {
         self.bytes.len()
     }
 
-    /// When the newest entry happened. A clock set back does not turn history round.
+    /// `now`, or the newest entry's time where that is later: a clock set back does not turn history
+    /// round.
     pub(crate) fn not_before(&self, now: Millis) -> Millis {
         now.max(self.end.at)
     }

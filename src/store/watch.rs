@@ -60,7 +60,7 @@ impl Bell {
     }
 }
 
-/// Reads a task's events as they happen, from any place in its history, without loss or double.
+/// Reads a task's events as they happen, from any place in its history, losing and repeating nothing.
 ///
 /// ```
 /// use async_task_system::store::{Heard, Limits};

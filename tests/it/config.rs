@@ -67,6 +67,32 @@ fn a_bad_value_is_refused_in_one_line_with_its_name_and_what_is_allowed() {
 }
 
 #[test]
+fn what_no_browser_could_send_is_no_origin_and_no_host() {
+    for origin in [
+        "*",
+        "ok.example",
+        "https://ok.example/",
+        "null",
+        "https://a b",
+    ] {
+        let refusal = refusal("CORS_ALLOWED_ORIGINS", origin);
+        assert!(refusal.contains("https://app.example"), "{refusal}");
+    }
+    for host in ["http://ok.example", "a b", "ok.example/"] {
+        let refusal = refusal("ALLOWED_HOSTS", host);
+        assert!(refusal.contains("demo.example"), "{refusal}");
+    }
+    let origins = "HTTP://A.example, https://b.example:443, http://c.example:8080";
+    let config = Config::from_pairs([("CORS_ALLOWED_ORIGINS", origins)]).expect("valid");
+    let wanted = [
+        "http://a.example",
+        "https://b.example",
+        "http://c.example:8080",
+    ];
+    assert_eq!(config.cors_allowed_origins, wanted);
+}
+
+#[test]
 fn bounds_are_taken_at_their_edge() {
     for (name, value) in [
         ("PORT", "0"),

@@ -193,6 +193,13 @@ fn a_sane_request_id_is_kept_and_another_is_replaced() {
         assert_ne!(id, bad);
         assert!(id.len() < 200, "{id}");
     }
+    // Also by what refuses a request before anybody has read it.
+    let large = server.call("POST", "/tasks").header("X-Request-Id", "mine");
+    let large = large.body(vec![b'x'; 70_000]).send();
+    assert_eq!(large.expect(413).header("X-Request-Id"), Some("mine"));
+    let odd = server.call("GET", "/tasks").header("X-Request-Id", "mine");
+    let odd = odd.header("Expect", "a miracle").send();
+    assert_eq!(odd.expect(417).header("X-Request-Id"), Some("mine"));
     let fresh = || {
         server
             .get("/health")

@@ -236,7 +236,7 @@ fn turn_away(shared: &Shared, connection: &Connection) {
         .set_write_timeout(Some(Duration::from_millis(100)));
     let message = "There are too many connections; try again in a moment";
     let problem = Problem::new(503, "too_many_connections", message).with("Retry-After", "1");
-    refuse(shared, connection, problem);
+    refuse(shared, connection, None, problem);
     let _ = connection.socket.shutdown(Shutdown::Both);
 }
 

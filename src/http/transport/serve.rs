@@ -62,7 +62,7 @@ impl Conversation<'_> {
             Next::Refused(problem) => Err(problem),
             Next::Gone => {
                 if self.intake.has_begun() && connection.is_late(shared.now()) {
-                    refuse(shared, connection, too_slow());
+                    refuse(shared, connection, None, too_slow());
                 }
                 return false;
             }
@@ -70,7 +70,7 @@ impl Conversation<'_> {
         let head = match head {
             Ok(head) => head,
             Err(problem) => {
-                refuse(shared, connection, problem);
+                refuse(shared, connection, head::request_id(bytes), problem);
                 return false;
             }
         };
@@ -108,7 +108,7 @@ impl Conversation<'_> {
         match self.intake.take_body(head_length, body) {
             Ok(body) => answer(shared, connection, head, &body, !head.is_last),
             Err(_) => {
-                refuse_cut(shared, connection);
+                refuse_cut(shared, connection, head);
                 false
             }
         }
@@ -129,13 +129,13 @@ impl Conversation<'_> {
             Some(Ok(raw)) => raw,
             Some(Err(error)) => {
                 log::debug!("A request could not be read: {}", crate::LogSafe(&error));
-                refuse_cut(shared, connection);
+                refuse_cut(shared, connection, head);
                 return false;
             }
             None => return false,
         };
         let Some(body) = read_body(&mut raw, body) else {
-            refuse_cut(shared, connection);
+            refuse_cut(shared, connection, head);
             // `raw` waits for the rest of the body, unless that cannot come any more.
             close(connection);
             return false;
@@ -154,24 +154,27 @@ impl Conversation<'_> {
         if !self.lets_send(head) {
             return;
         }
+        let id = head.headers.get("X-Request-Id");
         let max = shared.options.max_body_bytes;
         match self.intake.read_chunked(head_length, max) {
             Ok(body) => {
                 answer(shared, connection, head, &body, false);
             }
-            Err(Broken::TooLarge) => refuse(shared, connection, body_too_large(max)),
-            Err(Broken::Malformed) => refuse(shared, connection, malformed("A chunk is malformed")),
-            Err(Broken::Cut) => refuse_cut(shared, connection),
+            Err(Broken::TooLarge) => refuse(shared, connection, id, body_too_large(max)),
+            Err(Broken::Malformed) => {
+                refuse(shared, connection, id, malformed("A chunk is malformed"));
+            }
+            Err(Broken::Cut) => refuse_cut(shared, connection, head),
         }
     }
 }
 
-/// Says no to what is not a request, or not yet.
-pub(super) fn refuse(shared: &Shared, connection: &Connection, problem: Problem) {
+/// Says no to what is not a request, or not yet; `id` is what the client calls it.
+pub(super) fn refuse(shared: &Shared, connection: &Connection, id: Option<&str>, problem: Problem) {
     let within = shared.options.request_timeout;
     connection.enter(Phase::Writing, shared.clock(), within);
     shared.refused.count(problem.status);
-    let id = shared.new_id();
+    let id = id_or_new(shared, id);
     let response = problem.into_response(&id);
     write(&connection.socket, response, &id, Framing::CLOSE);
 }
@@ -183,15 +186,13 @@ fn too_slow() -> Problem {
 
 /// Says no to a request that has not come whole; nothing where that is not its client's fault, as
 /// where it met the end of an idle connection.
-fn refuse_cut(shared: &Shared, connection: &Connection) {
+fn refuse_cut(shared: &Shared, connection: &Connection, head: &Head<'_>) {
+    let id = head.headers.get("X-Request-Id");
     if connection.is_late(shared.now()) {
-        refuse(shared, connection, too_slow());
+        refuse(shared, connection, id, too_slow());
     } else if !connection.is_shut() {
-        refuse(
-            shared,
-            connection,
-            malformed("The body did not arrive whole"),
-        );
+        let problem = malformed("The body did not arrive whole");
+        refuse(shared, connection, id, problem);
     }
 }
 
@@ -220,10 +221,7 @@ fn answer(
     body: &[u8],
     go_on: bool,
 ) -> bool {
-    let id = match head.headers.get("X-Request-Id") {
-        Some(id) if is_sane_id(id) => id.to_owned(),
-        _ => shared.new_id(),
-    };
+    let id = id_or_new(shared, head.headers.get("X-Request-Id"));
     let last = !go_on || shared.is_stopping();
     connection.work();
     let method = Method::parse(head.method);
@@ -266,10 +264,12 @@ fn persistence(head: &Head<'_>) -> (bool, Option<&'static str>) {
     }
 }
 
-/// The client's own request id is used where it can do no harm in a header or a log.
-fn is_sane_id(id: &str) -> bool {
+/// The client's own request id, where it can do no harm in a header or a log.
+fn id_or_new(shared: &Shared, id: Option<&str>) -> String {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
-    (1..=128).contains(&id.len()) && id.bytes().all(allowed)
+    let is_sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(allowed);
+    id.filter(is_sane)
+        .map_or_else(|| shared.new_id(), str::to_owned)
 }
 
 /// The body; `None` where it has not arrived whole.
