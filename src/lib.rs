@@ -37,6 +37,7 @@ pub mod fuzzing;
 mod http;
 mod idempotency;
 mod jobs;
+mod log_safe;
 mod metrics;
 mod permits;
 mod refusal;
@@ -45,8 +46,6 @@ pub mod store;
 mod system;
 pub mod task;
 mod threads;
-
-use std::fmt::{self, Write};
 
 /// The code in the documents is compiled, and run, with the other examples.
 #[cfg(doctest)]
@@ -76,33 +75,3 @@ pub use store::{ListQuery, NewTask, Refused, Stats, TaskManager};
 pub use system::TaskSystem;
 #[doc(inline)]
 pub use task::{EventKind, HistoryEvent, SessionKey, Task, TaskId, TaskStatus};
-
-/// Text from outside, for a log line: control characters are escaped, so that it cannot forge
-/// a line of its own.
-pub(crate) struct LogSafe<'a>(pub(crate) &'a str);
-
-impl fmt::Display for LogSafe<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            // The separators and direction marks are no control characters, but as deceptive.
-            let deceptive = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if c.is_control() || deceptive {
-                write!(f, "{}", c.escape_default())?;
-            } else {
-                f.write_char(c)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::LogSafe;
-
-    #[test]
-    fn a_log_line_cannot_be_forged() {
-        let text = LogSafe("a\r\n2025 [INFO] b\u{85}\u{1b}[31m\u{2028}ü").to_string();
-        assert_eq!(text, r"a\r\n2025 [INFO] b\u{85}\u{1b}[31m\u{2028}ü");
-    }
-}

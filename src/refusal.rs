@@ -6,7 +6,13 @@ use crate::task::Forbidden;
 
 impl From<Refused> for Problem {
     fn from(refused: Refused) -> Problem {
-        let message = refused.to_string();
+        let message = match &refused {
+            Refused::SessionTaskLimit(max) => format!(
+                "This session already has {max} tasks; clean up with POST \
+                 /api/v1/tasks/cleanup/run or use another session"
+            ),
+            other => other.to_string(),
+        };
         let plain = |status, code| Problem::new(status, code, message.clone());
         let later =
             |status, code, seconds: &'static str| plain(status, code).with("Retry-After", seconds);

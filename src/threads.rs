@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::LogSafe;
 use crate::executor::panic_text;
+use crate::log_safe::LogSafe;
 
 /// What a thread that ends on its own may take past the stop's deadline.
 const GRACE: Duration = Duration::from_millis(500);

@@ -7,12 +7,12 @@ use unicode_width::UnicodeWidthChar;
 
 use super::Call;
 use super::tasks::id;
-use crate::LogSafe;
 use crate::events::TaskEvent;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::streaming::{permit, pour};
 use crate::http::{Problem, Request, Response};
+use crate::log_safe::LogSafe;
 use crate::permits::Permits;
 use crate::store::{Heard, TaskWatch};
 use crate::task::{EventKind, Millis, TaskStatus, now_ms};

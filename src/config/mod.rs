@@ -365,7 +365,7 @@ fn is_host(text: &str) -> bool {
 }
 
 fn refuse(name: &str, value: &str, allowed: &str) -> ConfigError {
-    let value = crate::LogSafe(value);
+    let value = crate::log_safe::LogSafe(value);
     ConfigError(format!(
         "{name}=\"{value}\" is not valid: allowed is {allowed}"
     ))
@@ -374,7 +374,7 @@ fn refuse(name: &str, value: &str, allowed: &str) -> ConfigError {
 fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
     let broken = |error: dotenvy::Error| {
         let text = error.to_string();
-        let reason = crate::LogSafe(&text);
+        let reason = crate::log_safe::LogSafe(&text);
         ConfigError(format!("{} cannot be read: {reason}", path.display()))
     };
     if !path.exists() {
@@ -392,7 +392,7 @@ fn check_spelling(name: &str) -> Result<(), ConfigError> {
         None => Ok(()),
         Some(meant) => Err(ConfigError(format!(
             "{} is not a variable of this program: did you mean {}?",
-            crate::LogSafe(name),
+            crate::log_safe::LogSafe(name),
             meant.name
         ))),
     }

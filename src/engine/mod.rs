@@ -89,7 +89,11 @@ impl Assignment for TaskAssignment {
         };
         let session = self.attempt.session();
         match task.error {
-            Some(why) => log::warn!("Task {} failed: {}", task.id, crate::LogSafe(&why)),
+            Some(why) => log::warn!(
+                "Task {} failed: {}",
+                task.id,
+                crate::log_safe::LogSafe(&why)
+            ),
             None => log::info!(
                 "Completed execution of task {} for session {session}",
                 task.id

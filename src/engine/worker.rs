@@ -151,7 +151,7 @@ fn reason(error: &TaskError) -> String {
 
 /// What clients see of a panic is that there was one; the log has its words.
 fn panicked(attempt: &dyn Assignment, panic: &(dyn std::any::Any + Send)) -> TaskError {
-    let text = crate::LogSafe(panic_text(panic));
+    let text = crate::log_safe::LogSafe(panic_text(panic));
     log::error!("The executor of task {} panicked: {text}", attempt.id().0);
     TaskError::new("the executor failed unexpectedly; the server's log has the details")
 }

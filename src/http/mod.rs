@@ -2,12 +2,12 @@
 //!
 //! Nothing here knows what a task is. [`transport`] is the only module that names `tiny_http`.
 
-mod accept;
 mod chunks;
 mod connection;
 pub(crate) mod fields;
 pub(crate) mod head;
 pub(crate) mod meter;
+mod negotiate;
 pub(crate) mod problem;
 pub(crate) mod request;
 pub(crate) mod response;

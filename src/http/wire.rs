@@ -142,7 +142,7 @@ fn send_stream(socket: &TcpStream, stream: Box<Stream>, chunks: bool) -> bool {
         Ok(Err(_)) => false,
         Err(panic) => {
             let text = panic_text(&*panic);
-            log::error!("A stream panicked: {}", crate::LogSafe(text));
+            log::error!("A stream panicked: {}", crate::log_safe::LogSafe(text));
             false
         }
     }

@@ -155,7 +155,11 @@ impl Assignment for JobRun {
         match &ending {
             Ending::Completed(_) => log::debug!("Completed execution of job {}", self.job.id),
             Ending::Failed(why) => {
-                log::warn!("Job {} failed: {}", self.job.id, crate::LogSafe(why));
+                log::warn!(
+                    "Job {} failed: {}",
+                    self.job.id,
+                    crate::log_safe::LogSafe(why)
+                );
             }
         }
         self.desk.finish(self.finish_with(ending));

@@ -111,8 +111,7 @@ impl fmt::Display for Refused {
             ),
             Refused::SessionTaskLimit(max) => write!(
                 f,
-                "This session already has {max} tasks; clean up with POST \
-                 /api/v1/tasks/cleanup/run or use another session"
+                "This session already has {max} tasks; clean up or use another session"
             ),
             Refused::StoreFull(max) => {
                 write!(f, "The task store is full ({max} bytes); try again later")
@@ -124,10 +123,10 @@ impl fmt::Display for Refused {
                 write!(f, "All {max} sessions have work in flight; try again later")
             }
             Refused::IdempotencyKeyReused => {
-                f.write_str("This Idempotency-Key was used with another request; use a new key")
+                f.write_str("This idempotency key was used with another request; use a new one")
             }
             Refused::IdempotencyKeyInUse => f.write_str(
-                "The first request with this Idempotency-Key is still being answered; try again",
+                "The first request with this idempotency key is still being answered; try again",
             ),
             Refused::Stopping => f.write_str("The server is stopping; try again later"),
         }

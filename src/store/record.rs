@@ -90,8 +90,14 @@ impl Record {
         self.task.queued || self.task.status == TaskStatus::Running
     }
 
+    /// When a change that comes `now` happens: a clock set back does not turn the story round.
+    fn moment(&self, now: Millis) -> Millis {
+        now.max(self.task.updated_at)
+    }
+
     /// Hands the task to the workers. `Ok(false)`: no room for its reserve, and no change.
     pub(crate) fn queue(&mut self, now: Millis, budget: &Budget) -> Result<bool, Forbidden> {
+        let now = self.moment(now);
         self.task.check_queue()?;
         Ok(self.spend(budget, RESERVE, |record| {
             record.task.queue(now);
@@ -102,6 +108,7 @@ impl Record {
 
     /// A worker begins `attempt`; false where another is awaited, or none.
     pub(crate) fn begin(&mut self, now: Millis, attempt: u32) -> bool {
+        let now = self.moment(now);
         let begun = self.task.begin(now, attempt);
         if begun {
             self.log_from_reserve(EventKind::Started, "", "");
@@ -118,6 +125,7 @@ impl Record {
         description: &str,
         budget: &Budget,
     ) {
+        let now = self.moment(now);
         let (step, description) = (clip(step, MAX_STEP), clip(description, MAX_MESSAGE));
         let texts = 2 * History::text_cost(step, description);
         match self.task.compare(percent, step, description) {
@@ -177,6 +185,7 @@ impl Record {
 
     /// Queues a new attempt. `Ok(false)`: no room for its reserve, and no change.
     pub(crate) fn retry(&mut self, now: Millis, budget: &Budget) -> Result<bool, Forbidden> {
+        let now = self.moment(now);
         self.task.check_retry()?;
         Ok(self.spend(budget, RESERVE + 2 * ENTRY, |record| {
             record.task.retry(now);
@@ -200,6 +209,7 @@ impl Record {
 
     /// Ends the task, and gives back what its reserve did not need.
     fn end(&mut self, now: Millis, status: TaskStatus, message: &str, budget: &Budget) {
+        let now = self.moment(now);
         let mut held = self.weight();
         let mut message = clip(message, MAX_MESSAGE);
         let texts = message.len() + History::text_cost("", message);
@@ -254,4 +264,29 @@ impl Record {
 /// The start of `text` that fits into `max` bytes, cut between characters.
 fn clip(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::NewTask;
+    use crate::store::new_task::new_task;
+    use crate::task::{SessionKey, TaskId};
+
+    #[test]
+    fn a_clock_set_back_does_not_turn_the_story_round() {
+        let budget = Budget::new(1_000_000);
+        let key = SessionKey::parse("me").expect("a valid key");
+        let task = new_task(TaskId::now_v7(), &key, NewTask::new("Report"), true);
+        let mut record = Record::create(task, &budget).expect("room");
+        let created = record.task.created_at;
+        assert!(record.begin(created - 1_000, 1));
+        record.report(created + 5_000, 10, "", "", &budget);
+        record.finish(created - 2_000, Ending::Completed(None), &budget);
+        assert_eq!(record.task.started_at, Some(created));
+        assert_eq!(record.task.completed_at, Some(created + 5_000));
+        let told: Vec<_> = record.history.iter().map(|event| event.at).collect();
+        let after = [0, 0, 0, 5_000, 5_000].map(|after| created + after);
+        assert_eq!(told, after);
+    }
 }

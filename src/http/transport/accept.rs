@@ -219,7 +219,10 @@ fn serve_all(shared: &Shared, first: Option<Handover>, waiting: &Receiver<Handov
         let served = AssertUnwindSafe(|| serve(shared, requests, &connection));
         if let Err(panic) = catch_unwind(served) {
             let text = panic_text(&*panic);
-            log::error!("A connection's thread panicked: {}", crate::LogSafe(text));
+            log::error!(
+                "A connection's thread panicked: {}",
+                crate::log_safe::LogSafe(text)
+            );
             connection.reset();
         }
         shared.forget(connection);

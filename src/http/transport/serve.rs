@@ -128,7 +128,10 @@ impl Conversation<'_> {
         let mut raw = match self.requests.next() {
             Some(Ok(raw)) => raw,
             Some(Err(error)) => {
-                log::debug!("A request could not be read: {}", crate::LogSafe(&error));
+                log::debug!(
+                    "A request could not be read: {}",
+                    crate::log_safe::LogSafe(&error)
+                );
                 refuse_cut(shared, connection, head);
                 return false;
             }
@@ -240,7 +243,7 @@ fn answer(
     let response = catch_unwind(AssertUnwindSafe(|| (shared.service)(&request)));
     let response = response.unwrap_or_else(|panic| {
         let text = panic_text(&*panic).to_owned();
-        log::error!("A handler panicked: {}", crate::LogSafe(&text));
+        log::error!("A handler panicked: {}", crate::log_safe::LogSafe(&text));
         shared.refused.count(500);
         let message = "Something went wrong here; the server's log has the details";
         Problem::new(500, "internal_error", message).into_response(&id)

@@ -56,7 +56,7 @@ impl DatabaseError {
 
 impl fmt::Display for DatabaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        crate::LogSafe(&self.text).fmt(f)
+        crate::log_safe::LogSafe(&self.text).fmt(f)
     }
 }
 
