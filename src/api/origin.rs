@@ -12,15 +12,24 @@ pub(super) fn check(config: &Config, request: &Request<'_>) -> Result<(), Proble
         return Err(Problem::new(421, "host_not_allowed", message));
     }
     let origin = request.header("Origin");
-    let foreign = origin.is_some_and(|origin| {
-        let authority = origin.split_once("://").map_or(origin, |(_, rest)| rest);
-        !authority.eq_ignore_ascii_case(host) && !is_listed(config, origin)
-    });
+    let foreign = origin.is_some_and(|origin| !is_same(origin, host) && !is_listed(config, origin));
     if request.method == Method::Post && foreign {
         let message = "Pages of this origin may not use the API; see CORS_ALLOWED_ORIGINS";
         return Err(Problem::new(403, "origin_not_allowed", message));
     }
     Ok(())
+}
+
+/// Whether the page is this host's own. Browsers leave the usual port out, some proxies add it.
+fn is_same(origin: &str, host: &str) -> bool {
+    let (scheme, authority) = origin.split_once("://").unwrap_or(("", origin));
+    let usual = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        _ => "",
+    };
+    let bare = host.strip_suffix(usual).unwrap_or(host);
+    authority.eq_ignore_ascii_case(host) || authority.eq_ignore_ascii_case(bare)
 }
 
 /// Whether the server may go by that name, with its port or without.
@@ -67,4 +76,25 @@ pub(super) fn allow(config: &Config, request: &Request<'_>, response: Response) 
 
 fn is_listed(config: &Config, origin: &str) -> bool {
     config.cors_allowed_origins.iter().any(|o| o == origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same;
+
+    #[test]
+    fn a_page_of_the_same_host_is_known_with_and_without_the_usual_port() {
+        for (origin, host, same) in [
+            ("https://a.example", "a.example", true),
+            ("https://a.example", "A.example:443", true),
+            ("http://a.example", "a.example:80", true),
+            ("http://a.example:3000", "a.example:3000", true),
+            ("http://a.example", "a.example:443", false),
+            ("https://a.example", "a.example:3000", false),
+            ("https://b.example", "a.example", false),
+            ("null", "a.example", false),
+        ] {
+            assert_eq!(is_same(origin, host), same, "{origin} at {host}");
+        }
+    }
 }

@@ -43,7 +43,12 @@ pub(super) fn named<'r>(request: &'r Request<'_>) -> Option<&'r str> {
     request
         .header("X-App-Session")
         .or_else(|| request.query_value("session"))
-        .or_else(|| cookie(request.header("Cookie")?, "app_session"))
+        .or_else(|| {
+            let cookies = request.headers.all("Cookie");
+            cookies
+                .into_iter()
+                .find_map(|header| cookie(header, "app_session"))
+        })
 }
 
 fn invalid() -> Problem {

@@ -296,9 +296,9 @@ fn who_expects_is_told_to_continue_or_not_to() {
     };
     for polls in [false, true] {
         let mut socket = ask(12, polls);
-        let mut start = [0; 22];
+        let mut start = [0; 25];
         socket.read_exact(&mut start).expect("an interim answer");
-        assert_eq!(&start, b"HTTP/1.1 100 Continue\r");
+        assert_eq!(&start, b"HTTP/1.1 100 Continue\r\n\r\n");
         socket.write_all(b"{\"name\":\"n\"}").expect("sent");
         let mut rest = String::new();
         socket.shutdown(Shutdown::Write).expect("half closed");

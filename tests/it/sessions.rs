@@ -23,7 +23,9 @@ fn ask(client: &Client, keys: &[(Place, &str)]) -> Reply {
             |call, (place, key)| match place {
                 Place::Header => call.header("X-App-Session", key),
                 Place::Query => call,
-                Place::Cookie => call.header("Cookie", &format!("a=b; app_session={key}; c=d")),
+                Place::Cookie => call
+                    .header("Cookie", "z=y")
+                    .header("Cookie", &format!("a=b; app_session={key}; c=d")),
             },
         )
         .send()

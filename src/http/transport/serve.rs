@@ -92,11 +92,13 @@ impl Conversation<'_> {
         }
     }
 
-    /// Whether the parser would refuse a header's name, which may have more signs than it knows.
+    /// Whether the parser would get it wrong: it refuses header names with more signs than it knows,
+    /// and puts headers into its `100 Continue`.
     fn is_beyond_parser(&self, head: &Head<'_>) -> bool {
         let suits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let odd = |name: &str| !name.bytes().all(suits) || name.eq_ignore_ascii_case("Expect");
         let mut headers = head.headers.0.iter();
-        !self.intake.is_parsers() && !headers.all(|(name, _)| name.bytes().all(suits))
+        !self.intake.is_parsers() && headers.any(|(name, _)| odd(name))
     }
 
     /// Answers a request whose body the gate reads.
