@@ -59,9 +59,8 @@ pub(crate) fn join_by(thread: JoinHandle<()>, deadline: Instant) {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    if thread.join().is_err() {
-        log::error!("A thread panicked");
-    }
+    // It has told of its panic itself.
+    let _ = thread.join();
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a browser may do on behalf of a page from elsewhere: nothing, unless configured.
 
-use crate::config::Config;
+use crate::config::{Config, without_usual_port};
 use crate::http::{Method, Problem, Request, Response};
 
 /// Refuses requests to another host's name (DNS rebinding), and changes asked for by a page
@@ -23,12 +23,7 @@ pub(super) fn check(config: &Config, request: &Request<'_>) -> Result<(), Proble
 /// Whether the page is this host's own. Browsers leave the usual port out, some proxies add it.
 fn is_same(origin: &str, host: &str) -> bool {
     let (scheme, authority) = origin.split_once("://").unwrap_or(("", origin));
-    let usual = match scheme {
-        "https" => ":443",
-        "http" => ":80",
-        _ => "",
-    };
-    let bare = host.strip_suffix(usual).unwrap_or(host);
+    let bare = without_usual_port(scheme, host);
     authority.eq_ignore_ascii_case(host) || authority.eq_ignore_ascii_case(bare)
 }
 

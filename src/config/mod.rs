@@ -241,13 +241,7 @@ impl Values {
         let origin = |word: &String| {
             let word = word.to_ascii_lowercase();
             let (scheme, host) = word.split_once("://").filter(|(_, host)| is_host(host))?;
-            let usual = match scheme {
-                "http" => ":80",
-                "https" => ":443",
-                _ => "",
-            };
-            let host = host.strip_suffix(usual).unwrap_or(host);
-            Some(format!("{scheme}://{host}"))
+            Some(format!("{scheme}://{}", without_usual_port(scheme, host)))
         };
         let words = self.words("CORS_ALLOWED_ORIGINS");
         let origins = words.iter().map(|word| {
@@ -356,6 +350,16 @@ impl Default for Config {
         Config::from_pairs(std::iter::empty::<(String, String)>())
             .expect("the defaults are valid: a test holds them to it")
     }
+}
+
+/// The host as browsers write it in an origin of this scheme.
+pub(crate) fn without_usual_port<'a>(scheme: &str, host: &'a str) -> &'a str {
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    host.strip_suffix(usual).unwrap_or(host)
 }
 
 /// A name or an address, perhaps with a port.

@@ -58,12 +58,6 @@ impl History {
         self.bytes.len()
     }
 
-    /// `now`, or the newest entry's time where that is later: a clock set back does not turn history
-    /// round.
-    pub(crate) fn not_before(&self, now: Millis) -> Millis {
-        now.max(self.end.at)
-    }
-
     /// Whether this attempt still has room for step changes within a percent.
     pub(crate) fn has_room(&self) -> bool {
         self.in_attempt < MAX_ENTRIES
@@ -95,7 +89,8 @@ impl History {
                 ..Mark::default()
             };
         }
-        let at = self.not_before(at);
+        // A clock set back does not turn history round.
+        let at = at.max(self.end.at);
         let begin = self.bytes.len();
         let flag = |text: &str, bit| if text.is_empty() { 0 } else { bit };
         self.bytes

@@ -248,7 +248,6 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::*;
-    use crate::http::transport::TransportOptions;
 
     #[test]
     fn a_client_that_does_not_read_holds_little_of_the_kernels_memory() {
@@ -269,17 +268,7 @@ mod tests {
     #[test]
     fn a_parser_that_panics_costs_its_own_connection_alone() {
         let minute = Duration::from_secs(60);
-        let shared = Shared::new(
-            TransportOptions {
-                max_connections: 1,
-                max_connections_per_ip: 1,
-                head_timeout: minute,
-                request_timeout: minute,
-                keep_alive_timeout: minute,
-                max_body_bytes: 1,
-            },
-            Box::new(|_| unreachable!("no request comes through")),
-        );
+        let shared = Shared::of_one(Box::new(|_| unreachable!("no request comes through")));
         let listener = bind("127.0.0.1", 0).expect("a free port");
         let mut client =
             TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");

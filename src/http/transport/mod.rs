@@ -269,13 +269,9 @@ fn guard(shared: &Shared) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::Response;
-
-    /// A process that was halted comes back with a clock that has stood still.
-    #[test]
-    fn time_in_which_nobody_looked_does_not_count() {
+impl Shared {
+    /// For one connection, in no hurry.
+    fn of_one(service: Box<Service>) -> Shared {
         let minute = Duration::from_secs(60);
         let options = TransportOptions {
             max_connections: 1,
@@ -283,9 +279,21 @@ mod tests {
             head_timeout: minute,
             request_timeout: minute,
             keep_alive_timeout: minute,
-            max_body_bytes: 1,
+            max_body_bytes: 1_000,
         };
-        let shared = Shared::new(options, Box::new(|_| Response::empty(204)));
+        Shared::new(options, service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Response;
+
+    /// A process that was halted comes back with a clock that has stood still.
+    #[test]
+    fn time_in_which_nobody_looked_does_not_count() {
+        let shared = Shared::of_one(Box::new(|_| Response::empty(204)));
         let tick = Duration::from_millis(1);
         assert_eq!(shared.tick(tick), 1);
         std::thread::sleep(Duration::from_millis(30));

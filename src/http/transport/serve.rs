@@ -294,20 +294,11 @@ mod tests {
 
     use super::*;
     use crate::http::Response;
-    use crate::http::transport::TransportOptions;
 
     /// What a client gets that has sent `bytes` before the guard shut its idle connection.
     fn answer_to(bytes: &str) -> String {
         let minute = Duration::from_secs(60);
-        let options = TransportOptions {
-            max_connections: 1,
-            max_connections_per_ip: 1,
-            head_timeout: minute,
-            request_timeout: minute,
-            keep_alive_timeout: minute,
-            max_body_bytes: 1_000,
-        };
-        let shared = Shared::new(options, Box::new(|_| Response::empty(204)));
+        let shared = Shared::of_one(Box::new(|_| Response::empty(204)));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let mut client = TcpStream::connect(address).expect("a connection");
