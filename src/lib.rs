@@ -39,6 +39,7 @@ mod idempotency;
 mod jobs;
 mod log_safe;
 mod metrics;
+mod nesting;
 mod permits;
 mod refusal;
 mod server;
@@ -66,7 +67,7 @@ pub use executor::{
     ExecutorRegistry, FieldError, Outcome, Report, TaskContext, TaskError, TaskExecutor, TaskInput,
 };
 #[doc(inline)]
-pub use jobs::token;
+pub use jobs::{migrate, migration_sql, token};
 #[doc(inline)]
 pub use server::Server;
 #[doc(inline)]

@@ -1,13 +1,18 @@
 //! The program: arguments, configuration, log, signals.
 
-use std::io::{LineWriter, stderr};
+use std::io::{self, LineWriter, stderr};
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::Duration;
 
 use async_task_system::{Config, ExecutorRegistry, Server, config};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::exit as exit_at_once;
 use simplelog::{ConfigBuilder, LevelFilter, WriteLogger};
 
 const USAGE: &str = "\
@@ -17,6 +22,9 @@ Usage: async-task-system [OPTION]
 
   token --sub NAME [--role admin] [--ttl 1h]
               print a token for the Job API, signed with JWT_SECRET
+  migrate [--sql]
+              bring the Job API's tables up to date and exit, as a start does it;
+              with --sql only print what would be run
   --check     check the configuration and exit
   --help      print this and exit
   --version   print the version and exit
@@ -34,6 +42,8 @@ fn main() -> ExitCode {
         [] => serve(false),
         ["--check"] => serve(true),
         ["token", ref options @ ..] => token(options),
+        ["migrate"] => migrate(false),
+        ["migrate", "--sql"] => migrate(true),
         ["--help" | "-h"] => {
             print!("{USAGE}\n{}", config::help());
             ExitCode::SUCCESS
@@ -70,23 +80,75 @@ fn serve(check: bool) -> ExitCode {
             Err(why) => fail(&why, MISUSE),
         };
     }
+    // As long as the configuration stays the same, another start would fare no better.
+    if let Err(why) = Server::check(&config) {
+        return fail(&why, MISUSE);
+    }
     start_log(config.log_level);
     // A file that may not grow is an error to its writer, not the end of the process.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
-    // Before any thread starts, so that no signal is missed.
-    let mut signals = match Signals::new([SIGINT, SIGTERM]) {
-        Ok(signals) => signals,
+    let is_serving = Arc::<AtomicBool>::default();
+    let asked_to_stop = match heed_signals(is_serving.clone()) {
+        Ok(asked_to_stop) => asked_to_stop,
         Err(error) => return fail(&format!("cannot listen to signals: {error}"), 1),
     };
     let server = match Server::start(config, ExecutorRegistry::new()) {
         Ok(server) => server,
         Err(error) => return fail(&format!("cannot start: {error}"), 1),
     };
-    if signals.forever().next().is_some() {
+    is_serving.store(true, SeqCst);
+    if asked_to_stop.recv().is_ok() {
         log::info!("Stopping");
     }
     server.stop();
     log::info!("Stopped");
+    ExitCode::SUCCESS
+}
+
+/// What is received is the request for a graceful stop. A thread has the signals: the start may wait
+/// for a database for minutes, and nobody else could end it then.
+fn heed_signals(is_serving: Arc<AtomicBool>) -> io::Result<Receiver<()>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (ask, asked) = std::sync::mpsc::channel();
+    let body = move || {
+        let mut signals = signals.forever();
+        signals.next();
+        if !is_serving.load(SeqCst) {
+            log::info!("Stopping before the start was complete");
+            exit_at_once(0);
+        }
+        let _ = ask.send(());
+        signals.next();
+        log::warn!("A second signal: the stop is not waited for");
+        exit_at_once(1);
+    };
+    thread::Builder::new().name("signals".into()).spawn(body)?;
+    Ok(asked)
+}
+
+/// Brings the tables up to date, or prints what that would run.
+fn migrate(only_print: bool) -> ExitCode {
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string(), MISUSE),
+    };
+    if let Err(why) = Server::check(&config) {
+        return fail(&why, MISUSE);
+    }
+    let printed = match only_print {
+        true => async_task_system::migration_sql(&config),
+        false => async_task_system::migrate(&config).map(|applied| {
+            let lines = applied.iter().map(|name| format!("Applied {name}.\n"));
+            lines.collect()
+        }),
+    };
+    match printed {
+        Ok(text) if text.is_empty() && only_print => println!("-- The schema is current."),
+        Ok(text) if text.is_empty() => println!("The schema is current."),
+        Ok(text) => print!("{text}"),
+        Err(why) if config.database_url.is_none() => return fail(&why, MISUSE),
+        Err(why) => return fail(&why, 1),
+    }
     ExitCode::SUCCESS
 }
 
@@ -150,9 +212,67 @@ fn start_log(level: LevelFilter) {
         .set_location_level(LevelFilter::Off)
         .build();
     let _ = WriteLogger::init(level, config, LineWriter::new(stderr()));
-    // A panic is told where it is caught, in one line like everything else.
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        log::debug!("A panic at {}", place.unwrap_or_default());
-    }));
+    std::panic::set_hook(Box::new(tell_panic));
+}
+
+/// A panic is told where it is caught, in one line like everything else; nobody catches the main
+/// thread's.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string);
+    let place = place.unwrap_or_default();
+    if thread::current().name() == Some("main") {
+        let text = panic.payload_as_str().unwrap_or("no message");
+        log::error!("The program failed at {place}: {}", text.escape_debug());
+    } else {
+        log::debug!("A panic at {place}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    static TOLD: Mutex<Vec<(log::Level, String)>> = Mutex::new(Vec::new());
+
+    struct Notes;
+
+    impl log::Log for Notes {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            let line = (record.level(), record.args().to_string());
+            TOLD.lock().expect("no poison").push(line);
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn a_panic_of_the_main_thread_is_an_error_in_one_line() {
+        log::set_logger(&Notes).expect("the only logger");
+        log::set_max_level(LevelFilter::Trace);
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(tell_panic));
+        for name in ["main", "worker"] {
+            let thread = thread::Builder::new().name(name.to_owned());
+            let thread = thread.spawn(|| panic!("two\nlines")).expect("a thread");
+            assert!(thread.join().is_err());
+        }
+        std::panic::set_hook(usual);
+        let told = TOLD.lock().expect("no poison");
+        let [main, worker] = &told[..] else {
+            panic!("two lines: {told:?}");
+        };
+        assert_eq!((main.0, worker.0), (log::Level::Error, log::Level::Debug));
+        assert!(
+            main.1.contains("main.rs") && main.1.contains(r"two\nlines"),
+            "{}",
+            main.1
+        );
+        assert!(!worker.1.contains("two"), "{}", worker.1);
+    }
 }

@@ -93,6 +93,7 @@ impl Server {
             jobs.stop(Instant::now() + STOP_WITHIN);
         })?;
         api.report(jobs.metrics());
+        api.ask_of_health(jobs.ailment());
         api.report(transport.metrics());
         log::info!("Listening on http://{}", transport.local_addr());
         Ok(Server {

@@ -1,4 +1,4 @@
-//! `/health`: alive, since when, in which version, and as whom it sees the caller.
+//! `/health`: alive, since when, in which version, and as whom it sees the caller; or what is wrong.
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -20,6 +20,9 @@ struct Health<'a> {
 }
 
 pub(super) fn health(call: &Call<'_>) -> Answer {
+    if let Some(problem) = call.api.ailment.get().and_then(|ailment| ailment()) {
+        return Err(problem);
+    }
     let format =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     let health = Health {

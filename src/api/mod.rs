@@ -17,6 +17,7 @@ mod view;
 use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 pub(crate) use self::demo::register;
@@ -39,6 +40,8 @@ pub(crate) struct Api {
     repeats: Idempotency,
     streams: Permits,
     metrics: Metrics,
+    /// Why it is not healthy, if it is not.
+    ailment: OnceLock<Box<Ailment>>,
 }
 
 /// One call of a session-scoped route.
@@ -101,6 +104,8 @@ const SESSION_HEADER: &str = "X-App-Session";
 const HEALTH: &str = "/api/v1/health";
 const HOME: &str = "/";
 
+type Ailment = dyn Fn() -> Option<Problem> + Send + Sync;
+
 impl Api {
     pub(crate) fn new(system: TaskSystem, config: Config) -> Api {
         Api {
@@ -111,7 +116,16 @@ impl Api {
             started: Instant::now(),
             addresses: RandomState::new(),
             metrics: Metrics::default(),
+            ailment: OnceLock::new(),
         }
+    }
+
+    /// Has `/health` ask what this server suffers from, where it does.
+    pub(crate) fn ask_of_health(
+        &self,
+        ailment: impl Fn() -> Option<Problem> + Send + Sync + 'static,
+    ) {
+        let _ = self.ailment.set(Box::new(ailment));
     }
 
     /// The places for streams, tasks' and jobs' alike.

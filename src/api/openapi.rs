@@ -233,7 +233,12 @@ mod tests {
         );
         let missing: Vec<_> = thrown.difference(&listed).collect();
         assert!(missing.is_empty(), "{missing:?} are not in ErrorCode");
-        let of_jobs = ["unauthorized", "access_denied", "database_unavailable"];
+        let of_jobs = [
+            "unauthorized",
+            "access_denied",
+            "database_unavailable",
+            "database_refused",
+        ];
         let is_ours = |code: &&String| !code.starts_with("job_") && !of_jobs.contains(&&***code);
         let gone: Vec<_> = listed.difference(&thrown).filter(is_ours).collect();
         assert!(gone.is_empty(), "nothing says {gone:?}");

@@ -3,6 +3,8 @@
 //! `--help`, the checks and `.env.example` all follow [`VARIABLES`]; a new variable is one row
 //! there and one field here.
 
+mod file;
+mod secret;
 mod variables;
 
 use std::collections::HashMap;
@@ -13,6 +15,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::task::SessionKey;
+pub use secret::Secret;
 pub use variables::{Kind, VARIABLES, Variable, help};
 use variables::{find, meant_by};
 
@@ -65,8 +68,8 @@ pub struct Config {
     pub metrics: bool,
     pub enable_queue: bool,
     /// Where the Job API keeps its jobs; `None`: there is no Job API.
-    pub database_url: Option<String>,
-    pub jwt_secret: Option<String>,
+    pub database_url: Option<Secret>,
+    pub jwt_secret: Option<Secret>,
     pub jwt_public_key_file: Option<PathBuf>,
     pub jwt_issuer: Option<String>,
     pub jwt_audience: Option<String>,
@@ -108,7 +111,7 @@ impl Config {
     ///
     /// The first variable that does not parse, is out of range or is misspelt.
     pub fn from_env() -> Result<Config, ConfigError> {
-        let mut pairs = read_file(Path::new(ENV_FILE))?;
+        let mut pairs = file::read(Path::new(ENV_FILE))?;
         for (name, value) in std::env::vars_os() {
             let Ok(name) = name.into_string() else {
                 continue;
@@ -137,7 +140,7 @@ impl Config {
     ///
     /// The file cannot be read.
     pub fn unknown_in_file() -> Result<Vec<String>, ConfigError> {
-        let names = read_file(Path::new(ENV_FILE))?.into_iter();
+        let names = file::read(Path::new(ENV_FILE))?.into_iter();
         Ok(names
             .map(|(name, _)| name)
             .filter(|name| find(name).is_none())
@@ -256,7 +259,7 @@ impl Values {
     }
 
     /// `STORAGE` and `DATABASE_URL`, which must fit together.
-    fn database_url(&self) -> Result<Option<String>, ConfigError> {
+    fn database_url(&self) -> Result<Option<Secret>, ConfigError> {
         let storage = self.text("STORAGE");
         if storage == "memory" {
             return Ok(None);
@@ -272,27 +275,27 @@ impl Values {
         };
         let wanted = format!("an address that begins with {}", schemes.join(" or "));
         match url.or(default) {
-            Some(url) if schemes.iter().any(|scheme| url.starts_with(scheme)) => Ok(Some(url)),
-            // It may hold a password.
-            _ => Err(refuse("DATABASE_URL", "…", &wanted)),
+            Some(url) if schemes.iter().any(|scheme| url.starts_with(scheme)) => {
+                Ok(Some(url.into()))
+            }
+            url => Err(refuse("DATABASE_URL", &url.unwrap_or_default(), &wanted)),
         }
     }
 
     /// The Job API's secret; it does without only where there is a key file.
-    fn jwt_secret(&self) -> Result<Option<String>, ConfigError> {
+    fn jwt_secret(&self) -> Result<Option<Secret>, ConfigError> {
         let secret = self.optional("JWT_SECRET");
         let is_needed =
             self.text("STORAGE") != "memory" && self.text("JWT_PUBLIC_KEY_FILE").is_empty();
         match &secret {
-            // What was given is not repeated: it may be a secret all the same.
             Some(secret) if secret.len() < 32 => {
-                Err(refuse("JWT_SECRET", "…", "at least 32 bytes"))
+                Err(refuse("JWT_SECRET", secret, "at least 32 bytes"))
             }
             None if is_needed => {
                 let allowed = "at least 32 bytes, or else JWT_PUBLIC_KEY_FILE must be set";
                 Err(refuse("JWT_SECRET", "", allowed))
             }
-            _ => Ok(secret),
+            _ => Ok(secret.map(Secret::from)),
         }
     }
 
@@ -369,25 +372,20 @@ fn is_host(text: &str) -> bool {
 }
 
 fn refuse(name: &str, value: &str, allowed: &str) -> ConfigError {
+    let value = match may_be_secret(name, value) {
+        true => "…",
+        false => value,
+    };
     let value = crate::log_safe::LogSafe(value);
     ConfigError(format!(
         "{name}=\"{value}\" is not valid: allowed is {allowed}"
     ))
 }
 
-fn read_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
-    let broken = |error: dotenvy::Error| {
-        let text = error.to_string();
-        let reason = crate::log_safe::LogSafe(&text);
-        ConfigError(format!("{} cannot be read: {reason}", path.display()))
-    };
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    dotenvy::from_path_iter(path)
-        .map_err(broken)?
-        .collect::<Result<_, _>>()
-        .map_err(broken)
+/// Whether a value is not to be repeated; an address may have come to the wrong name.
+fn may_be_secret(name: &str, value: &str) -> bool {
+    let is_address = value.contains("://") && value.contains('@');
+    is_address || (["DATABASE_URL", "JWT_SECRET"].contains(&name) && !value.is_empty())
 }
 
 /// Refuses a name that is almost one of ours.
@@ -448,6 +446,43 @@ mod tests {
         }
         for other in ["HOME", "PATH", "USER", "CARGO_HOME"] {
             assert!(Config::from_pairs([(other, "/x")]).is_ok(), "{other}");
+        }
+    }
+
+    const URL: &str = "postgres://hugo:hunter2@db.example/jobs";
+
+    #[test]
+    fn no_secret_stands_in_the_configurations_debug_text() {
+        let secret = "hunter2-hunter2-hunter2-hunter2-hunter2";
+        let pairs = [("JWT_SECRET", secret), ("METRICS", "true")];
+        let mut config = Config::from_pairs(pairs).expect("valid");
+        config.database_url = Some(URL.to_owned().into());
+        let text = format!("{config:?}");
+        assert!(
+            !text.contains("hunter2") && !text.contains("hugo"),
+            "{text}"
+        );
+        assert!(text.contains("metrics: true"), "{text}");
+    }
+
+    #[test]
+    fn no_refusal_repeats_what_may_be_a_secret() {
+        let wrong = [
+            ("STORAGE", URL),
+            ("DATABASE_URL", URL),
+            ("JWT_SECRET", "hunter2"),
+            ("ALLOWED_HOSTS", URL),
+            ("PORT", URL),
+        ];
+        for (name, value) in wrong {
+            let pairs = [("STORAGE", "sqlite"), (name, value)];
+            let error = Config::from_pairs(pairs).expect_err("must be refused");
+            let text = error.to_string();
+            assert!(
+                !text.contains("hunter2") && !text.contains("hugo"),
+                "{text}"
+            );
+            assert!(text.contains("is not valid"), "{text}");
         }
     }
 

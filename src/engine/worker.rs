@@ -8,6 +8,7 @@ use serde_json::value::to_raw_value;
 
 use crate::engine::pool::{Assignment, Run, Shared, Work};
 use crate::executor::{Outcome, TaskContext, TaskError, panic_text};
+use crate::nesting::{MAX_DEPTH, limited};
 use crate::store::Ending;
 use crate::task::later;
 
@@ -128,15 +129,21 @@ fn pause(pool: &Shared, mut run: Box<Run>, after: Duration) {
 }
 
 fn ending(pool: &Shared, result: Option<serde_json::Value>) -> Ending {
+    let Some(value) = result else {
+        return Ending::Completed(None);
+    };
+    let Some(value) = limited(value) else {
+        let why = format!("the result is nested more than {MAX_DEPTH} deep");
+        return Ending::Failed(why);
+    };
     let max = pool.max_result_bytes;
-    match result.map(|value| to_raw_value(&value)) {
-        None => Ending::Completed(None),
-        Some(Ok(json)) if json.get().len() <= max => Ending::Completed(Some(json)),
-        Some(Ok(json)) => Ending::Failed(format!(
+    match to_raw_value(&value) {
+        Ok(json) if json.get().len() <= max => Ending::Completed(Some(json)),
+        Ok(json) => Ending::Failed(format!(
             "the result of {} bytes is larger than MAX_RESULT_BYTES ({max})",
             json.get().len()
         )),
-        Some(Err(_)) => Ending::Failed("the result cannot be written as JSON".to_owned()),
+        Err(_) => Ending::Failed("the result cannot be written as JSON".to_owned()),
     }
 }
 

@@ -18,6 +18,7 @@ mod registry;
 
 use std::any::Any;
 use std::fmt;
+use std::iter::successors;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -106,7 +107,8 @@ impl Outcome {
 
 /// Why an attempt ended without an outcome.
 ///
-/// Every standard error turns into one with `?`. Its text is shown to clients and logged.
+/// Every standard error turns into one with `?`, with its causes: `message: cause: cause`. Its text
+/// is shown to clients and logged.
 ///
 /// ```
 /// use async_task_system::TaskError;
@@ -175,9 +177,22 @@ impl fmt::Debug for TaskError {
     }
 }
 
+/// More causes than an honest error has; some errors are their own cause.
+const MAX_CAUSES: usize = 10;
+
+/// The error's text, and after it each cause that says something new: `message: cause: cause`.
 impl<E: std::error::Error> From<E> for TaskError {
     fn from(error: E) -> TaskError {
-        TaskError::new(error.to_string())
+        let mut message = error.to_string();
+        let causes = successors(error.source(), |cause| cause.source());
+        for cause in causes.take(MAX_CAUSES) {
+            let text = cause.to_string();
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+        }
+        TaskError::new(message)
     }
 }
 
@@ -188,4 +203,56 @@ pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Told(String, Option<Box<Told>>);
+
+    impl fmt::Display for Told {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(&self.0)
+        }
+    }
+
+    impl std::error::Error for Told {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    /// An error with these texts, each the cause of the one before it.
+    fn chain<'a>(texts: impl DoubleEndedIterator<Item = &'a str>) -> Option<Box<Told>> {
+        texts.rev().fold(None, |cause, text| {
+            Some(Box::new(Told(text.to_owned(), cause)))
+        })
+    }
+
+    #[test]
+    fn an_error_keeps_its_causes_and_says_nothing_twice() {
+        let told = |texts: &[&str]| {
+            let error = chain(texts.iter().copied()).expect("a text");
+            TaskError::from(*error).to_string()
+        };
+        assert_eq!(told(&["a"]), "a");
+        assert_eq!(
+            told(&["no report", "no file", "denied"]),
+            "no report: no file: denied"
+        );
+        assert_eq!(
+            told(&["no file: denied", "denied", "disk"]),
+            "no file: denied: disk"
+        );
+    }
+
+    #[test]
+    fn a_chain_of_causes_without_end_has_one() {
+        let texts: Vec<String> = (1_000..2_000).map(|n| n.to_string()).collect();
+        let error = chain(texts.iter().map(String::as_str)).expect("a text");
+        let text = TaskError::from(*error).to_string();
+        assert_eq!(text.split(": ").count(), 1 + MAX_CAUSES);
+    }
 }

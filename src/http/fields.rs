@@ -9,13 +9,10 @@ use serde_json::value::RawValue;
 
 use crate::executor::FieldError;
 use crate::http::{Problem, Request};
+use crate::nesting::{MAX_DEPTH, depth};
 
 /// More than any body has. Looking for doubles among ever more would cost ever more.
 const MAX_FIELDS: usize = 100;
-
-/// How deep what is stored to the letter may be nested. Many readers give up at 128, and would
-/// with it on the list that it stands in.
-const MAX_DEPTH: usize = 100;
 
 /// The fields not yet taken, and what was wrong so far. A field that is `null` is absent.
 pub(crate) struct Fields<'a> {
@@ -240,27 +237,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// How deep a valid JSON text is nested.
-fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    let (mut quoted, mut escaped) = (false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => quoted = !quoted,
-            _ if quoted => {}
-            b'[' | b'{' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 fn not_json(error: serde_json::Error) -> Problem {
     let (line, column) = (error.line(), error.column());
     let message = format!("The body is not valid JSON: see line {line}, column {column}");
@@ -366,24 +342,6 @@ impl<'a> Query<'a> {
             Ok(())
         } else {
             Err(Problem::invalid(self.errors))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::depth;
-
-    #[test]
-    fn depth_counts_brackets_outside_of_strings() {
-        for (json, want) in [
-            ("1", 0),
-            ("{}", 1),
-            (r#"{"a":[{}],"b":[]}"#, 3),
-            (r#"{"[{":"\"[[","b":"\\"}"#, 1),
-            (r#"["\\",["]"]]"#, 2),
-        ] {
-            assert_eq!(depth(json), want, "{json}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::jobs::database::{DatabaseError, Session};
+use crate::jobs::database::{DatabaseError, Duty, Session};
 use crate::jobs::job::{Added, Job, NewJob};
 use crate::jobs::receipts::{Asked, Receipt};
 use crate::jobs::storage::{Done, Storage, parse};
@@ -43,7 +43,7 @@ impl Storage {
             }
         }
         let text = "an idempotency key changes hands too fast";
-        Err(DatabaseError::new(text))
+        Err(DatabaseError::Broken(text.to_owned()))
     }
 
     /// The same for several in one commit: what each has got, in order. `None`, and nothing is added,
@@ -53,18 +53,20 @@ impl Storage {
         let has_keys = jobs.iter().any(|new| new.unique_key.is_some());
         if !has_keys && wishes.iter().all(|wish| wish.asked.is_none()) {
             let mut addition = Addition::default();
-            addition.take_new(&self.write(&self.sql.insert, &jobs)?)?;
+            addition.take_new(&self.write(Duty::Request, &self.requests.insert, &jobs)?)?;
             if jobs.iter().all(|new| addition.has(new)) {
                 return addition.in_order(wishes).map(Some);
             }
         }
         let (mut added, mut is_late) = (Vec::new(), false);
-        let done = self.database.transact(&mut |session| {
+        let done = self.transact(&mut |session| {
             added = self.insert(session, &jobs)?.in_order(wishes)?;
             is_late = !self.keep_receipts(session, wishes, &added)?;
             match is_late {
                 // What was added here goes with the transaction.
-                true => Err(DatabaseError::new("an idempotency key was answered before")),
+                true => Err(DatabaseError::Broken(
+                    "an idempotency key was answered before".to_owned(),
+                )),
                 false => Ok(()),
             }
         });
@@ -81,21 +83,23 @@ impl Storage {
         missing.sort_by_key(|new| (&new.unique_key, &new.user));
         for _ in 0..MAX_ROUNDS {
             let document = serde_json::to_string(&missing)?;
-            added.take_new(&session.run(&self.sql.insert, &document)?)?;
+            added.take_new(&session.run(&self.requests.insert, &document)?)?;
             missing.retain(|new| !added.has(new));
             if !missing.is_empty() {
                 let document = serde_json::to_string(&missing)?;
                 // Added already, by a commit whose answer was lost.
-                added.take_new(&session.run(&self.sql.own, &document)?)?;
+                added.take_new(&session.run(&self.requests.own, &document)?)?;
                 // A key's holder may end before it is looked up; then the key is free again.
-                added.take_held(&session.run(&self.sql.by_unique_key, &document)?)?;
+                added.take_held(&session.run(&self.requests.by_unique_key, &document)?)?;
                 missing.retain(|new| !added.has(new));
             }
             if missing.is_empty() {
                 return Ok(added);
             }
         }
-        Err(DatabaseError::new("a unique key changes hands too fast"))
+        Err(DatabaseError::Broken(
+            "a unique key changes hands too fast".to_owned(),
+        ))
     }
 
     /// False where a key has a receipt already.
@@ -122,7 +126,7 @@ impl Storage {
         }
         // In one order, as unique keys.
         rows.sort_by_cached_key(|row| (row["xuser"].to_string(), row["xkey"].to_string()));
-        let kept = session.run(&self.sql.keep_receipt, &serde_json::to_string(&rows)?)?;
+        let kept = session.run(&self.requests.keep_receipt, &serde_json::to_string(&rows)?)?;
         Ok(kept.len() == rows.len())
     }
 
@@ -165,7 +169,9 @@ impl Addition {
         let one = |new: &NewJob| match (self.new.get(&new.id), self.held.get(&new.id)) {
             (Some(row), _) => Ok((Job::added(new, row), true)),
             (None, Some(job)) => Ok((job.clone(), false)),
-            (None, None) => Err(DatabaseError::new("an added job was not given back")),
+            (None, None) => Err(DatabaseError::Broken(
+                "an added job was not given back".to_owned(),
+            )),
         };
         let each = wishes.iter();
         each.map(|wish| wish.jobs.iter().map(one).collect())

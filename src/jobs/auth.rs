@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, TokenData, Validation};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Secret;
 use crate::http::{Problem, Request};
+use crate::jobs::public_key;
 use crate::jobs::storage::User;
 
 /// No honest token is longer.
@@ -35,12 +37,12 @@ pub(super) struct Gatekeeper {
     rules: Validation,
 }
 
-/// What tokens are signed and checked with.
-#[derive(Clone, Debug, Default)]
+/// What tokens are signed and checked with: nothing that a log should show.
+#[derive(Clone, Default)]
 pub(super) struct TokenConfig {
     /// The secret of HS256, at least 32 bytes.
-    pub(super) secret: Option<String>,
-    /// A public key in PEM: RSA, EC on P-256, or Ed25519.
+    pub(super) secret: Option<Secret>,
+    /// The file of a public key, as [`public_key::read`] takes it.
     pub(super) public_key: Option<Vec<u8>>,
     /// The issuer that tokens must name.
     pub(super) issuer: Option<String>,
@@ -54,8 +56,7 @@ impl Gatekeeper {
     /// What the configuration lacks, for the person who wrote it.
     pub(super) fn new(config: &TokenConfig) -> Result<Gatekeeper, String> {
         let (key, algorithm) = match (&config.public_key, &config.secret) {
-            (Some(pem), _) => public_key(pem)
-                .ok_or("JWT_PUBLIC_KEY_FILE is no PEM public key of RSA, EC P-256 or Ed25519")?,
+            (Some(pem), _) => public_key::read(pem)?,
             (None, Some(secret)) if secret.len() >= 32 => (
                 DecodingKey::from_secret(secret.as_bytes()),
                 Algorithm::HS256,
@@ -122,13 +123,6 @@ impl Gatekeeper {
 struct Subject {
     sub: String,
     role: Option<String>,
-}
-
-fn public_key(pem: &[u8]) -> Option<(DecodingKey, Algorithm)> {
-    let rsa = DecodingKey::from_rsa_pem(pem).map(|key| (key, Algorithm::RS256));
-    let ec = || DecodingKey::from_ec_pem(pem).map(|key| (key, Algorithm::ES256));
-    let ed = || DecodingKey::from_ed_pem(pem).map(|key| (key, Algorithm::EdDSA));
-    rsa.or_else(|_| ec()).or_else(|_| ed()).ok()
 }
 
 /// A token for a test with curl.

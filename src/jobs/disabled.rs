@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::engine::TaskExecutionService;
 use crate::executor::ExecutorRegistry;
+use crate::http::Problem;
 use crate::http::router::Route;
 use crate::metrics::Exposition;
 use crate::permits::Permits;
+
+const MISSING: &str = "this build has no Job API; build it with --features jobs";
 
 /// The Job API that is not there.
 pub(crate) struct Jobs;
@@ -28,6 +31,10 @@ impl Jobs {
 
     pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
         |_| {}
+    }
+
+    pub(crate) fn ailment(&self) -> impl Fn() -> Option<Problem> + Send + Sync + 'static {
+        || None
     }
 
     pub(crate) fn close(&self) {}
@@ -55,5 +62,35 @@ pub(crate) fn check(_: &Config) -> Result<(), String> {
 ///
 /// Always: says how to build one that has it.
 pub fn token(_: &Config, _: &str, _: Option<&str>, _: Duration) -> Result<String, String> {
-    Err("this build has no Job API; build it with --features jobs".to_owned())
+    Err(MISSING.to_owned())
+}
+
+/// Brings the tables of the Job API up to date, which this build does not have.
+///
+/// ```
+/// let told = async_task_system::migrate(&Default::default());
+/// # #[cfg(not(feature = "jobs"))]
+/// assert!(told.is_err_and(|why| why.contains("--features jobs")));
+/// ```
+///
+/// # Errors
+///
+/// Always: says how to build one that has it.
+pub fn migrate(_: &Config) -> Result<Vec<String>, String> {
+    Err(MISSING.to_owned())
+}
+
+/// The SQL that [`migrate`] would run.
+///
+/// ```
+/// let told = async_task_system::migration_sql(&Default::default());
+/// # #[cfg(not(feature = "jobs"))]
+/// assert!(told.is_err_and(|why| why.contains("--features jobs")));
+/// ```
+///
+/// # Errors
+///
+/// As [`migrate`].
+pub fn migration_sql(_: &Config) -> Result<String, String> {
+    Err(MISSING.to_owned())
 }

@@ -7,31 +7,26 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use uuid::Uuid;
 
 use crate::config::Config;
 use crate::engine::TaskExecutionService;
 use crate::engine::pool::Pool;
 use crate::executor::ExecutorRegistry;
+use crate::http::Problem;
 use crate::http::router::Route;
 use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
 use crate::jobs::dummy::{self, Dummy};
-use crate::jobs::intake::{Bells, Intake};
-use crate::jobs::listen::Listener;
+use crate::jobs::intake::{Bell, Intake};
 use crate::jobs::meter::JobMeter;
-use crate::jobs::queue::{Queue, QueueOptions};
-use crate::jobs::storage::Storage;
+use crate::jobs::notify::Notifier;
+use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::watch::Watch;
+use crate::jobs::worker::maintenance::Maintenance;
+use crate::jobs::worker::{Queue, QueueOptions};
 use crate::jobs::{database, routes};
 use crate::metrics::Exposition;
 use crate::permits::Permits;
-use crate::threads::{self, join_until};
-
-/// How long the listener waits before it looks whether it is to stop.
-const LISTEN_LOOK: Duration = Duration::from_millis(250);
-
-/// How long the listener waits before it connects again.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+use crate::threads::join_until;
 
 /// The running Job API; nothing where `STORAGE=memory`.
 pub(crate) struct Jobs(Option<Arc<JobSystem>>);
@@ -47,9 +42,10 @@ pub(super) struct JobSystem {
     /// `None` where other processes run the jobs.
     queue: Option<Arc<Queue>>,
     pool: Pool,
+    maintenance: Maintenance,
+    /// `None` where there can be no other processes to tell.
+    notifier: Option<Arc<Notifier>>,
     listener: Mutex<Option<JoinHandle<()>>>,
-    /// What other processes are told when there is something to run; this one knows it without.
-    added: Arc<str>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -73,8 +69,14 @@ impl Jobs {
             super::warn_where_no_job_runs(config);
             return Ok(Jobs(None));
         };
+        let address = database::url::parse(url).map_err(io::Error::other)?;
         let gatekeeper = Gatekeeper::new(&tokens(config)?).map_err(io::Error::other)?;
-        let database = database::open(url).map_err(|error| {
+        let options = QueueOptions {
+            workers: config.worker_threads,
+            rescue_within: config.job_lease,
+            retention: config.job_retention,
+        };
+        let database = database::open(&address, options.statement_within()).map_err(|error| {
             io::Error::other(format!(
                 "DATABASE_URL: the database cannot be used: {error}"
             ))
@@ -87,25 +89,26 @@ impl Jobs {
         let queue = match config.enable_queue {
             false => None,
             true => {
-                let options = QueueOptions {
-                    workers: config.worker_threads,
-                    rescue_within: config.job_lease,
-                    retention: config.job_retention,
-                };
                 let queue = Queue::start(storage.clone(), pool.clone(), options, meter.clone())?;
                 Some(Arc::new(queue))
             }
         };
-        let added: Arc<str> = format!("added by {}", Uuid::new_v4()).into();
-        let bells = bells(&storage, queue.clone(), is_shared.then(|| added.clone()));
-        let intake = Intake::start(storage.clone(), meter.clone(), bells)?;
+        let rescuer = queue.as_ref().map(|queue| queue.rescuer());
+        let maintenance = Maintenance::start(storage.clone(), rescuer)?;
+        let notifier = match is_shared {
+            true => Some(Arc::new(Notifier::start(storage.clone())?)),
+            false => None,
+        };
         let stopping = Arc::<AtomicBool>::default();
-        let listener = match &queue {
-            Some(queue) if is_shared => {
-                Some(listen(url, queue.clone(), stopping.clone(), added.clone())?)
+        let listener = match (&queue, &notifier) {
+            (Some(queue), Some(notifier)) => {
+                let url = address.into_url();
+                Some(notifier.listen(&url, queue.clone(), stopping.clone())?)
             }
             _ => None,
         };
+        let bell = bell(queue.clone(), notifier.clone());
+        let intake = Intake::start(storage.clone(), meter.clone(), bell)?;
         let workers = if queue.is_some() { "with" } else { "without" };
         log::info!("Job API initialized successfully, {workers} workers");
         let watch = Watch::start(storage.clone())?;
@@ -118,8 +121,9 @@ impl Jobs {
             meter,
             queue,
             pool,
+            maintenance,
+            notifier,
             listener: Mutex::new(listener),
-            added,
             stopping,
         }))))
     }
@@ -142,6 +146,21 @@ impl Jobs {
             if let Some(queue) = &system.queue {
                 queue.write(NOUN, out);
             }
+            let help = "1 while this process cannot use its database, else 0.";
+            let is_away = u8::from(system.is_away());
+            out.gauge(&format!("{NOUN}_database_away"), help, is_away);
+        }
+    }
+
+    /// What is to be said where the database cannot be used now.
+    pub(crate) fn ailment(&self) -> impl Fn() -> Option<Problem> + Send + Sync + 'static {
+        let system = self.0.clone();
+        move || {
+            let system = system.as_ref()?;
+            system.is_away().then(|| {
+                let message = "The server is up, and the Job API cannot use its database now";
+                Problem::new(503, "database_unavailable", message).with("Retry-After", "2")
+            })
         }
     }
 
@@ -162,8 +181,12 @@ impl Jobs {
         if let Some(system) = &self.0 {
             system.intake.stop(deadline);
             system.watch.stop(deadline);
+            system.maintenance.stop(deadline);
             if let Some(queue) = &system.queue {
                 queue.stop(system.pool.has_ended(), deadline);
+            }
+            if let Some(notifier) = &system.notifier {
+                notifier.stop(deadline);
             }
             if let Some(thread) = system.listener.lock().take() {
                 join_until(thread, deadline);
@@ -178,71 +201,40 @@ impl JobSystem {
         if let Some(queue) = &self.queue {
             queue.wake();
         }
-        self.tell(&self.added);
+        if let Some(notifier) = &self.notifier {
+            notifier.added();
+        }
     }
 
-    /// Calls a job off wherever it runs.
-    pub(super) fn call_off(&self, id: Uuid) {
+    /// This claim was cancelled: its run is called off, wherever that is.
+    pub(super) fn call_off(&self, claim: Claim) {
         if let Some(queue) = &self.queue {
-            queue.cancel(id);
+            queue.call_off(claim);
         }
-        self.tell(&id.to_string());
-    }
-
-    fn tell(&self, message: &str) {
-        if let Err(error) = self.storage.notify(message) {
-            log::debug!("Other workers were not told: {error}");
+        if let Some(notifier) = &self.notifier {
+            notifier.called_off(claim);
         }
     }
-}
 
-/// Calls this process's queue, and with `news` those of others.
-fn bells(storage: &Arc<Storage>, queue: Option<Arc<Queue>>, news: Option<Arc<str>>) -> Bells {
-    let storage = storage.clone();
-    Bells {
-        near: Box::new(move || {
-            if let Some(queue) = &queue {
-                queue.wake();
-            }
-        }),
-        far: Box::new(move || {
-            if let Some(news) = &news
-                && let Err(error) = storage.notify(news)
-            {
-                log::debug!("Other workers were not called: {error}");
-            }
-        }),
+    /// Whether the database cannot be used now, as far as any duty of this process knows.
+    fn is_away(&self) -> bool {
+        let queue = self.queue.as_ref();
+        self.storage.outages.is_away()
+            || self.maintenance.is_away()
+            || queue.is_some_and(|queue| queue.is_away())
     }
 }
 
-/// Hears from other processes what was added, and what was cancelled.
-fn listen(
-    url: &str,
-    queue: Arc<Queue>,
-    stopping: Arc<AtomicBool>,
-    own: Arc<str>,
-) -> io::Result<JoinHandle<()>> {
-    let url = url.to_owned();
-    let body = move || {
-        let mut listener = None;
-        while !stopping.load(SeqCst) {
-            let Some(open) = listener.take().or_else(|| Listener::open(&url)) else {
-                std::thread::sleep(LISTEN_AGAIN);
-                continue;
-            };
-            let Some(heard) = open.wait(LISTEN_LOOK) else {
-                continue;
-            };
-            listener = Some(open);
-            for message in heard.iter().filter(|message| ***message != *own) {
-                match message.parse() {
-                    Ok(id) => queue.cancel(id),
-                    Err(_) => queue.wake(),
-                }
-            }
+/// Calls this process's workers, and those of others.
+fn bell(queue: Option<Arc<Queue>>, notifier: Option<Arc<Notifier>>) -> Bell {
+    Box::new(move || {
+        if let Some(queue) = &queue {
+            queue.wake();
         }
-    };
-    threads::spawn("listener", body)
+        if let Some(notifier) = &notifier {
+            notifier.added();
+        }
+    })
 }
 
 fn tokens(config: &Config) -> io::Result<TokenConfig> {
@@ -261,9 +253,11 @@ fn tokens(config: &Config) -> io::Result<TokenConfig> {
     })
 }
 
-/// What a start would find wrong with the Job API's keys. The database is not asked.
+/// What a start would find wrong with the Job API's keys and the database's address. The database is
+/// not asked.
 pub(crate) fn check(config: &Config) -> Result<(), String> {
-    if config.database_url.is_some() {
+    if let Some(url) = &config.database_url {
+        database::url::parse(url)?;
         let tokens = tokens(config).map_err(|error| error.to_string())?;
         Gatekeeper::new(&tokens)?;
     }
@@ -294,4 +288,49 @@ pub fn token(
 ) -> Result<String, String> {
     let tokens = tokens(config).map_err(|error| error.to_string())?;
     auth::issue(&tokens, subject, role, lifetime)
+}
+
+/// Brings the tables of the Job API up to date, as a start does; the names of the migrations that
+/// this took, in their order.
+///
+/// ```
+/// # let folder = std::env::temp_dir().join(format!("async-task-system-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// let url = format!("sqlite://{}", folder.join("jobs.db").display());
+/// let secret = "at least thirty-two bytes, and secret";
+/// let pairs = [("STORAGE", "sqlite"), ("DATABASE_URL", &*url), ("JWT_SECRET", secret)];
+/// let config = async_task_system::Config::from_pairs(pairs)?;
+/// assert!(async_task_system::migration_sql(&config)?.contains("CREATE TABLE"));
+/// assert_ne!(async_task_system::migrate(&config)?.len(), 0);
+/// assert_eq!(async_task_system::migrate(&config)?.len(), 0);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// There is no database, or it cannot be had; for the person at the terminal.
+pub fn migrate(config: &Config) -> Result<Vec<String>, String> {
+    database::migrate(&address(config)?).map_err(|error| error.to_string())
+}
+
+/// The SQL that [`migrate`] would run, to be read or run by hand; empty where the schema is current.
+/// The database is only read.
+///
+/// ```no_run
+/// let config = async_task_system::Config::from_env()?;
+/// print!("{}", async_task_system::migration_sql(&config)?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// As [`migrate`].
+pub fn migration_sql(config: &Config) -> Result<String, String> {
+    database::migration_sql(&address(config)?).map_err(|error| error.to_string())
+}
+
+fn address(config: &Config) -> Result<database::url::Address, String> {
+    let url = config.database_url.as_deref();
+    database::url::parse(url.ok_or("there is no database; set STORAGE=sqlite or STORAGE=postgres")?)
 }

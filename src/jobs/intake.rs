@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 
 use crate::jobs::addition::{AddedJobs, Outcome, Wish};
@@ -24,6 +24,9 @@ const MAX_BATCH: usize = 2_000;
 
 /// A commit that fails after this time failed for want of a database.
 const SLOW: Duration = Duration::from_secs(1);
+
+/// How long a request waits for its answer. It may be added all the same.
+const ANSWER_WITHIN: Duration = Duration::from_secs(9);
 
 /// The most requests that wait for the database.
 const MAX_WAITING: usize = 10_000;
@@ -42,35 +45,30 @@ pub(super) struct Intake {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Who is called when jobs were added.
-pub(super) struct Bells {
-    /// This process's workers; even before the disk has what was added.
-    pub(super) near: Box<dyn Fn() + Send + Sync>,
-    /// Those of other processes. May take its time.
-    pub(super) far: Box<dyn Fn() + Send + Sync>,
-}
+/// Calls the workers when jobs were added. Never blocks.
+pub(super) type Bell = Box<dyn Fn() + Send + Sync>;
 
 /// What all who commit share.
 struct Committer {
     storage: Arc<Storage>,
     meter: Arc<JobMeter>,
-    bells: Bells,
+    bell: Bell,
     /// Somebody commits. A hint: two at once do no harm, only less well.
     busy: AtomicBool,
 }
 
 impl Intake {
-    /// The `bells` are rung after each commit.
+    /// The `bell` is rung after each commit.
     pub(super) fn start(
         storage: Arc<Storage>,
         meter: Arc<JobMeter>,
-        bells: Bells,
+        bell: Bell,
     ) -> std::io::Result<Intake> {
         let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
         let committer = Arc::new(Committer {
             storage,
             meter,
-            bells,
+            bell,
             busy: AtomicBool::new(false),
         });
         let own = committer.clone();
@@ -84,19 +82,26 @@ impl Intake {
 
     /// Adds a request's jobs, all or none, and waits until that is durable.
     pub(super) fn add(&self, wish: Wish) -> Granted {
-        let busy = || DatabaseError::new("too many requests wait for the database");
-        let stopped = || DatabaseError::new("the server is stopping");
-        let requests = self.requests.lock().clone().ok_or_else(stopped)?;
+        let requests = self.requests.lock().clone();
+        let requests = requests.ok_or(DatabaseError::Stopping)?;
         if requests.is_empty() && !self.committer.busy.swap(true, SeqCst) {
             let granted = self.committer.grant(&wish);
             self.committer.busy.store(false, SeqCst);
-            (self.committer.bells.far)();
             return granted;
         }
         let (reply, answer) = crossbeam_channel::bounded(1);
         let request = Request { wish, reply };
-        requests.try_send(request).map_err(|_| busy())?;
-        answer.recv().map_err(|_| stopped())?
+        requests
+            .try_send(request)
+            .map_err(|_| DatabaseError::Overloaded)?;
+        match answer.recv_timeout(ANSWER_WITHIN) {
+            Ok(granted) => granted,
+            Err(RecvTimeoutError::Disconnected) => Err(DatabaseError::Stopping),
+            Err(RecvTimeoutError::Timeout) => {
+                let text = "an addition waits for those before it";
+                Err(DatabaseError::Busy(text.to_owned()))
+            }
+        }
     }
 
     pub(super) fn stop(&self, deadline: Instant) {
@@ -129,7 +134,7 @@ impl Committer {
 
     fn tell<'a>(&self, added: impl IntoIterator<Item = &'a AddedJobs>) {
         added.into_iter().for_each(|jobs| self.meter.added(jobs));
-        (self.bells.near)();
+        (self.bell)();
     }
 
     fn serve(&self, queue: &Receiver<Request>) {
@@ -140,7 +145,6 @@ impl Committer {
             (batch, left) = gather(first, queue);
             self.commit(batch);
             self.busy.store(false, SeqCst);
-            (self.bells.far)();
         }
     }
 
@@ -156,7 +160,11 @@ impl Committer {
             Ok(None) => self.commit_each(batch),
             // What the database refuses in one request is no reason to refuse the others; but where
             // it is away, or locked, nobody waits for it once for each.
-            Err(error) if batch.len() == 1 || error.is_away() || begun.elapsed() >= SLOW => {
+            Err(error)
+                if batch.len() == 1
+                    || matches!(error, DatabaseError::Unavailable(_))
+                    || begun.elapsed() >= SLOW =>
+            {
                 for request in batch {
                     let _ = request.reply.send(Err(error.clone()));
                 }

@@ -7,6 +7,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use uuid::Uuid;
 
+use crate::jobs::work::Place;
+
 /// Where a job stands. The numbers are the database's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobStatus {
@@ -78,6 +80,8 @@ pub(super) struct Job {
     timeout: Option<u64>,
     /// Entries of its history, and so a version.
     pub(super) seq: u32,
+    /// The number of its newest claim.
+    pub(super) claim: i64,
 }
 
 /// RFC 3339, to the millisecond.
@@ -162,7 +166,11 @@ pub(super) struct Claimed {
     pub(super) kind: String,
     /// JSON, exactly as given.
     pub(super) arguments: Option<String>,
+    /// How careful it was claimed: 1, and 1 more each time that its worker was lost.
+    pub(super) lane: u8,
     pub(super) attempts: u32,
+    /// Attempts that ended with their workers.
+    pub(super) losses: u32,
     pub(super) max: u32,
     pub(super) timeout: Option<u64>,
     /// The fencing token.
@@ -175,8 +183,12 @@ pub(super) struct Claimed {
 
 impl Claimed {
     /// Jobs run by priority, then by age.
-    pub(super) fn rank(&self) -> impl Ord + use<> {
-        (std::cmp::Reverse(self.priority), self.run, self.id)
+    pub(super) fn place(&self) -> Place {
+        Place {
+            rank: -i64::from(self.priority),
+            run: self.run,
+            id: self.id,
+        }
     }
 }
 
@@ -204,6 +216,7 @@ impl Job {
             completed: None,
             timeout: new.timeout,
             seq: 1,
+            claim: 0,
         }
     }
 }

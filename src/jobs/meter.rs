@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::executor::ExecutorRegistry;
 use crate::jobs::job::{Job, JobStatus};
-use crate::jobs::storage::{Finish, Rescued};
+use crate::jobs::work::{Finish, Rescued};
 use crate::metrics::{Exposition, WorkMeter};
 
 /// Counts jobs; nothing where metrics are off.
@@ -36,15 +36,16 @@ impl JobMeter {
     pub(super) fn finished(&self, ends: &[Finish], written: &[Uuid]) {
         let Some(meter) = &self.0 else { return };
         let mut written: HashSet<_> = written.iter().collect();
-        for end in ends.iter().filter(|end| written.remove(&end.claim.id)) {
+        for end in ends
+            .iter()
+            .filter(|end| written.remove(&end.begin.claim.id))
+        {
             let kind = meter.of(&end.kind);
             match end.status == JobStatus::Completed as u8 {
                 true => kind.completed.increment(),
                 false => kind.failed.increment(),
             }
-            if let Some(ran) = end.ran {
-                kind.run.observe(ran);
-            }
+            kind.run.observe(end.ran);
         }
     }
 

@@ -3,10 +3,10 @@
 //! An optional feature is two files with the same functions: [`enabled`] with it, `disabled`
 //! without; whoever calls carries no condition.
 //!
-//! A job's way: request → `intake` (requests share a commit) → database → `dispatcher` (claims it
-//! into the pool) → `run` (its place in the pool) → `scribe` (keeps its lease, writes its end).
-//! `queue` starts and stops these two, `desk` is what they share. `storage` says what can be done
-//! with jobs, `sql` how, `database` on which.
+//! A job's way: request → `intake` (requests share a commit) → database → `worker::fetcher` (claims it
+//! into the pool) → `worker::run` (its place in the pool) → `worker::completer` (writes its end). `worker::claims` alone
+//! knows what this process holds. `storage`, `lists` and `work` say what can be done with jobs, `sql` how, `database` on
+//! which.
 
 #[cfg(feature = "jobs")]
 mod addition;
@@ -16,12 +16,8 @@ mod auth;
 mod body;
 #[cfg(feature = "jobs")]
 mod database;
-#[cfg(feature = "jobs")]
-mod desk;
 #[cfg(not(feature = "jobs"))]
 mod disabled;
-#[cfg(feature = "jobs")]
-mod dispatcher;
 #[cfg(feature = "jobs")]
 mod dummy;
 #[cfg(feature = "jobs")]
@@ -33,34 +29,38 @@ mod job;
 #[cfg(feature = "jobs")]
 mod listen;
 #[cfg(feature = "jobs")]
+mod lists;
+#[cfg(feature = "jobs")]
 mod meter;
 #[cfg(feature = "jobs")]
-mod outage;
+mod notify;
 #[cfg(feature = "jobs")]
-mod queue;
+mod outages;
+#[cfg(feature = "jobs")]
+mod public_key;
 #[cfg(feature = "jobs")]
 mod receipts;
 #[cfg(feature = "jobs")]
 mod routes;
-#[cfg(feature = "jobs")]
-mod run;
-#[cfg(feature = "jobs")]
-mod scribe;
 #[cfg(feature = "jobs")]
 mod sql;
 #[cfg(feature = "jobs")]
 mod storage;
 #[cfg(feature = "jobs")]
 mod watch;
+#[cfg(feature = "jobs")]
+mod work;
+#[cfg(feature = "jobs")]
+mod worker;
 
 #[cfg(not(feature = "jobs"))]
-pub use disabled::token;
-#[cfg(not(feature = "jobs"))]
 pub(crate) use disabled::{Jobs, check, register};
-#[cfg(feature = "jobs")]
-pub use enabled::token;
+#[cfg(not(feature = "jobs"))]
+pub use disabled::{migrate, migration_sql, token};
 #[cfg(feature = "jobs")]
 pub(crate) use enabled::{Jobs, check, register};
+#[cfg(feature = "jobs")]
+pub use enabled::{migrate, migration_sql, token};
 
 use crate::config::Config;
 use crate::http::Problem;

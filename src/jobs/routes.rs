@@ -16,11 +16,12 @@ use crate::http::{Problem, Request, Response};
 use crate::idempotency::{key_of, repeat};
 use crate::jobs::addition::{Outcome, Wish};
 use crate::jobs::body::Terms;
-use crate::jobs::database::DatabaseError;
+use crate::jobs::database::{DatabaseError, Duty};
 use crate::jobs::enabled::JobSystem;
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
+use crate::jobs::lists::JobQuery;
 use crate::jobs::receipts::{Asked, FirstAnswer, Receipt, RepeatKey};
-use crate::jobs::storage::{JobQuery, User};
+use crate::jobs::storage::{Claim, User};
 use crate::jobs::watch::{Stopped, Watcher};
 use crate::permits::Permits;
 use crate::store::Refused;
@@ -65,11 +66,26 @@ pub(super) fn routes(system: &Arc<JobSystem>, streams: &Permits) -> Vec<Route> {
     ]
 }
 
+/// What a client is told; the log knows more, and tells an outage once.
 impl From<DatabaseError> for Problem {
     fn from(error: DatabaseError) -> Problem {
-        log::warn!("A request cannot be served: {error}");
-        let message = "The database cannot be reached now; try again";
-        Problem::new(503, "database_unavailable", message).with("Retry-After", "2")
+        let (code, message) = match error {
+            DatabaseError::Unavailable(_) | DatabaseError::Busy(_) => (
+                "database_unavailable",
+                "The database cannot be reached now; try again",
+            ),
+            DatabaseError::Overloaded => (
+                "queue_full",
+                "Too many requests wait for the database; try again",
+            ),
+            DatabaseError::Stopping => ("server_stopping", "The server is stopping; try again"),
+            DatabaseError::Taken(_) | DatabaseError::Refused(_) | DatabaseError::Broken(_) => {
+                log::error!("A request cannot be served: {error}");
+                let message = "The database refuses this request; the server's log has the reason";
+                return Problem::new(500, "database_refused", message);
+            }
+        };
+        Problem::new(503, code, message).with("Retry-After", "2")
     }
 }
 
@@ -88,7 +104,11 @@ impl Call<'_> {
         parse: impl FnOnce(&Terms<'_>, &mut Fields<'_>) -> Result<Vec<NewJob>, Problem>,
         answer: fn(&[(Job, bool)]) -> Option<Response>,
     ) -> Answer {
-        let lost = || Problem::from(DatabaseError::new("an added job was not given back"));
+        let lost = || {
+            Problem::from(DatabaseError::Broken(
+                "an added job was not given back".to_owned(),
+            ))
+        };
         let (system, request) = (self.system, self.request);
         let key = key_of(request)?
             .map(|key| RepeatKey::new(&self.user.name, key, request.path(), request.body));
@@ -193,7 +213,8 @@ fn all(added: &[(Job, bool)]) -> Option<Response> {
 struct ListAnswer<'a> {
     jobs: &'a [Job],
     count: usize,
-    total: usize,
+    total: u64,
+    total_is_exact: bool,
     next_cursor: Option<Uuid>,
 }
 
@@ -207,6 +228,8 @@ fn list(call: &Call<'_>) -> Answer {
         count: jobs.len(),
         jobs: &jobs,
         total,
+        // It comes from counters that change with the jobs.
+        total_is_exact: true,
         next_cursor: last.filter(|_| more),
     };
     Ok(Response::json(200, &answer))
@@ -279,7 +302,7 @@ struct HistoryAnswer {
 fn history(call: &Call<'_>) -> Answer {
     Query::new(call.request, &[]).finish()?;
     let job_id = call.job()?.id;
-    let history = call.system.storage.history(job_id, 0)?;
+    let history = call.system.storage.history(Duty::Request, job_id, 0)?;
     let count = history.len();
     let answer = HistoryAnswer {
         job_id,
@@ -297,7 +320,11 @@ fn cancel(call: &Call<'_>) -> Answer {
         return Err(Problem::new(409, "job_already_finished", message));
     };
     call.system.meter.cancelled(&job);
-    call.system.call_off(id);
+    // The cancel itself took the number after the claim that it ended.
+    call.system.call_off(Claim {
+        id,
+        token: job.claim - 1,
+    });
     Ok(Response::json(200, &job))
 }
 
@@ -364,7 +391,7 @@ impl Follower {
         if !self.is_behind && !self.has_moved(patience) {
             return Vec::new();
         }
-        let Ok(mut history) = self.system.storage.history(self.id, self.told) else {
+        let Ok(mut history) = self.system.storage.history(Duty::Watch, self.id, self.told) else {
             // The database is away: the stream waits for it.
             self.is_behind = true;
             self.has_moved(patience);

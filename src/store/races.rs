@@ -180,6 +180,51 @@ fn sessions_make_room_and_never_pass_their_limit() {
     check(&tasks);
 }
 
+#[test]
+fn a_session_used_while_room_is_made_keeps_its_tasks() {
+    const OTHERS: usize = 100;
+    let tasks = store(Limits {
+        max_sessions: OTHERS + 2,
+        ..Limits::default()
+    });
+    let named = |name: &str| SessionKey::parse(name).expect("a valid key");
+    let create = |key: &SessionKey| {
+        let made = tasks.create(key, NewTask::new("n"));
+        made.expect("there is room, or an idle session makes some")
+    };
+    let touch = |key: &SessionKey, at| tasks.find(key).expect("it is there").touch(at);
+    // Never idle; to look at them takes a while.
+    for other in 0..OTHERS {
+        let key = named(&format!("other-{other}"));
+        create(&key);
+        touch(&key, u64::MAX);
+    }
+    let (longest, longer, new) = (named("longest"), named("longer"), named("new"));
+    for round in 0..ROUNDS {
+        let id = create(&longest).id;
+        create(&longer);
+        while tasks.shared.clock() < 2 {
+            std::thread::yield_now();
+        }
+        touch(&longest, 0);
+        touch(&longer, 1);
+        let (used, made) = at_once(
+            || {
+                (0..round * 20).for_each(|_| std::hint::spin_loop());
+                tasks.get(&longest, id).is_ok()
+            },
+            || create(&new),
+        );
+        let kept = tasks.get(&longest, id).is_ok();
+        assert!(kept || !used, "a session in use was dropped");
+        assert!(tasks.get(&new, made.id).is_ok());
+        for session in [&longest, &longer, &new].map(|key| tasks.find(key)) {
+            assert!(session.is_none_or(|s| tasks.drop_session(&s, |_| true)));
+        }
+    }
+    check(&tasks);
+}
+
 /// A generator that is the same in every run.
 struct Random(u64);
 

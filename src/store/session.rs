@@ -62,12 +62,17 @@ impl Session {
         self.last_used.store(now, Relaxed);
     }
 
-    /// Milliseconds since it was last used; being watched is being used.
-    pub(crate) fn idle_for(&self, now: u64) -> u64 {
+    /// When it was last used; being watched is being used.
+    pub(crate) fn last_used_at(&self, now: u64) -> u64 {
         if self.watching.load(Relaxed) > 0 {
             self.touch(now);
         }
-        now.saturating_sub(self.last_used.load(Relaxed))
+        self.last_used.load(Relaxed)
+    }
+
+    /// Milliseconds since it was last used.
+    pub(crate) fn idle_for(&self, now: u64) -> u64 {
+        now.saturating_sub(self.last_used_at(now))
     }
 }
 

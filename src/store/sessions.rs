@@ -74,11 +74,13 @@ impl TaskManager {
             .sessions()
             .into_iter()
             .filter(|session| session.state.read().is_quiet())
-            .max_by_key(|session| session.idle_for(now));
-        let Some(session) = idlest else {
+            .map(|session| (session.last_used_at(now), session))
+            .min_by_key(|(last_used, _)| *last_used);
+        let Some((last_used, session)) = idlest else {
             return false;
         };
-        self.drop_session(&session, |_| true);
+        // Used in between, it is not the longest idle one any more: the next look finds another.
+        self.drop_session(&session, |s| s.last_used_at(now) == last_used);
         true
     }
 

@@ -1,93 +1,180 @@
-//! Connections that handlers and workers share.
+//! A few connections that some callers share.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use diesel::r2d2::{ConnectionManager, ManageConnection, Pool, R2D2Connection};
+use parking_lot::{Condvar, Mutex};
 
 use super::DatabaseError;
 
-/// How many there are at most.
-const MAX_CONNECTIONS: u32 = 6;
-
-/// How long a caller waits for a connection before the database counts as away.
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a connection stays open that nobody uses.
+const IDLE_FOR: Duration = Duration::from_secs(60);
 
 /// How long a connection is believed to be good after it was.
 const TRUSTED_FOR: Duration = Duration::from_millis(50);
 
-pub(super) type Connections<C> = Pool<Manager<C>>;
+/// How long nobody tries to connect after somebody did in vain.
+const FAIL_FAST_FOR: Duration = Duration::from_millis(300);
 
-/// Opens connections, and lets go of those that have failed. Only one that has been idle for a
-/// while is asked whether it still answers.
-pub(super) struct Manager<C: R2D2Connection + 'static> {
-    connections: ConnectionManager<C>,
-    /// Run on each new connection.
-    setup: &'static str,
+/// What a pool needs to know of a connection.
+pub(super) trait Pooled: Send + Sized {
+    /// Whether it must not be used again.
+    fn is_broken(&self) -> bool;
+
+    /// Whether it can be used, as far as is known without asking the other side.
+    fn is_alive(&mut self) -> bool;
 }
 
-pub(super) struct Tracked<C> {
+/// Counts the connections of a database that have broken. What was opened before the newest one broke, and is
+/// not in use, is not trusted any more: its host is gone, perhaps.
+#[derive(Clone, Default)]
+pub(super) struct Breaks(Arc<AtomicU64>);
+
+/// What opens a connection.
+pub(super) type Opening<C> = dyn Fn() -> Result<C, DatabaseError> + Send + Sync;
+
+pub(super) struct Pool<C> {
+    open: Box<Opening<C>>,
+    breaks: Breaks,
+    most: usize,
+    /// How long a caller waits for a connection.
+    patience: Duration,
+    state: Mutex<State<C>>,
+    freed: Condvar,
+}
+
+struct State<C> {
+    idle: Vec<Idle<C>>,
+    /// In use and idle ones, and those that are being opened.
+    count: usize,
+    /// When it was tried to connect in vain, and what was said then.
+    failed: Option<(Instant, DatabaseError)>,
+}
+
+struct Idle<C> {
     connection: C,
+    /// The breaks before it was opened.
+    breaks: u64,
     used: Instant,
-    failed: bool,
 }
 
-impl<C> Tracked<C> {
+impl<C: Pooled> Pool<C> {
+    pub(super) fn new(
+        open: Box<Opening<C>>,
+        breaks: Breaks,
+        most: usize,
+        patience: Duration,
+    ) -> Pool<C> {
+        Pool {
+            open,
+            breaks,
+            most,
+            patience,
+            state: Mutex::new(State {
+                idle: Vec::new(),
+                count: 0,
+                failed: None,
+            }),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Does `work` on a connection of its own.
     pub(super) fn with<T>(
-        &mut self,
-        f: impl FnOnce(&mut C) -> Result<T, DatabaseError>,
+        &self,
+        work: impl FnOnce(&mut C) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
-        let done = f(&mut self.connection);
-        self.used = Instant::now();
-        self.failed |= done.as_ref().is_err_and(DatabaseError::is_of_database);
+        let mut place = Place {
+            idle: self.take()?,
+            pool: self,
+        };
+        let idle = match &mut place.idle {
+            Some(idle) => idle,
+            None => place.idle.insert(self.connect()?),
+        };
+        let done = work(&mut idle.connection);
+        idle.used = Instant::now();
         done
     }
-}
 
-impl<C: R2D2Connection + 'static> ManageConnection for Manager<C> {
-    type Connection = Tracked<C>;
-    type Error = diesel::r2d2::Error;
+    /// Takes a place among the `most`, perhaps with a connection that was idle.
+    fn take(&self) -> Result<Option<Idle<C>>, DatabaseError> {
+        let deadline = Instant::now() + self.patience;
+        let mut state = self.state.lock();
+        loop {
+            // The newest first: those that are not needed stay idle, and are closed in the end.
+            while let Some(mut idle) = state.idle.pop() {
+                if self.is_good(&mut idle) {
+                    return Ok(Some(idle));
+                }
+                state.count -= 1;
+            }
+            if let Some((at, error)) = &state.failed
+                && at.elapsed() < FAIL_FAST_FOR
+            {
+                return Err(error.clone());
+            }
+            if state.count < self.most {
+                state.count += 1;
+                return Ok(None);
+            }
+            if self.freed.wait_until(&mut state, deadline).timed_out() {
+                let text = "all connections are in use";
+                return Err(DatabaseError::Busy(text.to_owned()));
+            }
+        }
+    }
 
-    fn connect(&self) -> Result<Tracked<C>, diesel::r2d2::Error> {
-        let mut connection = self.connections.connect()?;
-        connection
-            .batch_execute(self.setup)
-            .map_err(diesel::r2d2::Error::QueryError)?;
-        Ok(Tracked {
-            connection,
+    fn is_good(&self, idle: &mut Idle<C>) -> bool {
+        let unused = idle.used.elapsed();
+        idle.breaks == self.breaks.count()
+            && unused < IDLE_FOR
+            && (unused < TRUSTED_FOR || idle.connection.is_alive())
+    }
+
+    fn connect(&self) -> Result<Idle<C>, DatabaseError> {
+        let breaks = self.breaks.count();
+        let opened = (self.open)();
+        let mut state = self.state.lock();
+        state.failed = opened
+            .as_ref()
+            .err()
+            .map(|error| (Instant::now(), error.clone()));
+        drop(state);
+        Ok(Idle {
+            connection: opened?,
+            breaks,
             used: Instant::now(),
-            failed: false,
         })
     }
+}
 
-    fn is_valid(&self, tracked: &mut Tracked<C>) -> Result<(), diesel::r2d2::Error> {
-        if tracked.used.elapsed() < TRUSTED_FOR {
-            return Ok(());
+impl Breaks {
+    fn count(&self) -> u64 {
+        self.0.load(SeqCst)
+    }
+}
+
+/// A caller's place; given back when it is dropped.
+struct Place<'a, C: Pooled> {
+    pool: &'a Pool<C>,
+    idle: Option<Idle<C>>,
+}
+
+impl<C: Pooled> Drop for Place<'_, C> {
+    fn drop(&mut self) {
+        let mut idle = self.idle.take();
+        if let Some(broken) = idle.take_if(|idle| idle.connection.is_broken()) {
+            self.pool.breaks.0.fetch_add(1, SeqCst);
+            drop(broken);
         }
-        let answer = tracked.connection.ping();
-        answer.map_err(diesel::r2d2::Error::QueryError)
+        let mut state = self.pool.state.lock();
+        match idle {
+            Some(idle) => state.idle.push(idle),
+            None => state.count -= 1,
+        }
+        drop(state);
+        self.pool.freed.notify_one();
     }
-
-    fn has_broken(&self, tracked: &mut Tracked<C>) -> bool {
-        tracked.failed || tracked.connection.is_broken()
-    }
-}
-
-pub(super) fn pool<C: R2D2Connection + 'static>(url: &str, setup: &'static str) -> Connections<C> {
-    let connections = ConnectionManager::new(url);
-    Pool::builder()
-        .max_size(MAX_CONNECTIONS)
-        .min_idle(Some(0))
-        .idle_timeout(Some(Duration::from_secs(60)))
-        .test_on_check_out(true)
-        .connection_timeout(CONNECT_WITHIN)
-        .error_handler(Box::new(Quiet))
-        .build_unchecked(Manager { connections, setup })
-}
-
-/// Whoever asked for the connection reports the error.
-#[derive(Debug)]
-struct Quiet;
-
-impl<E> diesel::r2d2::HandleError<E> for Quiet {
-    fn handle_error(&self, _: E) {}
 }

@@ -2,43 +2,233 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use diesel::connection::{Connection, SimpleConnection};
-use diesel::sqlite::SqliteConnection;
-use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use parking_lot::Mutex;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::pool::{Connections, pool};
-use super::{Database, DatabaseError, Dialect, Rows, Session, Work, migrate};
+use super::migrate::{Migration, Migrator, NOTED_VERSIONS, migrations};
+use super::pool::{Breaks, Pool, Pooled};
+use super::{Database, DatabaseError, Dialect, Duty, Rows, Session, Work};
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+const MIGRATIONS: &[Migration] = migrations!("sqlite");
 
+/// What every connection sets. It commits without a sync (`synchronous=NORMAL`).
 const SETUP: &str = "\
-    PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; \
-    PRAGMA cache_size = -4000";
+    PRAGMA synchronous = NORMAL; PRAGMA cache_size = -2000; PRAGMA journal_size_limit = 67108864";
 
-/// SQLite has one writer at a time; here they queue for a lock, not for a sleep. It commits without a
-/// sync (`synchronous=NORMAL`); [`settle`](Database::settle) syncs the log, so that nobody waits for the
-/// disk under the lock.
+/// How long the start waits for others that start.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// The most statements that a connection keeps prepared.
+const MAX_PREPARED: usize = 100;
+
+/// After so many steps of a statement it is looked whether its time is up.
+const STEPS: i32 = 10_000;
+
+/// A log of this size is emptied. Readers that come and go keep SQLite from doing so on its own.
+const MAX_LOG: u64 = 32 << 20;
+
+/// How many free pages are given back at a time.
+const PAGES: u32 = 2_000;
+
+/// SQLite has one writer at a time; here they queue for a lock, not for a sleep. [`settle`](Database::settle) syncs
+/// the log, so that nobody waits for the disk under the lock.
 pub(super) struct SqliteDatabase {
-    pool: Connections<SqliteConnection>,
+    request: Lane,
+    list: Lane,
+    watch: Lane,
+    claim: Lane,
+    complete: Lane,
+    renew: Lane,
+    maintain: Lane,
     writing: Mutex<()>,
+    file: Arc<OpenFile>,
     log: PathBuf,
 }
 
+/// The connections of one duty, and how long its statements may take.
+struct Lane {
+    pool: Pool<Timed>,
+    within: Duration,
+}
+
+/// Which file was opened: another one of the same name has other jobs in it.
+struct OpenFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// A connection whose every statement has the duty's time.
+struct Timed {
+    connection: Connection,
+    within: Duration,
+    is_broken: bool,
+}
+
 impl SqliteDatabase {
-    pub(super) fn open(path: &str) -> Result<SqliteDatabase, DatabaseError> {
-        let mut first = SqliteConnection::establish(path)?;
-        first.batch_execute(SETUP)?;
-        migrate(&mut first, MIGRATIONS)?;
-        // SQLite itself says where: a link's log lies beside what it leads to.
-        let place = "SELECT file || '-wal' FROM pragma_database_list WHERE name = 'main'";
+    pub(super) fn open(
+        path: &Path,
+        worker_within: Duration,
+    ) -> Result<SqliteDatabase, DatabaseError> {
+        let first = Starter::open(path)?;
+        let log = first.log()?;
+        Starter::migrate_all(first)?;
+        let file = Arc::new(OpenFile::of(path)?);
+        let breaks = Breaks::default();
+        let lane = |most, within: Duration| Lane {
+            pool: Pool::new(
+                file.opening(within),
+                breaks.clone(),
+                most,
+                within.min(Duration::from_secs(4)),
+            ),
+            within,
+        };
+        let (request, list) = (Duration::from_secs(4), Duration::from_secs(5));
         Ok(SqliteDatabase {
-            pool: pool(path, SETUP),
+            request: lane(4, request),
+            list: lane(2, list),
+            watch: lane(1, request),
+            claim: lane(1, worker_within),
+            complete: lane(1, worker_within),
+            renew: lane(1, worker_within),
+            maintain: lane(1, worker_within),
             writing: Mutex::new(()),
-            log: first.run(place, "")?.concat().into(),
+            file: file.clone(),
+            log,
         })
+    }
+
+    fn lane(&self, duty: Duty) -> &Lane {
+        match duty {
+            Duty::Request => &self.request,
+            Duty::List => &self.list,
+            Duty::Watch => &self.watch,
+            Duty::Claim => &self.claim,
+            Duty::Complete => &self.complete,
+            Duty::Renew => &self.renew,
+            Duty::Maintain => &self.maintain,
+        }
+    }
+
+    /// Does `work` as the only writer of this process.
+    fn alone<T>(
+        &self,
+        duty: Duty,
+        work: impl FnOnce(&mut Timed) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        self.file.check()?;
+        let lane = self.lane(duty);
+        lane.pool.with(|connection| {
+            let writing = self.writing.try_lock_for(lane.within);
+            let _alone = writing.ok_or_else(|| {
+                let text = "the writers before it take too long";
+                DatabaseError::Busy(text.to_owned())
+            })?;
+            work(connection)
+        })
+    }
+}
+
+impl OpenFile {
+    fn of(path: &Path) -> Result<OpenFile, DatabaseError> {
+        let found = std::fs::metadata(path)?;
+        Ok(OpenFile {
+            path: path.to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+
+    /// # Errors
+    ///
+    /// The name leads to another file by now, or to none. What would be written were gone with the next start.
+    fn check(&self) -> Result<(), DatabaseError> {
+        let found = std::fs::metadata(&self.path);
+        let is_same =
+            found.is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
+        match is_same {
+            true => Ok(()),
+            false => {
+                let text = "the database's file was deleted or replaced while the server ran: \
+                            put it back, or start the server again";
+                Err(DatabaseError::Unavailable(text.to_owned()))
+            }
+        }
+    }
+
+    /// What opens it once more, and never makes a new one.
+    fn opening(self: &Arc<OpenFile>, within: Duration) -> Box<super::pool::Opening<Timed>> {
+        let file = self.clone();
+        Box::new(move || {
+            file.check()?;
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(&file.path, flags)?;
+            connection.busy_timeout(within)?;
+            connection.execute_batch(SETUP)?;
+            connection.set_prepared_statement_cache_capacity(MAX_PREPARED);
+            Ok(Timed {
+                connection,
+                within,
+                is_broken: false,
+            })
+        })
+    }
+}
+
+impl Pooled for Timed {
+    fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    fn is_alive(&mut self) -> bool {
+        true
+    }
+}
+
+impl Timed {
+    fn rows(&mut self, sql: &str, document: &str) -> Result<Rows, rusqlite::Error> {
+        let end = Instant::now() + self.within;
+        let is_late = move || Instant::now() >= end;
+        self.connection.progress_handler(STEPS, Some(is_late))?;
+        let mut statement = self.connection.prepare_cached(&sql.replace("{in}", "?1"))?;
+        let mut found = match statement.parameter_count() {
+            0 => statement.query([])?,
+            _ => statement.query([document])?,
+        };
+        let mut rows = Rows::new();
+        while let Some(row) = found.next()? {
+            rows.push(match row.get_ref(0)? {
+                ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                ValueRef::Integer(number) => number.to_string(),
+                _ => String::new(),
+            });
+        }
+        Ok(rows)
+    }
+
+    fn batch(&mut self, sql: &str) -> Result<(), DatabaseError> {
+        let done = self.connection.execute_batch(sql);
+        self.noted(done)
+    }
+
+    fn noted<T>(&mut self, done: Result<T, rusqlite::Error>) -> Result<T, DatabaseError> {
+        let done = done.map_err(DatabaseError::from);
+        self.is_broken |= matches!(done, Err(DatabaseError::Unavailable(_)));
+        done
+    }
+}
+
+impl Session for Timed {
+    fn run(&mut self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
+        let done = self.rows(sql, document);
+        self.noted(done)
     }
 }
 
@@ -47,25 +237,31 @@ impl Database for SqliteDatabase {
         Dialect::Sqlite
     }
 
-    fn read(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        self.pool.get()?.with(|c| c.run(sql, document))
+    fn read(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
+        self.file.check()?;
+        let lane = self.lane(duty);
+        lane.pool.with(|connection| connection.run(sql, document))
     }
 
-    fn write(&self, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        let mut tracked = self.pool.get()?;
-        let _alone = self.writing.lock();
-        tracked.with(|c| c.run(sql, document))
+    fn write(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
+        self.alone(duty, |connection| connection.run(sql, document))
     }
 
-    fn transact(&self, work: &mut Work<'_>) -> Result<(), DatabaseError> {
-        let mut tracked = self.pool.get()?;
-        let _alone = self.writing.lock();
-        tracked.with(|c| c.immediate_transaction(|c| work(c)))
+    fn transact(&self, duty: Duty, work: &mut Work<'_>) -> Result<(), DatabaseError> {
+        self.alone(duty, |connection| {
+            connection.batch("BEGIN IMMEDIATE")?;
+            let done = work(connection).and_then(|()| connection.batch("COMMIT"));
+            if done.is_err() && !connection.connection.is_autocommit() {
+                connection.batch("ROLLBACK")?;
+            }
+            done
+        })
     }
 
     /// What is not in the log any more was synced on its way into the file. The log is opened anew each
     /// time: SQLite may have made a new one.
     fn settle(&self) -> Result<(), DatabaseError> {
+        self.file.check()?;
         match File::open(&self.log) {
             Ok(log) => Ok(log.sync_data()?),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -73,9 +269,145 @@ impl Database for SqliteDatabase {
         }
     }
 
-    fn notify(&self, _: &str) -> Result<(), DatabaseError> {
+    fn notify(&self, _: Duty, _: &str) -> Result<(), DatabaseError> {
         Ok(())
     }
+
+    fn tidy(&self) -> Result<(), DatabaseError> {
+        let size = std::fs::metadata(&self.log).map_or(0, |log| log.len());
+        self.alone(Duty::Maintain, |connection| {
+            connection.batch(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+            match size > MAX_LOG {
+                // Waits for those who read now; they end soon.
+                true => connection
+                    .run("PRAGMA wal_checkpoint(TRUNCATE)", "")
+                    .map(drop),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+impl From<rusqlite::Error> for DatabaseError {
+    fn from(error: rusqlite::Error) -> DatabaseError {
+        let text = error.to_string();
+        let rusqlite::Error::SqliteFailure(failure, _) = &error else {
+            return DatabaseError::Refused(text);
+        };
+        match failure.code {
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::OperationInterrupted => DatabaseError::Busy(text),
+            ErrorCode::ConstraintViolation => match failure.extended_code {
+                rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE
+                | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY => DatabaseError::Taken(text),
+                _ => DatabaseError::Refused(text),
+            },
+            ErrorCode::PermissionDenied
+            | ErrorCode::ReadOnly
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::DiskFull
+            | ErrorCode::CannotOpen
+            | ErrorCode::NotADatabase
+            | ErrorCode::OutOfMemory => DatabaseError::Unavailable(text),
+            _ => DatabaseError::Refused(text),
+        }
+    }
+}
+
+/// The connection of a start.
+struct Starter(Connection);
+
+impl Starter {
+    fn open(path: &Path) -> Result<Starter, DatabaseError> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(START_WITHIN)?;
+        Ok(Starter(connection))
+    }
+
+    /// Many may start at once on a new file, and for some steps SQLite does not wait but gives up.
+    fn migrate_all(mut starter: Starter) -> Result<Vec<String>, DatabaseError> {
+        let end = Instant::now() + START_WITHIN;
+        loop {
+            let before = starter.versions().map_or(0, |versions| versions.len());
+            let done = starter.prepare().and_then(|()| starter.migrate(MIGRATIONS));
+            let Err(error) = done else { return done };
+            // What another process has done meanwhile cannot be done again.
+            let is_done_by_another = starter.versions().is_ok_and(|now| now.len() > before);
+            if !(is_done_by_another || error.is_outage()) || Instant::now() >= end {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn prepare(&mut self) -> Result<(), DatabaseError> {
+        // Counts only before the first table is made.
+        let setup = format!("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; {SETUP}");
+        Ok(self.0.execute_batch(&setup)?)
+    }
+
+    fn rows(&self, sql: &str) -> Result<Rows, DatabaseError> {
+        let mut statement = self.0.prepare(sql)?;
+        let rows = statement.query_map([], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// SQLite itself says where: a link's log lies beside what it leads to.
+    fn log(&self) -> Result<PathBuf, DatabaseError> {
+        let place = "SELECT file || '-wal' FROM pragma_database_list WHERE name = 'main'";
+        Ok(self.rows(place)?.concat().into())
+    }
+}
+
+impl Migrator for Starter {
+    fn versions(&mut self) -> Result<Vec<String>, DatabaseError> {
+        let sql = format!("SELECT name FROM sqlite_schema WHERE name = '{NOTED_VERSIONS}'");
+        match self.rows(&sql)?.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.rows(&format!("SELECT version FROM {NOTED_VERSIONS}")),
+        }
+    }
+
+    /// Each migration takes the file's own lock.
+    fn lock(&mut self) -> Result<(), DatabaseError> {
+        Ok(())
+    }
+
+    fn run(&mut self, sql: &str) -> Result<(), DatabaseError> {
+        let done = self.0.execute_batch(sql);
+        if done.is_err() && !self.0.is_autocommit() {
+            self.0.execute_batch("ROLLBACK")?;
+        }
+        match done.map_err(DatabaseError::from) {
+            // Another process was first.
+            Err(DatabaseError::Taken(text)) => Err(DatabaseError::Busy(text)),
+            done => done,
+        }
+    }
+
+    fn note_sql(&self, version: &str) -> String {
+        format!("INSERT INTO {NOTED_VERSIONS} (version) VALUES ('{version}');")
+    }
+
+    fn begin_sql(&self) -> &'static str {
+        "BEGIN IMMEDIATE;"
+    }
+}
+
+/// The names of the migrations that were applied.
+pub(super) fn migrate(path: &Path) -> Result<Vec<String>, DatabaseError> {
+    Starter::migrate_all(Starter::open(path)?)
+}
+
+/// The SQL of what is pending. A file that is not there is not made.
+pub(super) fn migration_sql(path: &Path) -> Result<String, DatabaseError> {
+    let connection = match path.exists() {
+        true => Connection::open(path)?,
+        false => Connection::open_in_memory()?,
+    };
+    Starter(connection).pending_sql(MIGRATIONS)
 }
 
 #[cfg(test)]
@@ -91,9 +423,11 @@ mod tests {
         let link = folder.join("link.db");
         std::os::unix::fs::symlink(folder.join("real/jobs.db"), &link).expect("a link");
         for path in [&link, &folder.join("plain.db")] {
-            let database = SqliteDatabase::open(&path.display().to_string()).expect("it opens");
+            let database = SqliteDatabase::open(path, START_WITHIN).expect("it opens");
             let change = "UPDATE jobs SET seq = seq + 1 RETURNING id || {in}";
-            database.write(change, "").expect("it writes");
+            database
+                .write(Duty::Request, change, "")
+                .expect("it writes");
             assert!(database.log.exists(), "{}", database.log.display());
             database.settle().expect("it syncs");
         }

@@ -1,2 +1,0 @@
-DROP TABLE job_progress;
-DROP TABLE jobs;

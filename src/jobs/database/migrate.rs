@@ -1,0 +1,180 @@
+//! Brings the tables up to date: each migration once, in order, of many processes by one.
+
+use std::time::{Duration, Instant};
+
+use super::DatabaseError;
+
+/// A migration's name, which begins with its date, and its SQL.
+pub(super) type Migration = (&'static str, &'static str);
+
+/// The migrations of a database that both have, and `$more` of its own.
+macro_rules! migrations {
+    ($database:literal $(, $more:literal)*) => {
+        migrations!(@ $database,
+            "2026-11-24-000000_jobs",
+            "2026-11-24-000001_job_receipts",
+            "2026-11-26-000000_claims_and_counts",
+            "2026-11-26-000001_indexes"
+            $(, $more)*)
+    };
+    (@ $database:literal, $($name:literal),*) => {
+        &[$((
+            $name,
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/", $database, "/", $name, "/up.sql")),
+        )),*]
+    };
+}
+pub(super) use migrations;
+
+/// Where the versions are noted that a database has. The name is that of the library which once did this.
+pub(super) const NOTED_VERSIONS: &str = "__diesel_schema_migrations";
+
+/// A file that begins so runs statement by statement, each for itself. Between two there is an empty line.
+const NO_TRANSACTION: &str = "-- no transaction";
+
+/// How long a migration is tried again that others keep from its locks.
+const BUSY_FOR: Duration = Duration::from_secs(600);
+
+/// A database whose tables can be brought up to date.
+pub(super) trait Migrator {
+    /// The versions that it has.
+    fn versions(&mut self) -> Result<Vec<String>, DatabaseError>;
+
+    /// Waits until no other process migrates it. Ends with the connection.
+    fn lock(&mut self) -> Result<(), DatabaseError>;
+
+    /// Runs statements, without a limit of time; after an error no transaction is open.
+    fn run(&mut self, sql: &str) -> Result<(), DatabaseError>;
+
+    /// What notes a version.
+    fn note_sql(&self, version: &str) -> String;
+
+    /// What notes that a version was applied in this transaction, unless somebody else did it before: then an error.
+    fn begin_sql(&self) -> &'static str {
+        "BEGIN;"
+    }
+
+    /// Applies what is pending; the names of that. Where nothing is, nothing is locked or made.
+    fn migrate(&mut self, known: &'static [Migration]) -> Result<Vec<String>, DatabaseError> {
+        if pending(&self.versions()?, known)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.lock()?;
+        // Another process has done it meanwhile, perhaps.
+        let pending = pending(&self.versions()?, known)?;
+        self.run(&table_sql())?;
+        for (name, sql) in &pending {
+            log::info!("Migrating the database: {name}");
+            self.apply(name, sql)
+                .map_err(|error| error.within(&format!("migration {name}")))?;
+        }
+        Ok(pending.iter().map(|(name, _)| (*name).to_owned()).collect())
+    }
+
+    fn apply(&mut self, name: &str, sql: &str) -> Result<(), DatabaseError> {
+        let begun = Instant::now();
+        for part in parts(name, sql, self) {
+            loop {
+                match self.run(&part) {
+                    Err(DatabaseError::Busy(why)) if begun.elapsed() < BUSY_FOR => {
+                        log::warn!("Migration {name} waits for others, and is tried again: {why}");
+                        std::thread::sleep(Duration::from_millis(500));
+                    }
+                    done => break done?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The SQL of what is pending, to be read or run by hand; empty where nothing is.
+    fn pending_sql(&mut self, known: &'static [Migration]) -> Result<String, DatabaseError> {
+        let pending = pending(&self.versions()?, known)?;
+        let mut sql = String::new();
+        if !pending.is_empty() {
+            sql += &table_sql();
+        }
+        for (name, body) in pending {
+            let body = parts(name, body, self).join("\n\n");
+            sql += &format!("\n-- {name}\n{body}\n");
+        }
+        Ok(sql)
+    }
+}
+
+fn table_sql() -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {NOTED_VERSIONS} (\
+         version VARCHAR(50) PRIMARY KEY NOT NULL, run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);\n"
+    )
+}
+
+/// What is to be run one after the other, each all or nothing.
+fn parts(name: &str, sql: &str, migrator: &(impl Migrator + ?Sized)) -> Vec<String> {
+    let note = migrator.note_sql(&version(name));
+    if !sql.starts_with(NO_TRANSACTION) {
+        return vec![format!("{}\n{sql}\n{note}\nCOMMIT;", migrator.begin_sql())];
+    }
+    let statements = sql.split("\n\n").map(str::trim).flat_map(|part| {
+        // What a file says of a statement may stand before another one.
+        part.split_inclusive(";\n")
+    });
+    let statements = statements.map(|part| part.trim().to_owned());
+    statements
+        .filter(|part| !part.is_empty())
+        .chain([note])
+        .collect()
+}
+
+/// `2026-11-24-000000_jobs` is version `20261124000000`.
+fn version(name: &str) -> String {
+    let date = name.split('_').next().unwrap_or_default();
+    date.replace('-', "")
+}
+
+fn pending(
+    versions: &[String],
+    known: &'static [Migration],
+) -> Result<Vec<&'static Migration>, DatabaseError> {
+    let newest = known
+        .last()
+        .map(|(name, _)| version(name))
+        .unwrap_or_default();
+    let theirs = versions.iter().max();
+    if let Some(theirs) = theirs.filter(|theirs| **theirs > newest) {
+        return Err(DatabaseError::Refused(format!(
+            "its schema is of version {theirs}, and this program knows those up to {newest}: run a newer program"
+        )));
+    }
+    let is_pending = |(name, _): &&Migration| !versions.contains(&version(name));
+    Ok(known.iter().filter(is_pending).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[Migration] = &[("2026-01-01-000000_a", ""), ("2026-01-02-000000_b", "")];
+
+    #[test]
+    fn what_is_noted_is_not_pending() {
+        let names = |versions: &[&str]| -> Vec<&str> {
+            let versions: Vec<_> = versions.iter().map(|v| (*v).to_owned()).collect();
+            let pending = pending(&versions, KNOWN).expect("known");
+            pending.iter().map(|(name, _)| *name).collect()
+        };
+        assert_eq!(names(&[]), ["2026-01-01-000000_a", "2026-01-02-000000_b"]);
+        assert_eq!(names(&["20260101000000"]), ["2026-01-02-000000_b"]);
+        assert_eq!(names(&["20260102000000", "20260101000000"]), [""; 0]);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_with_both_versions() {
+        let error = pending(&["20270101000000".to_owned()], KNOWN).expect_err("newer");
+        let told = error.to_string();
+        assert!(
+            told.contains("20270101000000") && told.contains("20260102000000"),
+            "{told}"
+        );
+    }
+}

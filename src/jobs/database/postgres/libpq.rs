@@ -1,0 +1,385 @@
+//! A connection to PostgreSQL of which every call has an end.
+//!
+//! libpq's own calls wait for an answer as long as the socket lives. Here statements are sent without blocking, and the
+//! socket is waited for until a deadline. A connection that misses one is of no use any more.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::ptr::{self, NonNull};
+use std::time::{Duration, Instant};
+
+use pq_sys::{
+    ConnStatusType, ExecStatusType, Oid, PGconn, PGresult, PQclear, PQconnectdb, PQconsumeInput,
+    PQerrorMessage, PQfinish, PQflush, PQfreemem, PQgetResult, PQgetisnull, PQgetvalue, PQisBusy,
+    PQnotifies, PQntuples, PQresultErrorField, PQresultStatus, PQsendPrepare, PQsendQuery,
+    PQsendQueryPrepared, PQsetnonblocking, PQsocket, PQstatus,
+};
+
+use crate::jobs::database::{DatabaseError, Rows};
+
+/// The type of all parameters: text.
+const TEXT: Oid = 25;
+
+/// The fields of an error that are read.
+const SQLSTATE: c_int = b'C' as c_int;
+const MESSAGE: c_int = b'M' as c_int;
+
+/// The most statements prepared at once. There are not so many; this is for whoever writes new ones on the fly.
+const MAX_PREPARED: usize = 200;
+
+/// Why a statement did not succeed.
+pub(super) struct Failure {
+    pub(super) error: DatabaseError,
+    /// The same once more may succeed: others were in the way.
+    pub(super) is_conflict: bool,
+}
+
+/// A connection.
+pub(in crate::jobs) struct Connection {
+    raw: NonNull<PGconn>,
+    /// The names of prepared statements.
+    prepared: HashMap<String, CString>,
+    is_broken: bool,
+}
+
+// SAFETY: libpq lets one thread at a time use a connection, whichever it is.
+unsafe impl Send for Connection {}
+
+type Done<T> = Result<T, Failure>;
+
+impl Connection {
+    /// Connects; for how long it tries, the address says (`connect_timeout`).
+    pub(in crate::jobs) fn open(url: &str) -> Result<Connection, DatabaseError> {
+        let lost = |text: &str| DatabaseError::Unavailable(text.to_owned());
+        let url = CString::new(url).map_err(|_| lost("the address has a NUL"))?;
+        // SAFETY: the string ends with NUL; the connection, failed or not, is freed by `drop`.
+        let raw = unsafe { NonNull::new(PQconnectdb(url.as_ptr())) };
+        let connection = Connection {
+            raw: raw.ok_or_else(|| lost("out of memory"))?,
+            prepared: HashMap::new(),
+            is_broken: false,
+        };
+        // SAFETY: the connection is there.
+        let is_open = unsafe {
+            PQstatus(connection.raw.as_ptr()) == ConnStatusType::CONNECTION_OK
+                && PQsetnonblocking(connection.raw.as_ptr(), 1) == 0
+        };
+        match is_open {
+            true => Ok(connection),
+            false => Err(DatabaseError::Unavailable(connection.message())),
+        }
+    }
+
+    /// Whether it must not be used again.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Whether the other side has not closed it, as far as is known without asking.
+    pub(super) fn is_alive(&mut self) -> bool {
+        let raw = self.raw.as_ptr();
+        // SAFETY: the connection is there.
+        !self.is_broken
+            && (!self.poll(libc::POLLIN, Duration::ZERO)
+                || unsafe {
+                    PQconsumeInput(raw) == 1 && PQstatus(raw) == ConnStatusType::CONNECTION_OK
+                })
+    }
+
+    /// Runs statements without parameters; no rows are read.
+    pub(super) fn execute(&mut self, sql: &str, deadline: Instant) -> Done<()> {
+        self.ask(sql, deadline).map(drop)
+    }
+
+    /// As [`execute`](Self::execute), calling `meanwhile` now and then.
+    pub(super) fn execute_patiently(
+        &mut self,
+        sql: &str,
+        deadline: Instant,
+        meanwhile: &mut dyn FnMut(),
+    ) -> Done<()> {
+        let sql = text(sql)?;
+        // SAFETY: as above.
+        if unsafe { PQsendQuery(self.raw.as_ptr(), sql.as_ptr()) } == 0 {
+            return Err(self.lost());
+        }
+        self.flush(deadline)?;
+        // SAFETY: the connection is there.
+        while Instant::now() < deadline && unsafe { PQisBusy(self.raw.as_ptr()) } != 0 {
+            meanwhile();
+            // SAFETY: as above.
+            if self.poll(libc::POLLIN, Duration::from_secs(1))
+                && unsafe { PQconsumeInput(self.raw.as_ptr()) } == 0
+            {
+                return Err(self.lost());
+            }
+        }
+        self.answer(1, deadline).map(drop)
+    }
+
+    /// Runs a statement that is not prepared; the first column of its rows.
+    pub(super) fn ask(&mut self, sql: &str, deadline: Instant) -> Done<Rows> {
+        let sql = text(sql)?;
+        // SAFETY: the connection is there, and the text ends with NUL.
+        let sent = unsafe { PQsendQuery(self.raw.as_ptr(), sql.as_ptr()) };
+        self.answer(sent, deadline)
+    }
+
+    /// Runs a statement with at most one parameter, `$1`; the first column of its rows. It is prepared once.
+    pub(super) fn run(&mut self, sql: &str, parameter: &str, deadline: Instant) -> Done<Rows> {
+        let count = c_int::from(sql.contains("$1"));
+        let parameter = text(parameter)?;
+        let name = match self.prepared.get(sql) {
+            Some(name) => name.clone(),
+            None => self.prepare(sql, count, deadline)?,
+        };
+        let values = [parameter.as_ptr()];
+        // SAFETY: one value where one is announced; all texts end with NUL and live across the call.
+        let sent = unsafe {
+            PQsendQueryPrepared(
+                self.raw.as_ptr(),
+                name.as_ptr(),
+                count,
+                values.as_ptr(),
+                ptr::null(),
+                ptr::null(),
+                0,
+            )
+        };
+        self.answer(sent, deadline)
+    }
+
+    fn prepare(&mut self, sql: &str, count: c_int, deadline: Instant) -> Done<CString> {
+        if self.prepared.len() >= MAX_PREPARED {
+            self.execute("DEALLOCATE ALL", deadline)?;
+            self.prepared.clear();
+        }
+        let name = text(&format!("s{}", self.prepared.len()))?;
+        let types = [TEXT];
+        let query = text(sql)?;
+        // SAFETY: as many types as parameters are announced at most; the texts end with NUL.
+        let sent = unsafe {
+            let raw = self.raw.as_ptr();
+            PQsendPrepare(raw, name.as_ptr(), query.as_ptr(), count, types.as_ptr())
+        };
+        self.answer(sent, deadline)?;
+        self.prepared.insert(sql.to_owned(), name.clone());
+        Ok(name)
+    }
+
+    /// Asks to be notified of what is said on this channel; whether that succeeded.
+    pub(in crate::jobs) fn listen(&mut self, channel: &str, deadline: Instant) -> bool {
+        self.execute(&format!("LISTEN {channel}"), deadline).is_ok()
+    }
+
+    /// What was notified within `patience`, perhaps nothing; `None` where the connection is lost.
+    pub(in crate::jobs) fn notified(&mut self, patience: Duration) -> Option<Vec<String>> {
+        self.poll(libc::POLLIN, patience);
+        let raw = self.raw.as_ptr();
+        // SAFETY: the connection is there; each notification is freed after its text was copied.
+        unsafe {
+            if PQconsumeInput(raw) == 0 {
+                self.is_broken = true;
+                return None;
+            }
+            let mut heard = Vec::new();
+            while let Some(notification) = NonNull::new(PQnotifies(raw)) {
+                let text = CStr::from_ptr(notification.as_ref().extra);
+                heard.push(text.to_string_lossy().into_owned());
+                PQfreemem(notification.as_ptr().cast());
+            }
+            Some(heard)
+        }
+    }
+
+    /// Waits for the answer to what was `sent`.
+    fn answer(&mut self, sent: c_int, deadline: Instant) -> Done<Rows> {
+        if sent == 0 {
+            return Err(self.lost());
+        }
+        self.flush(deadline)?;
+        let mut answer = Ok(Rows::new());
+        loop {
+            self.wait_for_result(deadline)?;
+            // SAFETY: the connection is there; a result is freed by its owner.
+            let result = unsafe { NonNull::new(PQgetResult(self.raw.as_ptr())) };
+            let Some(result) = result.map(Answer) else {
+                break;
+            };
+            // Of several statements, the first failure is the answer.
+            match (result.read(), &mut answer) {
+                (Ok(rows), Ok(all)) => all.extend(rows),
+                (Err(failure), Ok(_)) => answer = Err(failure),
+                (_, Err(_)) => {}
+            }
+        }
+        // SAFETY: the connection is there.
+        if unsafe { PQstatus(self.raw.as_ptr()) } != ConnStatusType::CONNECTION_OK {
+            self.is_broken = true;
+        }
+        if let Err(failure) = &answer {
+            self.is_broken |= matches!(failure.error, DatabaseError::Unavailable(_));
+        }
+        answer
+    }
+
+    fn flush(&mut self, deadline: Instant) -> Done<()> {
+        loop {
+            // SAFETY: the connection is there.
+            match unsafe { PQflush(self.raw.as_ptr()) } {
+                0 => return Ok(()),
+                1 => self.wait(libc::POLLIN | libc::POLLOUT, deadline)?,
+                _ => return Err(self.lost()),
+            }
+            // SAFETY: as above. The server may have to be read before it reads on.
+            if self.poll(libc::POLLIN, Duration::ZERO)
+                && unsafe { PQconsumeInput(self.raw.as_ptr()) } == 0
+            {
+                return Err(self.lost());
+            }
+        }
+    }
+
+    fn wait_for_result(&mut self, deadline: Instant) -> Done<()> {
+        // SAFETY: the connection is there.
+        while unsafe { PQisBusy(self.raw.as_ptr()) } != 0 {
+            self.wait(libc::POLLIN, deadline)?;
+            // SAFETY: as above.
+            if unsafe { PQconsumeInput(self.raw.as_ptr()) } == 0 {
+                return Err(self.lost());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the socket; a missed deadline is the end of the connection.
+    fn wait(&mut self, events: libc::c_short, deadline: Instant) -> Done<()> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.poll(events, left) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                self.is_broken = true;
+                let text = "no answer in time".to_owned();
+                return Err(DatabaseError::Unavailable(text).into());
+            }
+        }
+    }
+
+    /// Whether the socket is ready for one of `events` within `patience`; it may be early.
+    fn poll(&self, events: libc::c_short, patience: Duration) -> bool {
+        // SAFETY: the connection is there; `poll` gets one entry.
+        unsafe {
+            let mut entry = libc::pollfd {
+                fd: PQsocket(self.raw.as_ptr()),
+                events,
+                revents: 0,
+            };
+            let millis = patience.as_micros().div_ceil(1_000).min(60_000);
+            libc::poll(&raw mut entry, 1, millis as c_int) > 0
+        }
+    }
+
+    fn lost(&mut self) -> Failure {
+        self.is_broken = true;
+        DatabaseError::Unavailable(self.message()).into()
+    }
+
+    fn message(&self) -> String {
+        // SAFETY: the connection is there; its message ends with NUL and is copied.
+        let message = unsafe { CStr::from_ptr(PQerrorMessage(self.raw.as_ptr())) };
+        message.to_string_lossy().trim().to_owned()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: it is finished once, and not used after. The socket does not block.
+        unsafe { PQfinish(self.raw.as_ptr()) };
+    }
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Failure {
+        Failure {
+            error,
+            is_conflict: false,
+        }
+    }
+}
+
+fn text(text: &str) -> Done<CString> {
+    let refused = |_| DatabaseError::Refused("a text has a NUL".to_owned()).into();
+    CString::new(text).map_err(refused)
+}
+
+/// The result of one statement.
+struct Answer(NonNull<PGresult>);
+
+impl Answer {
+    fn read(&self) -> Done<Rows> {
+        let raw = self.0.as_ptr();
+        // SAFETY: the result is there; rows and texts are read within their bounds, and copied.
+        unsafe {
+            match PQresultStatus(raw) {
+                ExecStatusType::PGRES_COMMAND_OK | ExecStatusType::PGRES_EMPTY_QUERY => {
+                    Ok(Rows::new())
+                }
+                ExecStatusType::PGRES_TUPLES_OK => Ok((0..PQntuples(raw))
+                    .map(|row| match PQgetisnull(raw, row, 0) {
+                        1 => String::new(),
+                        _ => copied(PQgetvalue(raw, row, 0)),
+                    })
+                    .collect()),
+                _ => Err(failure(
+                    &copied(PQresultErrorField(raw, SQLSTATE)),
+                    copied(PQresultErrorField(raw, MESSAGE)),
+                )),
+            }
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // SAFETY: it is cleared once, and not used after.
+        unsafe { PQclear(self.0.as_ptr()) };
+    }
+}
+
+/// # Safety
+///
+/// `text` is null or ends with NUL.
+unsafe fn copied(text: *const c_char) -> String {
+    match text.is_null() {
+        true => String::new(),
+        // SAFETY: the caller says so.
+        false => unsafe { CStr::from_ptr(text) }
+            .to_string_lossy()
+            .into_owned(),
+    }
+}
+
+/// What an error of the server means here, by its SQLSTATE.
+fn failure(state: &str, message: String) -> Failure {
+    let text = match state {
+        "" => message,
+        _ => format!("{message} (SQLSTATE {state})"),
+    };
+    let is_conflict = matches!(state, "40001" | "40P01");
+    let error = match state {
+        // A lock, or the time of a statement.
+        "55P03" | "57014" | "40001" | "40P01" => DatabaseError::Busy(text),
+        "23505" => DatabaseError::Taken(text),
+        // Read-only: another server has taken over, perhaps. A table that is gone may come back with a restored dump.
+        "25006" | "25P02" | "25P03" | "" => DatabaseError::Unavailable(text),
+        _ => match &state[..2] {
+            // Connection, resources, shut down by somebody, the system.
+            "08" | "53" | "57" | "58" => DatabaseError::Unavailable(text),
+            _ => DatabaseError::Refused(text),
+        },
+    };
+    Failure { error, is_conflict }
+}

@@ -1,0 +1,167 @@
+//! What is judged of a server before it is used, and how its tables are brought up to date.
+
+use std::time::{Duration, Instant};
+
+use super::Connection;
+use crate::jobs::database::migrate::{Migrator, NOTED_VERSIONS};
+use crate::jobs::database::{DatabaseError, Rows};
+
+/// How long a question at the start may take.
+const ASK: Duration = Duration::from_secs(10);
+
+/// A migration of a large table takes its time.
+const MIGRATE: Duration = Duration::from_secs(6 * 3_600);
+
+/// Held while migrations run, so that of many processes one does it: any number will do, as long
+/// as nobody else's program takes the same.
+const LOCK: i64 = 0x6174_735f_6a6f_6273;
+
+/// How often the lock is tried, and how often it is said that it is waited for.
+const TRY_EVERY: Duration = Duration::from_millis(250);
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// A pooler in transaction mode gives two sessions the same backend; so often it has the opportunity.
+const POOLER_TRIES: usize = 3;
+
+fn refused(why: String) -> DatabaseError {
+    DatabaseError::Refused(why)
+}
+
+/// Whether this server can carry the queue.
+///
+/// # Errors
+///
+/// What to do, where it cannot.
+pub(super) fn judge(url: &str) -> Result<(), DatabaseError> {
+    let mut server = Server::open(url)?;
+    let encoding = server.one("SHOW server_encoding")?;
+    if encoding != "UTF8" {
+        return Err(refused(format!(
+            "it is in {encoding}, which cannot hold every character; make one in UTF8: \
+             createdb -E UTF8 -T template0 NAME"
+        )));
+    }
+    if server.one("SHOW transaction_read_only")? == "on" {
+        return Err(refused(
+            "it is read-only: name the primary server, or ALTER DATABASE … RESET default_transaction_read_only"
+                .to_owned(),
+        ));
+    }
+    match is_shared_session(&mut server, url)? {
+        true => Err(refused(
+            "a pooler stands before it in transaction mode; the Job API needs sessions of its own: \
+             set pool_mode = session, or name the server itself"
+                .to_owned(),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Whether two sessions that are open at the same time have one backend.
+fn is_shared_session(first: &mut Server, url: &str) -> Result<bool, DatabaseError> {
+    // One that cannot be had, since a pooler has but one to give, tells nothing.
+    let Ok(mut second) = Server::open(url) else {
+        return Ok(false);
+    };
+    for _ in 0..POOLER_TRIES {
+        let own = first.one("SELECT pg_backend_pid()")?;
+        if second.execute("BEGIN", ASK).is_err() {
+            return Ok(false);
+        }
+        let other = second.one("SELECT pg_backend_pid()")?;
+        second.execute("ROLLBACK", ASK)?;
+        if own == other {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A connection of the start.
+pub(super) struct Server(Connection);
+
+impl Server {
+    pub(super) fn open(url: &str) -> Result<Server, DatabaseError> {
+        let mut server = Server(Connection::open(url)?);
+        server.execute("SET client_min_messages = 'warning'", ASK)?;
+        Ok(server)
+    }
+
+    fn execute(&mut self, sql: &str, within: Duration) -> Result<(), DatabaseError> {
+        let done = self.0.execute(sql, Instant::now() + within);
+        done.map_err(|failure| failure.error)
+    }
+
+    /// Without a prepared statement, which a pooler may lose.
+    fn ask(&mut self, sql: &str) -> Result<Rows, DatabaseError> {
+        let asked = self.0.ask(sql, Instant::now() + ASK);
+        asked.map_err(|failure| failure.error)
+    }
+
+    fn one(&mut self, sql: &str) -> Result<String, DatabaseError> {
+        Ok(self.ask(sql)?.pop().unwrap_or_default())
+    }
+
+    /// Whether the lock is ours now; the process that has it.
+    fn try_lock(&mut self) -> Result<bool, DatabaseError> {
+        Ok(self.one(&format!("SELECT pg_try_advisory_lock({LOCK})"))? == "t")
+    }
+
+    fn holder(&mut self) -> String {
+        let sql = format!(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted \
+             AND (classid::bigint << 32 | objid::bigint) = {LOCK} \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        );
+        self.one(&sql).unwrap_or_default()
+    }
+}
+
+impl Migrator for Server {
+    fn versions(&mut self) -> Result<Vec<String>, DatabaseError> {
+        let sql = format!("SELECT to_regclass('{NOTED_VERSIONS}') IS NOT NULL");
+        match self.one(&sql)? == "t" {
+            true => self.ask(&format!("SELECT version FROM {NOTED_VERSIONS}")),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// The lock goes with the connection.
+    fn lock(&mut self) -> Result<(), DatabaseError> {
+        let mut said = Instant::now() - SAY_EVERY / 2;
+        while !self.try_lock()? {
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                let holder = self.holder();
+                log::warn!(
+                    "The start waits for the lock of migrations, which backend {holder} holds"
+                );
+            }
+            std::thread::sleep(TRY_EVERY);
+        }
+        self.execute("SET statement_timeout = 0; SET lock_timeout = 0", ASK)
+    }
+
+    fn run(&mut self, sql: &str) -> Result<(), DatabaseError> {
+        let begun = Instant::now();
+        let mut said = begun;
+        let done = self.0.execute_patiently(sql, begun + MIGRATE, &mut || {
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                log::warn!(
+                    "A migration has been running for {} s",
+                    begun.elapsed().as_secs()
+                );
+            }
+        });
+        if done.is_err() && !self.0.is_broken() {
+            // Outside a transaction this is harmless.
+            self.execute("ROLLBACK", ASK)?;
+        }
+        done.map_err(|failure| failure.error)
+    }
+
+    fn note_sql(&self, version: &str) -> String {
+        format!("INSERT INTO {NOTED_VERSIONS} (version) VALUES ('{version}');")
+    }
+}

@@ -1,0 +1,373 @@
+//! `DATABASE_URL`, judged before anything is connected to.
+//!
+//! Where libpq cannot read an address it repeats pieces of it, and it takes what follows an `@` in a
+//! password for the host. What it would stumble over is refused here, and no refusal repeats a piece
+//! that could belong to a user or a password.
+
+use std::path::{Path, PathBuf};
+
+use crate::log_safe::LogSafe;
+
+/// Where the jobs are kept. It has no `Debug`: the second one may hold a password.
+pub(in crate::jobs) enum Address {
+    /// The file.
+    Sqlite(PathBuf),
+    /// What libpq takes.
+    Postgres(String),
+}
+
+const KNOWN: &str =
+    "must begin with sqlite://, postgres:// or postgresql://, as sqlite://jobs.db does";
+const NO_FILE: &str = "names no file; write sqlite://jobs.db, or sqlite:///folder/jobs.db";
+const NO_PARAMETERS: &str = "has parameters behind the file; leave the ? and what follows it out";
+const NO_HOST: &str = "has a host or a port that cannot be read; in the user and the password \
+                       @ / ? # are written %40 %2F %3F %23";
+const NO_ESCAPE: &str = "has a % without two hexadecimal digits; the % itself is written %25";
+const NO_SPACE: &str = "has a space in it; write %20";
+const NO_PAIR: &str =
+    "has something behind ? that is not name=value; a = in a value is written %3D";
+const NO_SCHEMA: &str = "names a schema that is not made of a-z, 0-9 and _; \
+                         write options=-csearch_path%3D and its name in %22 instead";
+const NO_STRICT: &str =
+    "has sslaccept=strict; write sslmode=verify-full and sslrootcert=FILE instead";
+
+/// What Prisma reads from an address, and libpq refuses; nothing here corresponds to it.
+const OF_PRISMA_ALONE: [&str; 8] = [
+    "connection_limit",
+    "max_connection_lifetime",
+    "max_idle_connection_lifetime",
+    "pgbouncer",
+    "pool_timeout",
+    "single_use_connections",
+    "socket_timeout",
+    "statement_cache_size",
+];
+
+/// # Errors
+///
+/// What to write instead, for the person at the terminal.
+pub(in crate::jobs) fn parse(url: &str) -> Result<Address, String> {
+    let address = match url.split_once(':') {
+        Some(("sqlite", path)) => sqlite(path.strip_prefix("//").unwrap_or(path)),
+        Some(("postgres" | "postgresql", rest)) => match rest.strip_prefix("//") {
+            Some(rest) => postgres(rest).map_err(str::to_owned),
+            None => Err(KNOWN.to_owned()),
+        },
+        _ => Err(KNOWN.to_owned()),
+    };
+    address.map_err(|why| format!("DATABASE_URL {why}"))
+}
+
+impl Address {
+    /// The address in one piece again.
+    pub(in crate::jobs) fn into_url(self) -> String {
+        match self {
+            Address::Sqlite(path) => format!("sqlite://{}", path.display()),
+            Address::Postgres(url) => url,
+        }
+    }
+}
+
+fn sqlite(path: &str) -> Result<Address, String> {
+    let path = path.strip_suffix('?').unwrap_or(path);
+    let is_memory = path.starts_with(":memory:") || path.starts_with("file:");
+    if path.is_empty() || is_memory {
+        return Err(NO_FILE.to_owned());
+    }
+    if path.contains('?') {
+        return Err(NO_PARAMETERS.to_owned());
+    }
+    let file = Path::new(path);
+    if file.is_dir() {
+        let (folder, same) = (LogSafe(path), LogSafe(path.trim_end_matches('/')));
+        return Err(format!("names the folder {folder}; write {same}/jobs.db"));
+    }
+    let folder = file.parent().unwrap_or(Path::new(""));
+    if !folder.as_os_str().is_empty() && !folder.is_dir() {
+        let folder = folder.display().to_string();
+        return Err(format!(
+            "names the folder {}, which does not exist",
+            LogSafe(&folder)
+        ));
+    }
+    Ok(Address::Sqlite(file.to_owned()))
+}
+
+/// What follows `postgres://`.
+fn postgres(rest: &str) -> Result<Address, &'static str> {
+    if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(NO_SPACE);
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    let (user, hosts) = match authority.split_once('@') {
+        Some((user, hosts)) => (format!("{user}@"), hosts),
+        None => (String::new(), authority),
+    };
+    // An `@` too many, or one behind the first of / ? #: these stood in the password.
+    if hosts.contains('@') || tail.contains(['@', '#']) || !hosts.split(',').all(is_host) {
+        return Err(NO_HOST);
+    }
+    if !rest.split('%').skip(1).all(is_escape) {
+        return Err(NO_ESCAPE);
+    }
+    let (name, given) = tail.split_once('?').unwrap_or((tail, ""));
+    let mut url = format!("postgres://{user}{hosts}{name}");
+    let parameters = parameters(given)?;
+    if !parameters.is_empty() {
+        url = format!("{url}?{parameters}");
+    }
+    Ok(Address::Postgres(url))
+}
+
+/// A name or an address, in brackets where it has colons itself, perhaps with a port.
+fn is_host(host: &str) -> bool {
+    let port = match host.strip_prefix('[') {
+        None => host.find(':').map_or("", |colon| &host[colon..]),
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if !address.is_empty() => port,
+            _ => return false,
+        },
+    };
+    matches!(port, "" | ":")
+        || port
+            .strip_prefix(':')
+            .is_some_and(|n| n.parse::<u16>().is_ok())
+}
+
+/// Whether what follows a `%` makes it a character.
+fn is_escape(rest: &str) -> bool {
+    let digits = rest.as_bytes().first_chunk::<2>();
+    digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
+}
+
+/// The parameters as libpq takes them.
+fn parameters(given: &str) -> Result<String, &'static str> {
+    let (mut kept, mut options) = (Vec::new(), Vec::new());
+    for pair in given.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').ok_or(NO_PAIR)?;
+        if name.is_empty() || value.contains('=') {
+            return Err(NO_PAIR);
+        }
+        match (name, value) {
+            ("schema", "") | ("sslaccept", "accept_invalid_certs") => {}
+            ("schema", value) if !is_plain(value) => return Err(NO_SCHEMA),
+            ("schema", value) => options.push(format!("-csearch_path%3D{value}")),
+            ("options", value) => options.push(value.to_owned()),
+            ("sslaccept", _) => return Err(NO_STRICT),
+            (name, _) if OF_PRISMA_ALONE.contains(&name) => {}
+            _ => kept.push(pair.to_owned()),
+        }
+    }
+    if !options.is_empty() {
+        kept.push(format!("options={}", options.join("%20")));
+    }
+    Ok(kept.join("&"))
+}
+
+/// Whether PostgreSQL takes the name for what it is without quotes.
+fn is_plain(schema: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    schema.bytes().all(fits) && !schema.starts_with(|c: char| c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn accepted(url: &str) -> String {
+        parse(url)
+            .unwrap_or_else(|why| panic!("{url}: {why}"))
+            .into_url()
+    }
+
+    #[track_caller]
+    fn refused(url: &str) -> String {
+        let told = parse(url)
+            .err()
+            .unwrap_or_else(|| panic!("{url} is accepted"));
+        assert!(
+            told.starts_with("DATABASE_URL ") && !told.contains('\n'),
+            "{told}"
+        );
+        told
+    }
+
+    #[test]
+    fn sqlite_takes_a_file_in_a_folder_that_exists() {
+        for (url, same) in [
+            ("sqlite://jobs.db", "sqlite://jobs.db"),
+            ("sqlite:jobs.db", "sqlite://jobs.db"),
+            ("sqlite:///tmp/jobs.db", "sqlite:///tmp/jobs.db"),
+            ("sqlite:/tmp/jobs.db?", "sqlite:///tmp/jobs.db"),
+            ("sqlite://./jobs.db", "sqlite://./jobs.db"),
+        ] {
+            assert_eq!(accepted(url), same);
+        }
+        for url in [
+            "sqlite://",
+            "sqlite:",
+            "sqlite://?",
+            "sqlite://:memory:",
+            "sqlite::memory:",
+            "sqlite://file::memory:?cache=shared",
+        ] {
+            assert!(refused(url).contains("sqlite://jobs.db"), "{url}");
+        }
+        assert!(refused("sqlite:///tmp").contains("/tmp/jobs.db"));
+        assert!(refused("sqlite:///tmp/").contains("/tmp/jobs.db"));
+        assert!(refused("sqlite://jobs.db?mode=rwc").contains("parameters"));
+        let told = refused("sqlite:///nowhere/at\nall/jobs.db");
+        assert!(told.contains(r"/nowhere/at\nall, which"), "{told}");
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_told_the_known_ones() {
+        for url in [
+            "",
+            "jobs.db",
+            ":memory:",
+            "file::memory:",
+            "file:./dev.db",
+            "mysql://hugo:hunter2@db/jobs",
+            "postgres:jobs",
+            "host=db user=hugo password=hunter2",
+        ] {
+            let told = refused(url);
+            assert!(
+                told.contains("sqlite://, postgres:// or postgresql://"),
+                "{told}"
+            );
+            assert!(
+                !told.contains("hunter2") && !told.contains("hugo"),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
+    fn postgres_takes_what_libpq_takes() {
+        for url in [
+            "postgres://hugo:hunter2@db.example/jobs",
+            "postgres://hugo:h%40u%2Fn%3Ft%23@db.example:5432/jobs?sslmode=require",
+            "postgres://hugo:a:b@db:/jobs",
+            "postgres://one:1,two,[::1]:3,[::2]/jobs",
+            "postgres:///jobs?host=/var/run/postgresql&user=hugo",
+            "postgres://%2Fvar%2Frun/jobs",
+            "postgres://hugo@db/jobs?options=-csearch_path%3Dqueue",
+            "postgres://",
+        ] {
+            assert_eq!(accepted(url), url);
+        }
+        assert_eq!(accepted("postgresql://db/jobs"), "postgres://db/jobs");
+        assert_eq!(accepted("postgres://db/jobs?"), "postgres://db/jobs");
+        assert_eq!(accepted("postgres://db?&"), "postgres://db");
+    }
+
+    #[test]
+    fn what_prisma_alone_reads_is_translated_or_left_out() {
+        for (given, kept) in [
+            ("schema=queue", "?options=-csearch_path%3Dqueue"),
+            (
+                "options=-cwork_mem%3D8MB&sslmode=disable&schema=a_1",
+                "?sslmode=disable&options=-cwork_mem%3D8MB%20-csearch_path%3Da_1",
+            ),
+            ("schema=", ""),
+            (
+                "connection_limit=5&pool_timeout=2&pgbouncer=true&socket_timeout=3",
+                "",
+            ),
+            ("statement_cache_size=0&sslaccept=accept_invalid_certs", ""),
+        ] {
+            let url = accepted(&format!("postgresql://db/jobs?{given}"));
+            assert_eq!(url, format!("postgres://db/jobs{kept}"));
+        }
+        for (given, told) in [
+            ("schema=Queue", "options=-csearch_path%3D"),
+            ("schema=a%20b", "options=-csearch_path%3D"),
+            ("sslaccept=strict", "sslmode=verify-full"),
+            ("sslmode", "name=value"),
+            ("options=-csearch_path=a", "%3D"),
+        ] {
+            assert!(
+                refused(&format!("postgres://db/jobs?{given}")).contains(told),
+                "{given}"
+            );
+        }
+    }
+
+    /// Each has a character that must be written otherwise, where users put it.
+    #[test]
+    fn no_refusal_repeats_a_piece_of_user_or_password() {
+        for password in [
+            "pa@ss",
+            "pa/ss",
+            "pa?ss",
+            "pa#ss",
+            "@pass",
+            "pass@",
+            "/pass",
+            "?pass",
+            "#pass",
+            "1/pass",
+            "1?pass=1",
+            "pa@ss?b=c",
+            "pa@ss/b",
+            "[pass",
+            "pa ss@",
+            "pa@ss\n",
+            "pa%ss",
+            "pass%",
+            "pass%4",
+            "pa%00ss",
+            "pa\tss",
+            "1/pass?pass=pass",
+            "pa/ss?x",
+            "@1/pass",
+            "1?a=pass&b",
+        ] {
+            for rest in [
+                "db.example/jobs",
+                "db.example:5432/jobs?sslmode=require",
+                "[::1]/jobs",
+                "",
+            ] {
+                let url = format!("postgres://hugo:{password}@{rest}");
+                // In brackets only at the front: that is a password like any other.
+                if password == "[pass" {
+                    assert_eq!(accepted(&url), url);
+                    continue;
+                }
+                let told = refused(&url);
+                let words = told.to_lowercase();
+                assert!(
+                    !words.contains("hugo") && !words.contains("pass@"),
+                    "{url}: {told}"
+                );
+                assert!(
+                    !words.contains("ss@") && !words.contains(password),
+                    "{url}: {told}"
+                );
+                assert!(
+                    told.contains("%40") || told.contains("%25") || told.contains("%20"),
+                    "{told}"
+                );
+            }
+        }
+        for url in [
+            "postgres://hugo:hunter2",
+            "postgres://hugo:hunter2/jobs",
+            "postgres://[::1/jobs",
+            "postgres://[]/jobs",
+            "postgres://[::1]x/jobs",
+            "postgres://db:99999/jobs",
+        ] {
+            let told = refused(url);
+            assert!(
+                !told.contains("hunter2") && !told.contains("hugo"),
+                "{told}"
+            );
+        }
+    }
+}

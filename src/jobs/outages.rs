@@ -1,0 +1,59 @@
+//! An outage as requests see it: told once, with a count at its end.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::jobs::database::DatabaseError;
+
+/// An outage is over when nothing has failed for so long.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// What became of the statements of requests.
+#[derive(Default)]
+pub(super) struct Outages(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    failures: u64,
+    last: Option<Instant>,
+    /// The newest statement failed.
+    is_away: bool,
+}
+
+impl Outages {
+    /// Notes how a statement went.
+    pub(super) fn note<T>(&self, done: &Result<T, DatabaseError>) {
+        let mut state = self.0.lock();
+        match done {
+            Err(error) if error.is_outage() => {
+                state.is_away = true;
+                state.last = Some(Instant::now());
+                state.failures += 1;
+                let is_first = state.failures == 1;
+                drop(state);
+                if is_first {
+                    log::error!("Requests are refused, since the database cannot be used: {error}");
+                }
+            }
+            // A refusal is an answer too.
+            _ => {
+                state.is_away = false;
+                if state.last.is_none_or(|last| last.elapsed() < QUIET) {
+                    return;
+                }
+                state.last = None;
+                let failures = std::mem::take(&mut state.failures);
+                drop(state);
+                log::info!(
+                    "The database serves requests again; {failures} statements failed meanwhile"
+                );
+            }
+        }
+    }
+
+    /// Whether the newest statement failed.
+    pub(super) fn is_away(&self) -> bool {
+        self.0.lock().is_away
+    }
+}

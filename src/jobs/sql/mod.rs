@@ -1,0 +1,152 @@
+//! Every statement, written once; a few words differ between the databases.
+//!
+//! A statement reads one JSON document. The document's rows are read as a table `i` whose columns begin with
+//! `x`, so that no name is ambiguous. `{now}` is the database's clock: the only one that counts.
+
+mod requests;
+pub(super) mod work;
+
+pub(super) use requests::RequestStatements;
+pub(super) use work::WorkStatements;
+
+use crate::jobs::database::Dialect;
+
+/// A struct of statements, each translated once.
+macro_rules! statements {
+    ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $name:ident: $template:expr,)* }) => {
+        $(#[$about])*
+        pub(in crate::jobs) struct $type { $($(#[$doc])* pub(in crate::jobs) $name: String,)* }
+
+        impl $type {
+            pub(in crate::jobs) fn new(dialect: crate::jobs::database::Dialect) -> $type {
+                $type { $($name: crate::jobs::sql::translate(&$template, dialect),)* }
+            }
+        }
+    };
+}
+use statements;
+
+/// A job as one line of JSON. What is claimed ahead still waits.
+const JOB: &str = "{object}('id', id, 'user', user_id, 'kind', kind, \
+    'status', CASE WHEN status = 2 AND ahead = 1 THEN 1 ELSE status END, \
+    'progress', progress, 'step', step, 'detail', detail, 'arguments', arguments, \
+    'result', result, 'error', error, 'attempts', attempts, 'max', max_attempts, \
+    'priority', priority, 'run', run_at, 'created', created_at, 'updated', updated_at, \
+    'started', started_at, 'completed', completed_at, 'timeout', timeout_ms, \
+    'seq', seq, 'claim', claim){text}";
+
+/// Whether the row `i` still has its claim. The sum keeps the planner from the index of leases, which
+/// it would walk once for each row.
+const HELD: &str = "id = xid AND claim = xclaim AND status + 0 = 2";
+
+/// The trail that the next entry is put behind. A long one loses what lies between its first and its newest
+/// entries, so that an entry costs the same however many came before; the numbers tell the gap.
+const TRAIL: &str = "CASE WHEN length(trail) < 8000 THEN trail ELSE \
+    substr(trail, 1, 2000 + instr(substr(trail, 2001), '\n')) || \
+    substr(trail, length(trail) - 3999 + instr(substr(trail, length(trail) - 3999), '\n')) END";
+
+/// Puts a dialect's own words in.
+pub(super) fn translate(template: &str, dialect: Dialect) -> String {
+    let postgres = dialect == Dialect::Postgres;
+    let word = |sqlite: &'static str, pg: &'static str| if postgres { pg } else { sqlite };
+    let mut sql = template.replace("{job}", JOB).replace("{held}", HELD);
+    sql = sql.replace("{trail}", TRAIL);
+    if postgres {
+        sql = sql.replace("instr(", "strpos(");
+    }
+    sql = sql.replace("{object}", word("json_object", "json_build_object"));
+    sql = sql.replace("{text}", word("", "::text"));
+    sql = sql.replace("{uuid}", word("", "::uuid"));
+    sql = sql.replace("{int}", word("", "::int"));
+    sql = sql.replace("{big}", word("", "::bigint"));
+    sql = sql.replace("{rank}", word("(-y.priority)", "(-(y.priority::bigint))"));
+    sql = sql.replace("{place}", word("", ", y.priority, y.run_at"));
+    sql = sql.replace("{owner}", "coalesce(user_id, '')");
+    sql = sql.replace("{skip}", word("", "FOR UPDATE SKIP LOCKED"));
+    // One moment for a whole statement.
+    sql = sql.replace(
+        "{now}",
+        word(
+            "CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER)",
+            // Unlike `extract`, without arbitrary precision.
+            "(date_part('epoch', statement_timestamp()) * 1000)::bigint",
+        ),
+    );
+    // SQLite has no statistics, and may believe in another index. PostgreSQL is told by its settings.
+    sql = expand(&sql, "{by:", |index| match postgres {
+        true => String::new(),
+        false => format!("INDEXED BY {index}"),
+    });
+    // What has not been folded into the counts yet; SQLite's are always whole.
+    sql = expand(&sql, "{unfolded:", |query| match postgres {
+        true => format!("UNION ALL {query}"),
+        false => String::new(),
+    });
+    // For each row before it, the ids that the query finds.
+    sql = expand(&sql, "{each:", |query| match postgres {
+        true => format!("CROSS JOIN LATERAL ({query}) AS x"),
+        false => format!("JOIN jobs AS x ON x.id IN ({query})"),
+    });
+    sql = expand(&sql, "{in_ids:", |query| match postgres {
+        // With IN the planner scans the table.
+        true => format!("= ANY(ARRAY({query}))"),
+        false => format!("IN ({query})"),
+    });
+    sql = expand(&sql, "{rows:", |columns| rows("{in}", columns, postgres));
+    sql = expand(&sql, "{rows_of:", |given| {
+        let (name, columns) = given.split_once(':').unwrap_or((given, ""));
+        rows(&format!("({{arg_json:{name}}})"), columns, postgres)
+    });
+    let arguments = sql.contains("{arg");
+    sql = expand(&sql, "{arg_json:", |name| match postgres {
+        true => format!("SELECT doc -> '{name}' FROM input"),
+        false => format!("SELECT doc -> '$.{name}' FROM input"),
+    });
+    sql = expand(&sql, "{arg:", |name| match postgres {
+        true => format!("SELECT doc ->> '{name}' FROM input"),
+        false => format!("SELECT doc ->> '$.{name}' FROM input"),
+    });
+    if arguments {
+        let cast = word("", "::json");
+        sql = format!("WITH input AS (SELECT {{in}}{cast} AS doc) {sql}");
+    }
+    sql
+}
+
+/// The rows of a document, or of a part of one, as a table `i`; `columns` are names with PostgreSQL's types.
+fn rows(document: &str, columns: &str, postgres: bool) -> String {
+    if postgres {
+        return format!("json_to_recordset({document}::json) AS i({columns})");
+    }
+    let columns = columns.split(',').filter_map(|column| {
+        let name = column.split_whitespace().next()?;
+        Some(format!("value ->> '$.{name}' AS {name}"))
+    });
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    // With the limit each is read once a row, without it at each use.
+    format!("(SELECT {columns} FROM json_each({document}) LIMIT -1) AS i")
+}
+
+/// Replaces every `{start…}` by what `with` makes of its inside, which may hold braces.
+fn expand(sql: &str, start: &str, with: impl Fn(&str) -> String) -> String {
+    let mut out = String::new();
+    let mut rest = sql;
+    while let Some(at) = rest.find(start) {
+        out.push_str(&rest[..at]);
+        let inside = &rest[at + start.len()..];
+        let mut depth = 1;
+        let end = inside.find(|c| {
+            depth += match c {
+                '{' => 1,
+                '}' => -1,
+                _ => 0,
+            };
+            depth == 0
+        });
+        let end = end.unwrap_or(inside.len());
+        out.push_str(&with(&inside[..end]));
+        rest = inside.get(end + 1..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
+}

@@ -1,0 +1,173 @@
+//! What workers ask for: claim, begin, report, end, renew, give back, rescue; and what keeps the tables small.
+
+use super::requests::RECEIPTS_FOR;
+use super::statements;
+
+/// The newest reports of a job that its history keeps, about.
+const MAX_REPORTS: u32 = 2_000;
+
+/// A job whose worker was lost so often while it ran fails.
+pub(in crate::jobs) const MAX_LOSSES: u32 = 4;
+
+statements! {
+    /// The statements of workers, in one dialect.
+    WorkStatements {
+        /// Claims up to `count` due jobs, the first of all types together, none before its type's mark.
+        ///
+        /// `ready` tells how careful to be with a job: 1, and 1 more each time that its worker was lost. A job that was
+        /// never lost is claimed `ahead`, and begun later; any other begins with its claim, so that a job which
+        /// kills its worker at once is counted all the same.
+        claim: "UPDATE jobs SET status = 2, claim = claim + 1, \
+             lease_until = {now} + ({arg:lease}){big}, updated_at = {now}, \
+             ahead = CASE WHEN ready > 1 THEN 0 ELSE 1 END, \
+             attempts = CASE WHEN ready > 1 THEN attempts + 1 ELSE attempts END, \
+             started_at = CASE WHEN ready > 1 THEN {now} END, \
+             error = CASE WHEN ready > 1 THEN NULL ELSE error END, \
+             seq = CASE WHEN ready > 1 THEN seq + 1 ELSE seq END, \
+             trail = CASE WHEN ready > 1 THEN {trail} || (seq + 1) || ' ' || {now} || ' started ' || \
+               (attempts + 1) || ' 0 \n' ELSE trail END \
+             WHERE id {in_ids:SELECT x.id FROM {rows_of:kinds:xkind text,xrank bigint,xrun bigint,xid uuid} \
+               {each:SELECT y.id{place} FROM jobs AS y {by:jobs_due} WHERE y.status = 1 AND y.ready > 0 \
+                 AND y.ready = ({arg:lane}){int} AND y.kind = xkind \
+                 AND ({rank}, y.run_at, y.id) > (xrank, xrun, xid) \
+                 ORDER BY {rank}, y.run_at, y.id LIMIT ({arg:count}){int} {skip}} \
+               ORDER BY x.priority DESC, x.run_at, x.id LIMIT ({arg:count}){int}} \
+             RETURNING {object}('id', id, 'kind', kind, 'arguments', arguments, 'lane', ready, \
+               'attempts', attempts, 'losses', losses, 'max', max_attempts, 'timeout', timeout_ms, 'claim', claim, \
+               'waited', {now} - run_at, 'priority', priority, 'run', run_at){text}",
+        promote: "UPDATE jobs SET ready = 1 WHERE id {in_ids:SELECT id FROM jobs {by:jobs_later} \
+             WHERE status = 1 AND ready = 0 AND run_at <= {now} ORDER BY run_at LIMIT 10000 {skip}} \
+             RETURNING id || ''",
+        next_run: "SELECT (min(run_at) - {now}) || '' FROM jobs {by:jobs_later} WHERE status = 1 AND ready = 0 \
+             HAVING min(run_at) IS NOT NULL",
+        /// xage: ms since the executor was called. What has begun already is left as it is.
+        begin: "UPDATE jobs SET ahead = 0, attempts = attempts + ahead, \
+             started_at = CASE WHEN ahead = 1 THEN {now} - xage ELSE started_at END, \
+             updated_at = {now}, error = NULL, progress = 0, step = NULL, detail = NULL, seq = seq + ahead, \
+             trail = CASE WHEN ahead = 1 THEN {trail} || (seq + 1) || ' ' || ({now} - xage) || ' started ' || \
+               (attempts + 1) || ' 0 \n' ELSE trail END \
+             FROM {rows:xid uuid,xclaim bigint,xage bigint} \
+             WHERE {held} RETURNING id || ''",
+        report: "UPDATE jobs SET progress = xprogress, step = xstep, detail = xdetail, \
+             updated_at = {now}, seq = seq + 1 \
+             FROM {rows:xid uuid,xclaim bigint,xprogress int,xstep text,xdetail text} \
+             WHERE {held} RETURNING id || ''",
+        log_reports: "INSERT INTO job_progress (job_id, seq, at, attempt, progress, step, detail) \
+             SELECT id, seq, updated_at, attempts, progress, step, detail \
+             FROM jobs JOIN {rows:xid uuid,xclaim bigint} \
+             ON {held} WHERE true RETURNING job_id || ''",
+        /// Usually finds nothing; otherwise it removes about a hundred reports.
+        trim_reports: format!(
+            "DELETE FROM job_progress WHERE (job_id, seq) IN \
+             (SELECT p.job_id, p.seq FROM jobs JOIN {{rows:xid uuid}} ON jobs.id = xid \
+              JOIN job_progress AS p ON p.job_id = jobs.id AND p.seq <= jobs.seq - {MAX_REPORTS} \
+              WHERE jobs.seq % 100 = 0) RETURNING job_id || ''"
+        ),
+        /// xagain: null for an end; else the ms to the next attempt. xage: as with `begin`.
+        finish: "UPDATE jobs SET status = CASE WHEN xagain IS NULL THEN xstatus ELSE 1 END, \
+             ready = CASE WHEN xagain > 0 THEN 0 ELSE 1 END, \
+             run_at = CASE WHEN xagain IS NULL THEN run_at ELSE {now} + xagain END, \
+             run_given = CASE WHEN xagain IS NULL THEN run_given ELSE 0 END, \
+             completed_at = CASE WHEN xagain IS NULL THEN {now} END, \
+             result = xresult, error = xerror, attempts = attempts + ahead, ahead = 0, \
+             started_at = CASE WHEN ahead = 1 THEN {now} - xage ELSE started_at END, \
+             progress = CASE WHEN xagain IS NULL THEN xprogress ELSE 0 END, \
+             step = CASE WHEN xagain IS NULL THEN xstep END, \
+             detail = CASE WHEN xagain IS NULL THEN xdetail END, \
+             lease_until = NULL, updated_at = {now}, \
+             seq = seq + ahead + CASE WHEN xagain IS NULL THEN 1 ELSE 2 END, \
+             trail = {trail} || CASE WHEN ahead = 1 THEN (seq + 1) || ' ' || ({now} - xage) || ' started ' || \
+               (attempts + 1) || ' 0 \n' ELSE '' END || \
+               (seq + ahead + 1) || ' ' || {now} || \
+               CASE xstatus WHEN 3 THEN ' completed ' ELSE ' failed ' END || \
+               (attempts + ahead) || ' ' || xprogress || ' ' || coalesce(xmessage, '') || '\n' || \
+               CASE WHEN xagain IS NULL THEN '' ELSE \
+                 (seq + ahead + 2) || ' ' || {now} || ' retried ' || (attempts + ahead) || \
+                 ' 0 \"next attempt in ' || xagain || ' ms\"\n' END \
+             FROM {rows:xid uuid,xclaim bigint,xstatus int,xresult text,xerror text,\
+               xprogress int,xstep text,xdetail text,xmessage text,xagain bigint,xage bigint} \
+             WHERE {held} RETURNING id || ''",
+        /// xdone: its executor has ended, so nobody else may have the job, however late its end is written. Any
+        /// other lease that is over stays over.
+        renew: "UPDATE jobs SET lease_until = {now} + xlease \
+             FROM {rows:xid uuid,xclaim bigint,xlease bigint,xdone int} \
+             WHERE {held} AND (xdone = 1 OR lease_until >= {now}) \
+             AND id {in_ids:SELECT id FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}} \
+             RETURNING id || ''",
+        /// Which of these claims hold; waits for nobody.
+        holding: "SELECT id || '' FROM jobs JOIN {rows:xid uuid,xclaim bigint,xdone int} ON {held} \
+             WHERE xdone = 1 OR lease_until >= {now}",
+        /// Which of these rows nobody has locked, in this transaction's hands from now on.
+        free: "SELECT id || '' FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}",
+        /// A claim of which nothing was begun goes without a trace.
+        release: "UPDATE jobs SET status = 1, ready = CASE WHEN xdelay > 0 THEN 0 WHEN ready > 0 THEN ready ELSE 1 END, \
+             run_at = CASE WHEN xdelay > 0 THEN {now} + xdelay ELSE run_at END, \
+             run_given = CASE WHEN xdelay > 0 THEN 0 ELSE run_given END, \
+             attempts = attempts - 1 + ahead, claim = claim + 1, ahead = 0, \
+             lease_until = NULL, started_at = NULL, updated_at = {now}, seq = seq + 1 - ahead, \
+             progress = 0, step = NULL, detail = NULL, \
+             trail = CASE WHEN ahead = 1 THEN trail ELSE {trail} || (seq + 1) || ' ' || {now} || ' retried ' || \
+               attempts || ' 0 \"server stopped\"\n' END \
+             FROM {rows:xid uuid,xclaim bigint,xdelay bigint} \
+             WHERE {held} RETURNING id || ''",
+        /// Claims whose lease is over.
+        lapsed: "SELECT {object}('xid', id, 'xclaim', claim){text} FROM jobs {by:jobs_claimed} \
+             WHERE status = 2 AND lease_until < {now} ORDER BY lease_until LIMIT 1000",
+        /// Takes these claims away, where their lease is over. A loss counts for what had begun.
+        rescue: format!(
+            "UPDATE jobs SET status = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN 4 ELSE 1 END, \
+             ready = CASE WHEN ready > 3 THEN 4 WHEN ready < 1 THEN 2 ELSE ready + 1 END, \
+             losses = losses + 1 - ahead, claim = claim + 1, lease_until = NULL, updated_at = {{now}}, \
+             ahead = 0, seq = seq + 1 - ahead, \
+             completed_at = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN {{now}} END, \
+             error = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} \
+               THEN '{{\"message\":\"its worker was lost {MAX_LOSSES} times\",\"attempt\":' || attempts || '}}' \
+               ELSE error END, \
+             started_at = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN started_at END, \
+             progress = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN progress ELSE 0 END, \
+             step = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN step END, \
+             detail = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN detail END, \
+             trail = CASE WHEN ahead = 1 THEN trail ELSE {{trail}} || (seq + 1) || ' ' || {{now}} || \
+               CASE WHEN losses + 1 >= {MAX_LOSSES} THEN ' failed ' || attempts || ' ' || progress \
+                 ELSE ' retried ' || attempts || ' 0' END || \
+               ' \"its worker was lost\"\n' END \
+             WHERE id {{in_ids:SELECT id FROM jobs JOIN {{rows:xid uuid,xclaim bigint}} ON {{held}} \
+               WHERE lease_until < {{now}} {{skip}}}} \
+             RETURNING {{object}}('kind', kind, 'status', status){{text}}"
+        ),
+        // Ids begin with their time: the oldest jobs are the first.
+        purge: "DELETE FROM jobs WHERE id {in_ids:SELECT id FROM jobs \
+             WHERE id < ({arg:before}){uuid} AND status > 2 \
+             AND completed_at < {now} - ({arg:age}){big} ORDER BY id LIMIT 1000 {skip}} \
+             RETURNING id || ''",
+        purge_progress: "DELETE FROM job_progress WHERE job_id IN \
+             (SELECT xid FROM {rows:xid uuid}) RETURNING seq || ''",
+        purge_receipts: format!(
+            "DELETE FROM job_receipts WHERE (user_id, key) IN (SELECT user_id, key \
+             FROM job_receipts WHERE at <= {{now}} - {RECEIPTS_FOR} ORDER BY at LIMIT 1000 {{skip}}) \
+             AND at <= {{now}} - {RECEIPTS_FOR} RETURNING key"
+        ),
+    }
+}
+
+/// Adds what has changed to the counts, one process at a time; how many changes.
+pub(in crate::jobs) const FOLD: &str = "\
+    WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock('job_counts'::regclass::oid::int, 1) AS mine), \
+    gone AS (DELETE FROM job_count_changes WHERE (SELECT mine FROM turn) AND id = ANY(ARRAY(\
+      SELECT id FROM job_count_changes ORDER BY id LIMIT 20000)) RETURNING user_id, kind, status, change), \
+    of_users AS (INSERT INTO job_counts AS c (user_id, kind, status, jobs) \
+      SELECT user_id, kind, status, sum(change) FROM gone GROUP BY 1, 2, 3 \
+      ON CONFLICT (user_id, kind, status) DO UPDATE SET jobs = c.jobs + excluded.jobs), \
+    of_all AS (INSERT INTO job_totals AS t (kind, status, jobs) \
+      SELECT kind, status, sum(change) FROM gone GROUP BY 1, 2 \
+      ON CONFLICT (kind, status) DO UPDATE SET jobs = t.jobs + excluded.jobs) \
+    SELECT count(*)::text FROM gone";
+
+/// SQLite's clock is the system's, which somebody may set. Shifts what follows from delays by so many ms.
+pub(in crate::jobs) const CLOCK: &str = "SELECT boot || ' ' || ahead_ms FROM job_clock";
+pub(in crate::jobs) const SHIFT_LEASES: &str = "UPDATE jobs SET lease_until = lease_until + CAST({in} AS INTEGER) WHERE status = 2 RETURNING ''";
+pub(in crate::jobs) const SHIFT_DELAYS: &str = "UPDATE jobs SET run_at = run_at + CAST({in} AS INTEGER) \
+     WHERE status = 1 AND ready = 0 AND run_given = 0 RETURNING ''";
+pub(in crate::jobs) const FORGET_CLOCK: &str = "DELETE FROM job_clock RETURNING ''";
+pub(in crate::jobs) const KEEP_CLOCK: &str = "INSERT INTO job_clock (boot, ahead_ms) \
+     SELECT doc ->> '$.boot', doc ->> '$.ahead' FROM (SELECT {in} AS doc) WHERE true RETURNING ''";

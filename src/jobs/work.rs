@@ -1,0 +1,328 @@
+//! What workers ask of the database.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
+use crate::jobs::job::{Claimed, JobStatus};
+use crate::jobs::sql::work as sql;
+use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse};
+
+/// The newest percent and step of an attempt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Standing {
+    #[serde(rename = "xprogress")]
+    pub(super) progress: u8,
+    #[serde(rename = "xstep")]
+    pub(super) step: Option<String>,
+    #[serde(rename = "xdetail")]
+    pub(super) detail: Option<String>,
+}
+
+/// The executor of this claim was called so many ms ago.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Begin {
+    #[serde(flatten)]
+    pub(super) claim: Claim,
+    #[serde(rename = "xage")]
+    pub(super) age: u64,
+}
+
+/// The newest standing of this claim.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Reported {
+    #[serde(flatten)]
+    pub(super) claim: Claim,
+    #[serde(flatten)]
+    pub(super) standing: Standing,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Finish {
+    #[serde(flatten)]
+    pub(super) begin: Begin,
+    #[serde(flatten)]
+    pub(super) standing: Standing,
+    #[serde(rename = "xstatus")]
+    pub(super) status: u8,
+    #[serde(rename = "xresult")]
+    pub(super) result: Option<String>,
+    /// JSON: an object with a message.
+    #[serde(rename = "xerror")]
+    pub(super) error: Option<String>,
+    /// JSON: the message alone.
+    #[serde(rename = "xmessage")]
+    pub(super) message: Option<String>,
+    /// Milliseconds to the next attempt, where there is to be one.
+    #[serde(rename = "xagain")]
+    pub(super) again: Option<u64>,
+    /// For the meter, as is the time from begin to end.
+    #[serde(skip)]
+    pub(super) kind: String,
+    #[serde(skip)]
+    pub(super) ran: Duration,
+}
+
+/// A claim to be prolonged.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Renewal {
+    #[serde(flatten)]
+    pub(super) claim: Claim,
+    #[serde(rename = "xlease")]
+    pub(super) lease: u64,
+    /// 1: its executor has ended, and its end waits to be written.
+    #[serde(rename = "xdone")]
+    pub(super) is_done: u8,
+}
+
+/// What became of renewals; a job that is in neither was taken from this worker.
+pub(super) struct Renewed {
+    pub(super) prolonged: HashSet<Uuid>,
+    pub(super) locked: HashSet<Uuid>,
+}
+
+/// A claim to be given back.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Release {
+    #[serde(flatten)]
+    pub(super) claim: Claim,
+    /// Milliseconds that nobody may claim the job for.
+    #[serde(rename = "xdelay")]
+    pub(super) delay: u64,
+}
+
+/// A job whose worker was lost: pending again, or failed since it was lost too often.
+#[derive(Deserialize)]
+pub(super) struct Rescued {
+    pub(super) kind: String,
+    pub(super) status: JobStatus,
+}
+
+/// What to claim.
+pub(super) struct ClaimQuery<'a> {
+    /// How careful to be: 1, or more for jobs whose worker was lost.
+    pub(super) lane: u8,
+    pub(super) kinds: &'a [KindMark],
+    pub(super) count: usize,
+    pub(super) lease: Duration,
+}
+
+/// A type, and the place in the order of its due jobs that a claim looks behind.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct KindMark {
+    #[serde(rename = "xkind")]
+    pub(super) kind: String,
+    #[serde(flatten)]
+    pub(super) after: Place,
+}
+
+/// A job's place in the order of due jobs of its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) struct Place {
+    #[serde(rename = "xrank")]
+    pub(super) rank: i64,
+    #[serde(rename = "xrun")]
+    pub(super) run: i64,
+    #[serde(rename = "xid")]
+    pub(super) id: Uuid,
+}
+
+impl Place {
+    /// Before every job.
+    pub(super) const START: Place = Place {
+        rank: i64::MIN,
+        run: i64::MIN,
+        id: Uuid::nil(),
+    };
+}
+
+impl Storage {
+    /// Takes due jobs, for their lease at most without a renewal, in the order in which they are to run.
+    pub(super) fn claim(&self, query: &ClaimQuery<'_>) -> Done<Vec<Claimed>> {
+        let document = json!({
+            "lane": query.lane, "kinds": query.kinds, "count": query.count, "lease": millis(query.lease),
+        });
+        let mut jobs: Vec<Claimed> =
+            parse(&self.write(Duty::Claim, &self.work.claim, &document)?)?;
+        // No database promises to give back in any order.
+        jobs.sort_by_key(Claimed::place);
+        Ok(jobs)
+    }
+
+    /// Makes jobs ready whose time has come.
+    pub(super) fn promote(&self) -> Done<()> {
+        self.write(Duty::Claim, &self.work.promote, &()).map(drop)
+    }
+
+    /// How long until the next job that is not due yet.
+    pub(super) fn next_run(&self) -> Done<Option<Duration>> {
+        let rows = self.read(Duty::Claim, &self.work.next_run, &())?;
+        let wait = rows.first().and_then(|ms| ms.parse::<i64>().ok());
+        Ok(wait.map(|ms| Duration::from_millis(ms.max(0) as u64)))
+    }
+
+    /// Writes down that attempts have begun; the jobs whose claims hold.
+    pub(super) fn begin(&self, begins: &[Begin]) -> Done<Vec<Uuid>> {
+        ids(&self.write(Duty::Complete, &self.work.begin, &begins)?)
+    }
+
+    /// Writes standings down; the jobs whose claims hold.
+    pub(super) fn report(&self, reports: &[Reported]) -> Done<Vec<Uuid>> {
+        let document = serde_json::to_string(reports)?;
+        let mut holding = Vec::new();
+        self.database.transact(Duty::Complete, &mut |session| {
+            holding = session.run(&self.work.report, &document)?;
+            session.run(&self.work.log_reports, &document)?;
+            session.run(&self.work.trim_reports, &document).map(drop)
+        })?;
+        ids(&holding)
+    }
+
+    /// Writes ends down, to be [settled](Self::settle); the jobs whose claims held.
+    pub(super) fn finish(&self, ends: &[Finish]) -> Done<Vec<Uuid>> {
+        ids(&self.write(Duty::Complete, &self.work.finish, &ends)?)
+    }
+
+    /// As [`finish`](Self::finish), but waits for no row that somebody else has locked. Also the jobs
+    /// that it found free; the ends of the others are still to be written.
+    pub(super) fn finish_free(&self, ends: &[Finish]) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
+        let claims: Vec<Claim> = ends.iter().map(|end| end.begin.claim).collect();
+        let document = serde_json::to_string(&claims)?;
+        let (mut free, mut written) = (HashSet::new(), Vec::new());
+        self.database.transact(Duty::Complete, &mut |session| {
+            free = ids(&session.run(&self.work.free, &document)?)?
+                .into_iter()
+                .collect();
+            let of_free = |end: &&Finish| free.contains(&end.begin.claim.id);
+            let ends: Vec<&Finish> = ends.iter().filter(of_free).collect();
+            let document = serde_json::to_string(&ends)?;
+            written = ids(&session.run(&self.work.finish, &document)?)?;
+            Ok(())
+        })?;
+        Ok((free, written))
+    }
+
+    /// Prolongs claims. One that somebody is writing to just now holds, and is prolonged next time.
+    pub(super) fn renew(&self, renewals: &[Renewal]) -> Done<Renewed> {
+        let rows = self.write(Duty::Renew, &self.work.renew, &renewals)?;
+        let prolonged: HashSet<Uuid> = ids(&rows)?.into_iter().collect();
+        let others = renewals.iter();
+        let others: Vec<_> = others
+            .filter(|renewal| !prolonged.contains(&renewal.claim.id))
+            .collect();
+        let mut locked = HashSet::new();
+        if !others.is_empty() {
+            let rows = self.read(Duty::Renew, &self.work.holding, &others)?;
+            locked.extend(ids(&rows)?);
+        }
+        Ok(Renewed { prolonged, locked })
+    }
+
+    /// Gives claims back. What had begun is told, and does not count as an attempt.
+    pub(super) fn release(&self, duty: Duty, claims: &[Release]) -> Done<usize> {
+        let released = self.write(duty, &self.work.release, &claims)?.len();
+        self.settle()?;
+        Ok(released)
+    }
+
+    /// Claims whose lease is over.
+    pub(super) fn lapsed(&self) -> Done<Vec<Claim>> {
+        parse(&self.read(Duty::Maintain, &self.work.lapsed, &())?)
+    }
+
+    /// Takes these claims from their workers, which were lost.
+    pub(super) fn rescue(&self, claims: &[Claim]) -> Done<Vec<Rescued>> {
+        parse(&self.write(Duty::Maintain, &self.work.rescue, &claims)?)
+    }
+
+    /// Deletes some of the jobs that ended longer ago than `age`, with their reports; how many.
+    pub(super) fn purge(&self, age: Duration) -> Done<usize> {
+        let document = json!({ "before": first_id(age), "age": millis(age) }).to_string();
+        let mut count = 0;
+        self.database.transact(Duty::Maintain, &mut |session| {
+            let gone = ids(&session.run(&self.work.purge, &document)?)?;
+            count = gone.len();
+            match gone.is_empty() {
+                true => Ok(()),
+                false => {
+                    let rows = serde_json::to_string(&id_rows(&gone))?;
+                    session.run(&self.work.purge_progress, &rows).map(drop)
+                }
+            }
+        })?;
+        Ok(count)
+    }
+
+    /// Deletes some of the receipts that are over; how many.
+    pub(super) fn purge_receipts(&self) -> Done<usize> {
+        let gone = self.write(Duty::Maintain, &self.work.purge_receipts, &())?;
+        Ok(gone.len())
+    }
+
+    /// Adds to the counts what has changed since the last time; how many changes there were.
+    pub(super) fn fold_counts(&self) -> Done<usize> {
+        if self.database.dialect() == Dialect::Sqlite {
+            return Ok(0);
+        }
+        let rows = self.database.write(Duty::Maintain, sql::FOLD, "")?;
+        Ok(rows.first().and_then(|n| n.parse().ok()).unwrap_or(0))
+    }
+
+    /// Whether the clock that leases and delays are kept by is this system's own, which may be set.
+    pub(super) fn has_local_clock(&self) -> bool {
+        self.database.dialect() == Dialect::Sqlite
+    }
+
+    /// Notes by how much the system's clock is ahead of the time since its start. Where somebody has set it since
+    /// the last time, leases and delays are moved with it; by how many ms.
+    pub(super) fn follow_clock(&self, boot: &str, ahead: i64) -> Done<i64> {
+        let mut moved = 0;
+        self.database.transact(Duty::Maintain, &mut |session| {
+            moved = shift(session, boot, ahead)?;
+            Ok(())
+        })?;
+        Ok(moved)
+    }
+}
+
+/// A clock that runs a little faster or slower is nobody's setting.
+const MIN_SHIFT: u64 = 500;
+
+fn shift(session: &mut dyn Session, boot: &str, ahead: i64) -> Result<i64, DatabaseError> {
+    let kept = session.run(sql::CLOCK, "")?;
+    let kept = kept.first().and_then(|row| {
+        let (boot, ahead) = row.rsplit_once(' ')?;
+        Some((boot.to_owned(), ahead.parse::<i64>().ok()?))
+    });
+    let of_this_boot = kept.filter(|(other, _)| other == boot);
+    let moved = of_this_boot.map(|(_, before)| ahead - before);
+    if moved.is_some_and(|moved| moved.unsigned_abs() < MIN_SHIFT) {
+        return Ok(0);
+    }
+    if let Some(moved) = moved {
+        let moved = moved.to_string();
+        session.run(sql::SHIFT_LEASES, &moved)?;
+        session.run(sql::SHIFT_DELAYS, &moved)?;
+    }
+    session.run(sql::FORGET_CLOCK, "")?;
+    let kept = json!({ "boot": boot, "ahead": ahead }).to_string();
+    session.run(sql::KEEP_CLOCK, &kept)?;
+    Ok(moved.unwrap_or(0))
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+/// The first id that a job could have that is younger than `age`. Only a hint where to stop
+/// looking: what counts is the database's clock.
+fn first_id(age: Duration) -> Uuid {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let at = now.unwrap_or_default().saturating_sub(age).as_millis();
+    Uuid::from_u128(at << 80)
+}

@@ -1,0 +1,373 @@
+//! Writes down what attempts have come to: that they began, their reports, their ends.
+//!
+//! What comes while a batch is written is the next batch. An attempt that is over at once needs one write: its end tells
+//! of its begin too. At the stop the completer writes what is left, and gives back the rest.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use uuid::Uuid;
+
+use crate::jobs::database::{DatabaseError, Duty};
+use crate::jobs::job::JobStatus;
+use crate::jobs::storage::{Claim, Done};
+use crate::jobs::work::{Finish, Release, Reported};
+use crate::jobs::worker::Shared;
+use crate::jobs::worker::outage::Outage;
+use crate::jobs::worker::run::JobRun;
+
+/// The most written at once.
+const MAX_BATCH: usize = 1_000;
+
+/// How long an attempt runs before its begin is written apart from its end.
+const BEGIN_AFTER: Duration = Duration::from_millis(30);
+
+/// How often reports are written.
+const REPORT_EVERY: Duration = Duration::from_millis(250);
+
+/// How long it is careful after it has met a row that somebody else holds.
+const CAREFUL_FOR: Duration = Duration::from_secs(5);
+
+/// How long it waits where there is nothing to do.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What the completer hears.
+pub(super) enum Event {
+    /// Its executor was called.
+    Begun(Arc<JobRun>),
+    /// It has a report that was not taken.
+    Reported(Arc<JobRun>),
+    Ended(Box<Finish>),
+    /// Nothing more will come, and this is the time until when all is to be written.
+    Stop(Stop),
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Stop {
+    /// Whether no executor can still be at work.
+    pub(super) all_ended: bool,
+    pub(super) deadline: Instant,
+}
+
+pub(super) struct Completer {
+    shared: Arc<Shared>,
+    /// Not yet written.
+    ends: Vec<Finish>,
+    begun: Vec<Arc<JobRun>>,
+    reported: Vec<Arc<JobRun>>,
+    reported_at: Instant,
+    /// Until when ends are written without waiting for rows that somebody holds.
+    careful_until: Option<Instant>,
+    stop: Option<Stop>,
+    outage: Outage,
+}
+
+impl Completer {
+    pub(super) fn new(shared: Arc<Shared>) -> Completer {
+        Completer {
+            shared,
+            ends: Vec::new(),
+            begun: Vec::new(),
+            reported: Vec::new(),
+            reported_at: Instant::now(),
+            careful_until: None,
+            stop: None,
+            outage: Outage::new("completer"),
+        }
+    }
+
+    pub(super) fn run(mut self, events: &Receiver<Event>) {
+        loop {
+            let round = self.round();
+            let pause = match &round {
+                Ok(()) => self.until_due(),
+                Err(error) => {
+                    self.outage.complain(error);
+                    self.outage.pause()
+                }
+            };
+            match self.stop {
+                Some(stop) if round.is_ok() || Instant::now() + pause >= stop.deadline => {
+                    return self.give_back(stop.all_ended);
+                }
+                Some(_) => std::thread::sleep(pause),
+                None => self.listen(events, pause),
+            }
+        }
+    }
+
+    /// Takes what comes within `pause`, and what is there besides. During an outage it goes on listening.
+    fn listen(&mut self, events: &Receiver<Event>, pause: Duration) {
+        let mut end = Instant::now() + pause;
+        let is_away = self.shared.completing.is_away();
+        while let Ok(event) = events.recv_deadline(end) {
+            let mut due = self.take(event);
+            while self.ends.len() < MAX_BATCH
+                && let Ok(event) = events.try_recv()
+            {
+                due = due.min(self.take(event));
+            }
+            if !is_away {
+                end = end.min(due);
+            }
+            if self.stop.is_some() || Instant::now() >= end {
+                return;
+            }
+        }
+    }
+
+    /// Notes what has happened; when it is to be written.
+    fn take(&mut self, event: Event) -> Instant {
+        let now = Instant::now();
+        match event {
+            Event::Begun(run) => {
+                self.begun.push(run);
+                now + BEGIN_AFTER
+            }
+            Event::Reported(run) => {
+                self.reported.push(run);
+                self.reported_at + REPORT_EVERY
+            }
+            Event::Ended(end) => {
+                self.ends.push(*end);
+                now
+            }
+            Event::Stop(stop) => {
+                self.stop = Some(stop);
+                now
+            }
+        }
+    }
+
+    fn until_due(&self) -> Duration {
+        let begun = self.begun.iter().filter_map(|run| run.begun()).min();
+        let begin = begun.map(|at| (at + BEGIN_AFTER).saturating_duration_since(Instant::now()));
+        let is_news = !self.reported.is_empty();
+        let report = is_news.then(|| REPORT_EVERY.saturating_sub(self.reported_at.elapsed()));
+        [begin, report].into_iter().flatten().min().unwrap_or(IDLE)
+    }
+
+    fn round(&mut self) -> Done<()> {
+        self.write_ends()?;
+        let is_report_due = self.reported_at.elapsed() >= REPORT_EVERY;
+        self.write_begins(is_report_due)?;
+        if is_report_due {
+            self.reported_at = Instant::now();
+            self.write_reports()?;
+        }
+        if self.outage.is_on() {
+            // What could not be written has become nobody's, and nothing is claimed before something gets through.
+            let shared = self.shared.clone();
+            let finish = || shared.storage.finish(&[]);
+            self.outage.watch(&shared.completing, finish)?;
+        }
+        Ok(())
+    }
+
+    fn write_ends(&mut self) -> Done<()> {
+        while !self.ends.is_empty() {
+            let count = self.ends.len().min(MAX_BATCH);
+            if self
+                .careful_until
+                .is_some_and(|until| Instant::now() < until)
+            {
+                self.write_free_ends(count)?;
+                continue;
+            }
+            let (shared, ends) = (self.shared.clone(), &self.ends[..count]);
+            let finish = || shared.storage.finish(ends);
+            match self.outage.watch(&shared.completing, finish) {
+                Ok(written) => self.are_written(count, &written),
+                // Somebody holds one of the rows: that is no reason for the others to wait.
+                Err(DatabaseError::Busy(_)) => {
+                    self.careful_until = Some(Instant::now() + CAREFUL_FOR);
+                }
+                Err(error) if !error.is_outage() => self.write_each_end(count)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_free_ends(&mut self, count: usize) -> Done<()> {
+        let (shared, ends) = (self.shared.clone(), &self.ends[..count]);
+        let finish = || shared.storage.finish_free(ends);
+        let (free, written) = self.outage.watch(&shared.completing, finish)?;
+        let is_free = |end: &Finish| free.contains(&end.begin.claim.id);
+        self.ends[..count].sort_by_key(|end| !is_free(end));
+        let count = self.ends[..count].iter().filter(|end| is_free(end)).count();
+        self.are_written(count, &written);
+        if count == 0 {
+            let why = "somebody holds the rows of all that is to be written";
+            return Err(DatabaseError::Busy(why.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// One of the ends is refused for good: the others are written without it, and it without what is refused.
+    fn write_each_end(&mut self, count: usize) -> Done<()> {
+        for _ in 0..count {
+            let written = match self.write_end(&self.ends[0].clone()) {
+                Err(error) if error.is_outage() => return Err(error),
+                Err(error) => {
+                    log::error!("An end cannot be written, and its job runs again: {error}");
+                    Vec::new()
+                }
+                Ok(written) => written,
+            };
+            self.are_written(1, &written);
+        }
+        Ok(())
+    }
+
+    fn write_end(&mut self, end: &Finish) -> Done<Vec<Uuid>> {
+        let shared = self.shared.clone();
+        let mut finish = |end: &Finish| {
+            let finish = || shared.storage.finish(std::slice::from_ref(end));
+            self.outage.watch(&shared.completing, finish)
+        };
+        match finish(end) {
+            Err(error) if !error.is_outage() => {
+                let id = end.begin.claim.id;
+                log::error!("The database refuses what job {id} ended with: {error}");
+                finish(&without_texts(end, &error))
+            }
+            written => written,
+        }
+    }
+
+    /// The first `count` ends are off the list: those of `written` were ours, the others nobody's any more.
+    fn are_written(&mut self, count: usize, written: &[Uuid]) {
+        let ends: Vec<_> = self.ends.drain(..count).collect();
+        self.shared.meter.finished(&ends, written);
+        self.shared.written(ends.iter().map(|end| end.begin.claim));
+        // Shown, then made safe: nobody waits for the disk to learn of an end.
+        if let Err(error) = self.shared.storage.settle() {
+            self.outage.complain(&error);
+        }
+    }
+
+    /// Writes down who has begun and runs for a while, or (`all`) reports.
+    fn write_begins(&mut self, all: bool) -> Done<()> {
+        let shared = self.shared.clone();
+        let reporting: HashSet<Claim> = match all {
+            true => self.reported.iter().map(|run| run.held.claim).collect(),
+            false => HashSet::new(),
+        };
+        self.begun.retain(|run| run.unwritten_begin().is_some());
+        let is_due = |run: &Arc<JobRun>| {
+            let begun = run.begun();
+            begun.is_none_or(|at| at.elapsed() >= BEGIN_AFTER)
+                || reporting.contains(&run.held.claim)
+        };
+        let due: Vec<_> = self
+            .begun
+            .iter()
+            .filter(|run| is_due(run))
+            .cloned()
+            .collect();
+        for part in due.chunks(MAX_BATCH) {
+            let begins: Vec<_> = part
+                .iter()
+                .filter_map(|run| run.unwritten_begin())
+                .collect();
+            if begins.is_empty() {
+                continue;
+            }
+            let holding = self
+                .outage
+                .watch(&shared.completing, || shared.storage.begin(&begins))?;
+            part.iter().for_each(|run| run.begin_is_written());
+            let holding: HashSet<_> = holding.into_iter().collect();
+            let lost = begins.iter().map(|begin| begin.claim);
+            lost.filter(|claim| !holding.contains(&claim.id))
+                .for_each(|claim| shared.lose(claim));
+        }
+        Ok(())
+    }
+
+    fn write_reports(&mut self) -> Done<()> {
+        let shared = self.shared.clone();
+        while !self.reported.is_empty() {
+            let from = self.reported.len().saturating_sub(MAX_BATCH);
+            let reports = self.reported[from..].iter();
+            let reports: Vec<_> = reports.filter_map(|run| run.take_report()).collect();
+            let holding = match self.write_batch(&reports) {
+                Ok(holding) => holding,
+                Err(error) => {
+                    // They are told when the database is back.
+                    self.reported.iter().for_each(|run| run.keep_report());
+                    return Err(error);
+                }
+            };
+            self.reported.truncate(from);
+            let lost = reports.iter().map(|report| report.claim);
+            lost.filter(|claim| !holding.contains(&claim.id))
+                .for_each(|claim| shared.lose(claim));
+        }
+        Ok(())
+    }
+
+    /// Writes reports; one by one, and without those that are refused, where the database refuses one of them.
+    fn write_batch(&mut self, reports: &[Reported]) -> Done<HashSet<Uuid>> {
+        let shared = self.shared.clone();
+        let mut write = |reports: &[Reported]| {
+            self.outage
+                .watch(&shared.completing, || shared.storage.report(reports))
+        };
+        match write(reports) {
+            Err(error) if !error.is_outage() => {}
+            written => return Ok(written?.into_iter().collect()),
+        }
+        let mut holding = HashSet::new();
+        for report in reports {
+            match write(std::slice::from_ref(report)) {
+                Ok(written) => holding.extend(written),
+                Err(error) if error.is_outage() => return Err(error),
+                Err(error) => {
+                    let id = report.claim.id;
+                    log::error!("The database refuses a report of job {id}: {error}");
+                    holding.insert(id);
+                }
+            }
+        }
+        Ok(holding)
+    }
+
+    /// Gives back what has not been run to its end.
+    fn give_back(&mut self, all_ended: bool) {
+        let shared = self.shared.clone();
+        let claims = shared.claims.to_release(all_ended);
+        let release = |claim: &Claim| Release {
+            claim: *claim,
+            delay: 0,
+        };
+        let releases: Vec<_> = claims.iter().map(release).collect();
+        if releases.is_empty() {
+            return;
+        }
+        match shared.storage.release(Duty::Complete, &releases) {
+            Ok(given) => {
+                shared.claims.written(claims);
+                log::info!("Gave {given} unfinished jobs back");
+            }
+            Err(error) => log::warn!("Jobs cannot be given back: {error}"),
+        }
+    }
+}
+
+/// The end, with words that every database can hold in place of the executor's.
+fn without_texts(end: &Finish, error: &DatabaseError) -> Finish {
+    let why = format!("the database refuses what this attempt has to say: {error}");
+    let why: String = why.chars().filter(char::is_ascii).take(500).collect();
+    let mut bare = end.clone();
+    bare.standing.step = None;
+    bare.standing.detail = None;
+    bare.result = None;
+    bare.status = JobStatus::Failed as u8;
+    bare.error = Some(serde_json::json!({ "message": why }).to_string());
+    bare.message = Some(serde_json::json!(why).to_string());
+    bare
+}

@@ -1,0 +1,241 @@
+//! One claimed job on its way through the pool.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::json;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::engine::pool::Assignment;
+use crate::executor::{Report, TaskError, TaskInput};
+use crate::jobs::job::{Claimed, JobStatus};
+use crate::jobs::storage::Claim;
+use crate::jobs::work::{Begin, Finish, Reported, Standing};
+use crate::jobs::worker::Shared;
+use crate::jobs::worker::claims::Held;
+use crate::store::Ending;
+
+/// The longest step and message kept, in bytes.
+const MAX_STEP: usize = 400;
+const MAX_MESSAGE: usize = 2_000;
+
+/// The first pause after a failed attempt; each further one is twice as long.
+const BACK_OFF: Duration = Duration::from_secs(1);
+const MAX_BACK_OFF: Duration = Duration::from_secs(3_600);
+
+/// A claimed job: what its executor is given, and what it says. Whether that counts, its claim knows.
+pub(super) struct JobRun {
+    pub(super) held: Arc<Held>,
+    job: Claimed,
+    shared: Arc<Shared>,
+    claimed: Instant,
+    begun: OnceLock<Instant>,
+    is_begin_written: AtomicBool,
+    news: Mutex<News>,
+    /// Itself, for the completer.
+    me: std::sync::Weak<JobRun>,
+}
+
+/// What its executor has reported.
+#[derive(Default)]
+struct News {
+    standing: Standing,
+    /// The completer knows that there is something to take.
+    is_told: bool,
+}
+
+impl JobRun {
+    pub(super) fn new(job: Claimed, held: Arc<Held>, shared: Arc<Shared>) -> Arc<JobRun> {
+        Arc::new_cyclic(|me| JobRun {
+            // Of a job that was lost before, the claim itself is the begin.
+            is_begin_written: AtomicBool::new(job.lane > 1),
+            held,
+            job,
+            shared,
+            claimed: Instant::now(),
+            begun: OnceLock::new(),
+            news: Mutex::default(),
+            me: me.clone(),
+        })
+    }
+
+    /// Which attempt this is.
+    fn attempt(&self) -> u32 {
+        self.job.attempts + u32::from(self.job.lane == 1)
+    }
+
+    fn claim(&self) -> Claim {
+        self.held.claim
+    }
+
+    /// That it has begun, where this is still to be written, and it has not ended meanwhile.
+    pub(super) fn unwritten_begin(&self) -> Option<Begin> {
+        let is_written = self.is_begin_written.load(SeqCst);
+        (!is_written && self.held.is_running()).then(|| self.begin_entry())
+    }
+
+    pub(super) fn begin_is_written(&self) {
+        self.is_begin_written.store(true, SeqCst);
+    }
+
+    fn begin_entry(&self) -> Begin {
+        let age = self.begun.get().map_or(Duration::ZERO, Instant::elapsed);
+        Begin {
+            claim: self.claim(),
+            age: age.as_millis() as u64,
+        }
+    }
+
+    /// When its executor was called.
+    pub(super) fn begun(&self) -> Option<Instant> {
+        self.begun.get().copied()
+    }
+
+    /// The newest report; the next one is told again.
+    pub(super) fn take_report(&self) -> Option<Reported> {
+        let mut news = self.news.lock();
+        news.is_told = false;
+        let report = Reported {
+            claim: self.claim(),
+            standing: news.standing.clone(),
+        };
+        drop(news);
+        self.held.is_running().then_some(report)
+    }
+
+    /// The newest report could not be written, and is to be taken again.
+    pub(super) fn keep_report(&self) {
+        self.news.lock().is_told = true;
+    }
+
+    fn finish_with(&self, ending: Ending) -> Finish {
+        let mut standing = self.news.lock().standing.clone();
+        let attempt = self.attempt();
+        let (status, result, message) = match ending {
+            Ending::Completed(result) => {
+                standing.progress = 100;
+                (JobStatus::Completed, result, None)
+            }
+            Ending::Failed(why) => (JobStatus::Failed, None, Some(clean(&why, MAX_MESSAGE))),
+        };
+        // An attempt that ended with its worker is not one that failed.
+        let failures = attempt.saturating_sub(self.job.losses);
+        let retry = status == JobStatus::Failed && failures < self.job.max;
+        let error = message
+            .as_ref()
+            .map(|message| json!({ "message": message, "attempt": attempt }).to_string());
+        Finish {
+            begin: self.begin_entry(),
+            standing,
+            status: status as u8,
+            result: result.map(|json| json.get().to_owned()),
+            error,
+            message: message.map(|message| json!(message).to_string()),
+            again: retry.then(|| back_off(failures).as_millis() as u64),
+            kind: self.job.kind.clone(),
+            ran: self.begun.get().map_or(Duration::ZERO, Instant::elapsed),
+        }
+    }
+}
+
+/// What the pool tells an attempt by. The token, unlike the attempt's number, is never used twice.
+pub(super) fn pool_id(claim: Claim) -> (Uuid, u32) {
+    (claim.id, claim.token as u32)
+}
+
+impl Assignment for JobRun {
+    fn id(&self) -> (Uuid, u32) {
+        pool_id(self.claim())
+    }
+
+    fn kind(&self) -> Option<Arc<str>> {
+        Some(self.job.kind.as_str().into())
+    }
+
+    fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {
+        if !self.shared.begin(&self.held) {
+            return None;
+        }
+        self.begun.get_or_init(Instant::now);
+        if !self.is_begin_written.load(SeqCst)
+            && let Some(me) = self.me.upgrade()
+        {
+            self.shared.begun(me);
+        }
+        log::debug!("Starting execution of job {}", self.job.id);
+        let until_claimed = Duration::from_millis(self.job.waited.max(0) as u64);
+        let waited = until_claimed + self.claimed.elapsed();
+        self.shared.meter.begun(&self.job.kind, waited);
+        let arguments = self.job.arguments.clone();
+        let input = TaskInput::new(
+            self.job.id,
+            self.job.kind.as_str().into(),
+            self.job.kind.as_str().into(),
+            self.attempt(),
+            arguments.and_then(|json| RawValue::from_string(json).ok()),
+        );
+        Some((input, self.job.timeout.map(Duration::from_millis)))
+    }
+
+    fn finish(&self, ending: Ending) {
+        if !self.shared.claims.end(&self.held) {
+            return;
+        }
+        match &ending {
+            Ending::Completed(_) => log::debug!("Completed execution of job {}", self.job.id),
+            Ending::Failed(why) => {
+                log::warn!(
+                    "Job {} failed: {}",
+                    self.job.id,
+                    crate::log_safe::LogSafe(why)
+                );
+            }
+        }
+        self.shared.ended(self.finish_with(ending));
+    }
+}
+
+impl Report for JobRun {
+    fn progress(&self, percent: u8, step: &str, description: &str) -> Result<(), TaskError> {
+        if self.is_stopped() {
+            return Err(TaskError::stopped());
+        }
+        let text = |text: &str, max| (!text.is_empty()).then(|| clean(text, max));
+        let mut news = self.news.lock();
+        let new = Standing {
+            progress: percent.max(news.standing.progress),
+            step: text(step, MAX_STEP),
+            detail: text(description, MAX_MESSAGE),
+        };
+        if new == news.standing {
+            return Ok(());
+        }
+        news.standing = new;
+        let is_first = !std::mem::replace(&mut news.is_told, true);
+        drop(news);
+        if is_first && let Some(me) = self.me.upgrade() {
+            self.shared.reported(me);
+        }
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.shared.claims.is_over(&self.held)
+    }
+}
+
+/// Cut to `max` bytes, between characters; and without what PostgreSQL's text cannot hold.
+fn clean(text: &str, max: usize) -> String {
+    let cut = &text[..text.floor_char_boundary(max)];
+    cut.replace('\0', "\u{fffd}")
+}
+
+/// 1 s, 2 s, 4 s …, a quarter more or less, so that what failed together does not return together.
+fn back_off(failures: u32) -> Duration {
+    let doubled = BACK_OFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+    let spread = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
+    doubled.min(MAX_BACK_OFF).mul_f64(0.75 + spread / 2.0)
+}
