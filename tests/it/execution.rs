@@ -211,6 +211,60 @@ fn a_result_larger_than_the_limit_fails_the_task() {
     assert!(error.contains("MAX_RESULT_BYTES"), "{error}");
 }
 
+/// Its result is nested as deep as its argument `depth` says.
+pub(crate) fn nesting(registry: &mut ExecutorRegistry) {
+    registry.register("nested", |input: &TaskInput| {
+        let depth = input.arguments::<Value>()?["depth"].as_u64();
+        Ok(move |_: &mut TaskContext<'_>| {
+            let levels = 0..depth.unwrap_or_default();
+            Ok(Outcome::done(
+                levels.fold(Value::Null, |v, _| Value::Array(vec![v])),
+            ))
+        })
+    });
+}
+
+#[test]
+fn a_result_nested_deeper_than_readers_bear_fails_the_task() {
+    let server = TestServer::start_with(&[], nesting);
+    for (depth, status) in [(100, "completed"), (101, "failed"), (200_000, "failed")] {
+        let id = server.create(json!({
+            "name": "n", "type": "nested", "start": true, "metadata": { "depth": depth },
+        }));
+        let task = server.wait_status(&id, status);
+        if status == "failed" {
+            assert_eq!(task["error"], "the result is nested more than 100 deep");
+        }
+    }
+}
+
+#[test]
+fn an_error_is_told_with_its_causes() {
+    #[derive(Debug)]
+    struct NoReport(std::num::ParseIntError);
+    impl std::fmt::Display for NoReport {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("no report")
+        }
+    }
+    impl std::error::Error for NoReport {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let server = TestServer::start_with(&[], |registry| {
+        registry.register("reports", |_: &TaskInput| {
+            Ok(|_: &mut TaskContext<'_>| -> Result<Outcome, TaskError> {
+                let number: i64 = "x".parse().map_err(NoReport)?;
+                Ok(Outcome::done(json!(number)))
+            })
+        });
+    });
+    let id = server.run_to("reports", "failed");
+    let error = &server.task(&id)["error"];
+    assert_eq!(error, "no report: invalid digit found in string");
+}
+
 #[test]
 fn an_executor_gets_its_tasks_metadata_and_attempt() {
     let server = TestServer::start_with(&[], |registry| {

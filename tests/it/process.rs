@@ -233,6 +233,44 @@ fn a_signal_cancels_what_runs_and_ends_the_process_well() {
 }
 
 #[test]
+fn a_second_signal_ends_a_stop_that_takes_its_time() {
+    let dir = TempDir::new();
+    let mut process = Process::start(&dir, &[FREE_PORT]);
+    // A request in hand, whose body does not come.
+    let mut stream = process.client.connect();
+    let head = "POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{";
+    std::io::Write::write_all(&mut stream, head.as_bytes()).expect("sent");
+    std::thread::sleep(Duration::from_millis(100));
+    process.signal("TERM");
+    wait_until(|| process.has("[INFO] Stopping"));
+    process.signal("INT");
+    let (code, took) = process.ended();
+    assert_eq!(code, Some(1), "{:?}", process.log());
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(process.has("[WARN] A second signal"), "{:?}", process.log());
+    assert!(!process.has("Stopped"), "{:?}", process.log());
+}
+
+#[test]
+fn no_refused_start_repeats_a_secret() {
+    let dir = TempDir::new();
+    let url = "postgres://hugo:hunter2@db.example/jobs";
+    let env = format!("DATABASE_URL={url} and more\n");
+    let mut lines = vec![
+        refused(&dir, &[FREE_PORT, ("STORAGE", url)]),
+        refused(&dir, &[FREE_PORT, ("JWT_SECRET", "hunter2")]),
+    ];
+    std::fs::write(dir.file(".env"), env).expect("the file can be written");
+    lines.push(refused(&dir, &[FREE_PORT]));
+    for line in lines {
+        assert!(
+            !line.contains("hunter2") && !line.contains("hugo"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn the_log_tells_a_tasks_life_at_the_right_levels() {
     let dir = TempDir::new();
     let process = Process::start(&dir, &[FREE_PORT, ("LOG_LEVEL", "debug")]);

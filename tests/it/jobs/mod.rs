@@ -24,12 +24,18 @@ mod clock;
 mod crash;
 /// What the document tells its reader to type.
 mod docs;
+/// A network that goes silent, between the process and PostgreSQL.
+mod network;
 /// A database that goes away.
 mod outage;
+/// That no job is lost, stuck, or run twice.
+mod promises;
 /// Order, attempts, back-off, limits, and executors of the embedding program.
 mod queue;
 /// Idempotency keys.
 mod repeats;
+/// What the program says before it serves, and the migrations by hand.
+mod start;
 /// Who is let in.
 mod tokens;
 
@@ -41,7 +47,8 @@ use async_task_system::{Config, ExecutorRegistry};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Call, Client, Cluster, Reply, TempDir, TestServer, execute, wait_until_every,
+    Call, Client, Cluster, Process, Reply, TempDir, TestServer, execute, pluck, query,
+    wait_until_every,
 };
 
 pub(crate) const SECRET: &str = "a secret of the tests, long enough";
@@ -130,6 +137,53 @@ impl Db {
         all
     }
 
+    /// The rows of one statement; columns with `|` between.
+    #[track_caller]
+    pub(crate) fn rows(&self, sql: &str) -> Vec<String> {
+        if self.storage != "sqlite" {
+            return query(&self.url, sql);
+        }
+        let file = self.sqlite_file();
+        let mut statement = file.prepare(sql).expect("a statement");
+        let count = statement.column_count();
+        let text = |row: &rusqlite::Row<'_>| {
+            let column = |n| match row.get::<_, rusqlite::types::Value>(n)? {
+                rusqlite::types::Value::Null => Ok(String::new()),
+                rusqlite::types::Value::Integer(number) => Ok(number.to_string()),
+                rusqlite::types::Value::Text(text) => Ok(text),
+                other => Ok(format!("{other:?}")),
+            };
+            let columns: rusqlite::Result<Vec<String>> = (0..count).map(column).collect();
+            Ok(columns?.join("|"))
+        };
+        let rows = statement.query_map([], text).expect("it runs");
+        rows.collect::<Result<_, _>>().expect("rows")
+    }
+
+    /// Runs statements.
+    #[track_caller]
+    pub(crate) fn execute(&self, sql: &str) {
+        match self.storage {
+            "sqlite" => self.sqlite_file().execute_batch(sql).expect("it runs"),
+            _ => execute(&self.url, sql),
+        }
+    }
+
+    fn sqlite_file(&self) -> rusqlite::Connection {
+        let path = self.dir.file("jobs.db");
+        let file = rusqlite::Connection::open(path).expect("the file opens");
+        file.busy_timeout(Duration::from_secs(10)).expect("a limit");
+        file
+    }
+
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.storage == "sqlite"
+    }
+
+    pub(crate) fn start(&self, more: &[(&str, &str)]) -> Process {
+        Process::start(&self.dir, &self.variables(more))
+    }
+
     pub(crate) fn serve(&self) -> TestServer {
         TestServer::start(&self.variables(&[]))
     }
@@ -208,6 +262,30 @@ impl User {
         id(&self.post("/jobs", body).expect(201).json())
     }
 
+    /// Adds that many of one job; their ids.
+    #[track_caller]
+    pub(crate) fn add_bulk(&self, count: usize, job: &Value) -> Vec<String> {
+        let body = json!({ "jobs": vec![job; count] });
+        let reply = self.post("/jobs/bulk", body).expect(201).json();
+        pluck(reply["jobs"].as_array().expect("a list"), "id")
+    }
+
+    /// Waits until none of this user's jobs is pending or processing; how many have completed and failed.
+    #[track_caller]
+    pub(crate) fn settle(&self) -> (u64, u64) {
+        let number = |stats: &Value, status: &str| stats[status].as_u64().expect("a number");
+        let mut stats = Value::Null;
+        wait_until_every(Duration::from_millis(50), || {
+            let reply = self.get("/jobs/stats");
+            stats = match reply.status {
+                200 => reply.json()["stats"].clone(),
+                _ => return false,
+            };
+            number(&stats, "pending") + number(&stats, "processing") == 0
+        });
+        (number(&stats, "completed"), number(&stats, "failed"))
+    }
+
     #[track_caller]
     pub(crate) fn add_type(&self, kind: &str) -> String {
         self.add(json!({ "type": kind }))
@@ -244,6 +322,29 @@ impl User {
     pub(crate) fn stats(&self) -> Value {
         self.get("/jobs/stats").expect(200).json()["stats"].clone()
     }
+}
+
+/// A job that takes so long.
+pub(crate) fn waiting(seconds: f64) -> Value {
+    let arguments = json!({ "delayMinSec": seconds, "delayMaxSec": seconds });
+    json!({ "type": "dummy", "arguments": arguments })
+}
+
+/// As [`waiting`], with one attempt.
+pub(crate) fn once(seconds: f64) -> Value {
+    let mut job = waiting(seconds);
+    job["maxAttempts"] = json!(1);
+    job
+}
+
+/// The metric's value.
+#[track_caller]
+pub(crate) fn metric(process: &Process, name: &str) -> f64 {
+    let reply = process.client.call_exact("GET", "/metrics").send();
+    let text = reply.expect(200).text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+    value.trim().parse().expect("a number")
 }
 
 #[track_caller]

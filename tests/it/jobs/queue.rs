@@ -6,10 +6,12 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{Db, User};
+use crate::execution::nesting;
 use crate::support::{Dial, Gate, Process, execute, pluck, wait_until};
 
 on_both! {
     an_executor_of_the_embedding_program_runs_as_a_job
+    a_result_nested_deeper_than_readers_bear_fails_the_job
     a_job_waits_for_its_time_and_no_longer
     higher_priority_runs_first_and_then_age
     a_job_that_fails_once_completes_on_its_second_attempt
@@ -29,6 +31,19 @@ fn an_executor_of_the_embedding_program_runs_as_a_job(db: &Db) {
     let alice = User::of(&server, "alice");
     let job = alice.add_type("own");
     assert_eq!(alice.wait(&job, "completed")["result"], json!({ "own": 1 }));
+}
+
+fn a_result_nested_deeper_than_readers_bear_fails_the_job(db: &Db) {
+    let server = db.serve_with(&[], nesting);
+    let alice = User::of(&server, "alice");
+    let add = |depth: usize| {
+        let arguments = json!({ "depth": depth });
+        alice.add(json!({ "type": "nested", "arguments": arguments, "maxAttempts": 1 }))
+    };
+    let (just, over) = (add(100), add(200_000));
+    assert!(alice.wait(&just, "completed")["result"].is_array());
+    let message = alice.wait(&over, "failed")["error"]["message"].clone();
+    assert_eq!(message, "the result is nested more than 100 deep");
 }
 
 fn a_job_waits_for_its_time_and_no_longer(db: &Db) {
@@ -259,25 +274,31 @@ fn a_history_is_bounded() {
     assert_eq!(alice.events(&job), ["created", "started", "cancelled"]);
 }
 
+/// However few attempts it has: it did not fail. But a job that kills its worker each time does not
+/// go on for ever.
 #[test]
-fn a_job_that_is_lost_for_the_last_time_counts_as_failed() {
+fn a_job_whose_worker_is_lost_four_times_fails() {
     let db = Db::sqlite();
     let quickly = [("JOB_LEASE_SECONDS", "2"), ("METRICS", "true")];
-    let first = Process::start(&db.dir, &db.variables(&quickly));
-    let alice = User::of(&first.client, "alice");
+    let mut server = Process::start(&db.dir, &db.variables(&quickly));
     let arguments = json!({ "delayMinSec": 60, "delayMaxSec": 60 });
     let body = json!({ "type": "dummy", "arguments": arguments, "maxAttempts": 1 });
-    let job = alice.add(body);
-    alice.wait(&job, "processing");
-    first.signal("KILL");
-    let second = Process::start(&db.dir, &db.variables(&quickly));
-    let lost = User::of(&second.client, "alice").wait(&job, "failed");
-    assert_eq!(
-        lost["error"]["message"],
-        "its worker was lost, for the last time"
-    );
+    let job = User::of(&server.client, "alice").add(body);
+    for attempt in 1..=4 {
+        let alice = User::of(&server.client, "alice");
+        wait_until(|| alice.job(&job)["attempts"] == attempt);
+        server.signal("KILL");
+        server = Process::start(&db.dir, &db.variables(&quickly));
+    }
+    let alice = User::of(&server.client, "alice");
+    let lost = alice.wait(&job, "failed");
+    assert_eq!(lost["error"]["message"], "its worker was lost 4 times");
+    let mut expected = vec!["created"];
+    expected.extend(["started", "retried"].repeat(3));
+    expected.extend(["started", "failed"]);
+    assert_eq!(alice.events(&job), expected);
     let counted = r#"task_system_jobs_finished_total{type="dummy",status="failed"} 1"#;
-    let metrics = second
+    let metrics = server
         .client
         .call_exact("GET", "/metrics")
         .send()

@@ -5,6 +5,8 @@ mod document;
 #[cfg(feature = "jobs")]
 mod postgres;
 mod process;
+#[cfg(feature = "jobs")]
+mod proxy;
 mod reply;
 pub(crate) mod tour;
 
@@ -22,10 +24,12 @@ use serde_json::{Value, json};
 pub(crate) use client::{Call, Client, id_of};
 pub(crate) use document::DOCUMENT;
 #[cfg(feature = "jobs")]
-pub(crate) use postgres::{Cluster, execute, succeeds};
+pub(crate) use postgres::{Cluster, execute, query, succeeds};
 #[cfg(feature = "jobs")]
 pub(crate) use process::BINARY;
 pub(crate) use process::{FREE_PORT, Process, run, stderr, stdout};
+#[cfg(feature = "jobs")]
+pub(crate) use proxy::Proxy;
 pub(crate) use reply::{Event, Reply, Stream};
 
 pub(crate) const API: &str = "/api/v1";

@@ -141,7 +141,7 @@ impl Cluster {
     }
 
     fn try_run(&self, url: &str, sql: &str) -> bool {
-        psql(&self.bin.join("psql"), url, sql)
+        psql(&self.bin.join("psql"), url, sql).is_some()
     }
 }
 
@@ -152,19 +152,30 @@ impl Drop for Cluster {
     }
 }
 
-/// Runs one statement; whether it succeeded.
-fn psql(program: &Path, url: &str, sql: &str) -> bool {
+/// Runs one statement; what it said, where it succeeded.
+fn psql(program: &Path, url: &str, sql: &str) -> Option<String> {
     let mut command = Command::new(program);
-    command.args(["-X", "-q", "-d", url, "-c", sql]);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let status = command.stderr(Stdio::null()).status();
-    status.is_ok_and(|status| status.success())
+    command.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql]);
+    let output = command.stdin(Stdio::null()).output().ok()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then_some(said)
+}
+
+/// The `psql` of the installed version.
+fn client() -> PathBuf {
+    installed().map_or_else(|| "psql".into(), |bin| bin.join("psql"))
 }
 
 /// Runs one statement on any server; whether it succeeded.
 pub(crate) fn succeeds(url: &str, sql: &str) -> bool {
-    let program = installed().map_or_else(|| "psql".into(), |bin| bin.join("psql"));
-    psql(&program, url, sql)
+    psql(&client(), url, sql).is_some()
+}
+
+/// The rows of one statement; columns with `|` between.
+#[track_caller]
+pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
+    let said = psql(&client(), url, sql).unwrap_or_else(|| panic!("refused: {sql}"));
+    said.lines().map(str::to_owned).collect()
 }
 
 /// Runs one statement on any server.

@@ -79,7 +79,28 @@ impl Process {
         Process::launch(command, variables)
     }
 
-    fn launch(mut command: Command, variables: &[(&str, &str)]) -> Process {
+    fn launch(command: Command, variables: &[(&str, &str)]) -> Process {
+        let mut process = Process::spawn(command, variables);
+        let address = || {
+            let log = process.log();
+            let line = log
+                .iter()
+                .find_map(|l| l.split_once("Listening on http://"));
+            line.map(|(_, address)| address.trim().parse().expect("an address"))
+        };
+        wait_until(|| address().is_some());
+        process.client = Client::new(address().expect("it listens"));
+        wait_until(|| process.has("Task system initialized successfully"));
+        process
+    }
+
+    /// One that may never come to listen; its client has no address.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn begin(dir: &TempDir, variables: &[(&str, &str)]) -> Process {
+        Process::spawn(binary(dir.path()), variables)
+    }
+
+    fn spawn(mut command: Command, variables: &[(&str, &str)]) -> Process {
         command.envs(variables.iter().copied());
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the binary starts");
@@ -95,23 +116,12 @@ impl Process {
                 line.clear();
             }
         });
-        let mut process = Process {
+        Process {
             child,
             lines,
             reader: Some(reader),
             client: Client::new(([127, 0, 0, 1], 0).into()),
-        };
-        let address = || {
-            let log = process.log();
-            let line = log
-                .iter()
-                .find_map(|l| l.split_once("Listening on http://"));
-            line.map(|(_, address)| address.trim().parse().expect("an address"))
-        };
-        wait_until(|| address().is_some());
-        process.client = Client::new(address().expect("it listens"));
-        wait_until(|| process.has("Task system initialized successfully"));
-        process
+        }
     }
 
     pub(crate) fn log(&self) -> Vec<String> {
