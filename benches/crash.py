@@ -89,7 +89,7 @@ def witnessed(folder):
     """Jobs that two ran at once; attempts that left one line too late; jobs that more than one process began."""
     overlaps, late, shared = [], 0, 0
     for path in folder.iterdir():
-        runs = [tuple(map(int, line.split())) for line in path.read_text().splitlines()]
+        runs = [tuple(map(int, line.split()[:2])) for line in path.read_text().splitlines()]
         newest, after = (0, 0), Counter()
         for run in runs:
             newest = max(newest, run)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Job API on SQLite, or on the PostgreSQL at DATABASE_URL, whose tables of jobs are dropped.
+"""The Job API on SQLite, or on the PostgreSQL at DATABASE_URL, whose schema `public` is emptied.
 
 Prints how fast jobs are added and worked off, how long a single one takes on an idle system, and what a
 worker process holds. Needs `cargo build --release --features jobs`, wrk, and psql for PostgreSQL. BINARY measures another binary.
@@ -111,7 +111,7 @@ class Postgres:
         return [tuple(int(x) if x.isdigit() else x for x in line.split(",")) for line in text.splitlines()]
 
     def clear(self):
-        self.rows("DROP TABLE IF EXISTS jobs, job_progress, job_receipts, __diesel_schema_migrations CASCADE")
+        self.rows("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
 
     def connections(self):
         return self.rows("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")[0][0] - 1
