@@ -15,6 +15,8 @@ mod auth;
 #[cfg(feature = "jobs")]
 mod body;
 #[cfg(feature = "jobs")]
+mod clock;
+#[cfg(feature = "jobs")]
 mod database;
 #[cfg(not(feature = "jobs"))]
 mod disabled;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::jobs::database::{Database, DatabaseError, Duty, Work};
+use crate::jobs::clock::boot_id;
+use crate::jobs::database::{Database, DatabaseError, Dialect, Duty, Work};
 use crate::jobs::job::{Entry, Job, ReportRow};
 use crate::jobs::outages::Outages;
 use crate::jobs::receipts::{Receipt, RepeatKey};
@@ -20,6 +21,8 @@ pub(super) struct Storage {
     pub(super) work: WorkStatements,
     /// Of requests; workers keep their own.
     pub(super) outages: Outages,
+    /// What tells this run of the system from any other, where the database has no clock of its own.
+    pub(super) boot: Option<String>,
 }
 
 /// Who asks: an admin sees every job, others their own.
@@ -43,10 +46,12 @@ pub(super) type Done<T> = Result<T, DatabaseError>;
 impl Storage {
     pub(super) fn new(database: Box<dyn Database>) -> Storage {
         let dialect = database.dialect();
+        let has_local_clock = dialect == Dialect::Sqlite;
         Storage {
             requests: RequestStatements::new(dialect),
             work: WorkStatements::new(dialect),
             outages: Outages::default(),
+            boot: has_local_clock.then(boot_id).flatten(),
             database,
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::jobs::clock::since_boot;
 use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
 use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::sql::work as sql;
@@ -209,7 +210,8 @@ impl Storage {
 
     /// Prolongs claims. One that somebody is writing to just now holds, and is prolonged next time.
     pub(super) fn renew(&self, renewals: &[Renewal]) -> Done<Renewed> {
-        let rows = self.write(Duty::Renew, &self.work.renew, &renewals)?;
+        let document = serde_json::to_string(renewals)?;
+        let rows = self.in_true_time(Duty::Renew, Some((&self.work.renew, &document)))?;
         let prolonged: HashSet<Uuid> = ids(&rows)?.into_iter().collect();
         let others = renewals.iter();
         let others: Vec<_> = others
@@ -237,7 +239,8 @@ impl Storage {
 
     /// Takes these claims from their workers, which were lost.
     pub(super) fn rescue(&self, claims: &[Claim]) -> Done<Vec<Rescued>> {
-        parse(&self.write(Duty::Maintain, &self.work.rescue, &claims)?)
+        let document = serde_json::to_string(claims)?;
+        parse(&self.in_true_time(Duty::Maintain, Some((&self.work.rescue, &document)))?)
     }
 
     /// Deletes some of the jobs that ended longer ago than `age`, with their reports; how many.
@@ -273,27 +276,45 @@ impl Storage {
         Ok(rows.first().and_then(|n| n.parse().ok()).unwrap_or(0))
     }
 
-    /// Whether the clock that leases and delays are kept by is this system's own, which may be set.
-    pub(super) fn has_local_clock(&self) -> bool {
-        self.database.dialect() == Dialect::Sqlite
+    /// Where the clock that leases and delays are kept by is this system's own and somebody has set it, moves them
+    /// with it.
+    pub(super) fn follow_clock(&self, duty: Duty) -> Done<()> {
+        match self.boot {
+            Some(_) => self.in_true_time(duty, None).map(drop),
+            None => Ok(()),
+        }
     }
 
-    /// Notes by how much the system's clock is ahead of the time since its start. Where somebody has set it since
-    /// the last time, leases and delays are moved with it; by how many ms.
-    pub(super) fn follow_clock(&self, boot: &str, ahead: i64) -> Done<i64> {
-        let mut moved = 0;
-        self.database.transact(Duty::Maintain, &mut |session| {
-            moved = shift(session, boot, ahead)?;
+    /// Runs a statement that judges by the clock, after [`follow_clock`](Self::follow_clock) in one transaction.
+    fn in_true_time(&self, duty: Duty, statement: Option<(&str, &str)>) -> Done<Vec<String>> {
+        let run = |session: &mut dyn Session| match statement {
+            Some((sql, document)) => session.run(sql, document),
+            None => Ok(Vec::new()),
+        };
+        let (mut moved, mut rows) = (0, Vec::new());
+        self.database.transact(duty, &mut |session| {
+            if let Some(boot) = &self.boot {
+                moved = shift(session, boot)?;
+            }
+            rows = run(session)?;
             Ok(())
         })?;
-        Ok(moved)
+        if moved != 0 {
+            log::warn!(
+                "The system's clock was set by {moved} ms; leases and delays were moved with it"
+            );
+        }
+        Ok(rows)
     }
 }
 
 /// A clock that runs a little faster or slower is nobody's setting.
 const MIN_SHIFT: u64 = 500;
 
-fn shift(session: &mut dyn Session, boot: &str, ahead: i64) -> Result<i64, DatabaseError> {
+/// By how many ms leases and delays were moved.
+fn shift(session: &mut dyn Session, boot: &str) -> Result<i64, DatabaseError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let ahead = now.unwrap_or_default().as_millis() as i64 - since_boot().as_millis() as i64;
     let kept = session.run(sql::CLOCK, "")?;
     let kept = kept.first().and_then(|row| {
         let (boot, ahead) = row.rsplit_once(' ')?;

@@ -76,6 +76,14 @@ pub(super) trait Migrator {
         for part in parts(name, sql, self) {
             loop {
                 match self.run(&part) {
+                    // Another process was first.
+                    Err(_)
+                        if self
+                            .versions()
+                            .is_ok_and(|all| all.contains(&version(name))) =>
+                    {
+                        return Ok(());
+                    }
                     Err(DatabaseError::Busy(why)) if begun.elapsed() < BUSY_FOR => {
                         log::warn!("Migration {name} waits for others, and is tried again: {why}");
                         std::thread::sleep(Duration::from_millis(500));

@@ -330,12 +330,9 @@ impl Starter {
     fn migrate_all(mut starter: Starter) -> Result<Vec<String>, DatabaseError> {
         let end = Instant::now() + START_WITHIN;
         loop {
-            let before = starter.versions().map_or(0, |versions| versions.len());
             let done = starter.prepare().and_then(|()| starter.migrate(MIGRATIONS));
             let Err(error) = done else { return done };
-            // What another process has done meanwhile cannot be done again.
-            let is_done_by_another = starter.versions().is_ok_and(|now| now.len() > before);
-            if !(is_done_by_another || error.is_outage()) || Instant::now() >= end {
+            if !error.is_outage() || Instant::now() >= end {
                 return Err(error);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -380,11 +377,7 @@ impl Migrator for Starter {
         if done.is_err() && !self.0.is_autocommit() {
             self.0.execute_batch("ROLLBACK")?;
         }
-        match done.map_err(DatabaseError::from) {
-            // Another process was first.
-            Err(DatabaseError::Taken(text)) => Err(DatabaseError::Busy(text)),
-            done => done,
-        }
+        Ok(done?)
     }
 
     fn note_sql(&self, version: &str) -> String {

@@ -20,8 +20,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use crate::jobs::clock::{LeaseClock, Millis};
 use crate::jobs::storage::Claim;
-use crate::jobs::worker::clock::{LeaseClock, Millis};
 
 /// The most jobs held at once, pausing ones included.
 const MAX_HELD: usize = 10_000;

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
+use crate::jobs::database::Duty;
 use crate::jobs::storage::{Done, Storage};
 use crate::jobs::worker::Shared;
-use crate::jobs::worker::clock::{boot_id, since_boot};
 use crate::jobs::worker::outage::{DutyState, Outage};
 use crate::threads::{self, join_until};
 
@@ -42,7 +42,6 @@ struct Upkeep {
     storage: Arc<Storage>,
     rescuer: Option<Rescuer>,
     state: Arc<DutyState>,
-    boot: Option<String>,
     purged: Option<Instant>,
     tidied: Instant,
     outage: Outage,
@@ -56,7 +55,6 @@ impl Maintenance {
         let (stop, stopped) = bounded(0);
         let state = Arc::<DutyState>::default();
         let upkeep = Upkeep {
-            boot: storage.has_local_clock().then(boot_id).flatten(),
             storage,
             rescuer,
             state: state.clone(),
@@ -151,22 +149,8 @@ impl Upkeep {
     /// Before anything is judged by the clock: where that is this system's own, somebody may have set it.
     fn follow_clock(&mut self) -> Done<()> {
         let (storage, state) = (self.storage.clone(), self.state.clone());
-        let Some(boot) = &self.boot else {
-            return Ok(());
-        };
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let ahead = now.as_millis() as i64 - since_boot().as_millis() as i64;
-        let moved = self
-            .outage
-            .watch(&state, || storage.follow_clock(boot, ahead))?;
-        if moved != 0 {
-            log::warn!(
-                "The system's clock was set by {moved} ms; leases and delays were moved with it"
-            );
-        }
-        Ok(())
+        self.outage
+            .watch(&state, || storage.follow_clock(Duty::Maintain))
     }
 
     fn purge(&mut self) -> Done<()> {

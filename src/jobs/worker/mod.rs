@@ -7,7 +7,6 @@
 //! not the newest changes nothing.
 
 pub(super) mod claims;
-pub(super) mod clock;
 mod completer;
 mod fetcher;
 mod heartbeat;
@@ -26,11 +25,11 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use crate::engine::pool::Pool;
+use crate::jobs::clock::BootClock;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::work::Finish;
 use crate::jobs::worker::claims::{Claims, Held};
-use crate::jobs::worker::clock::BootClock;
 use crate::jobs::worker::completer::{Completer, Event, Stop};
 use crate::jobs::worker::fetcher::Fetcher;
 use crate::jobs::worker::outage::DutyState;

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::claims::{Claims, Held};
-use super::clock::{LeaseClock, Millis};
+use crate::jobs::clock::{LeaseClock, Millis};
 use crate::jobs::storage::Claim;
 
 const LEASE: Millis = 30;

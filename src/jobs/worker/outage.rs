@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::jobs::clock::since_boot;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::storage::Done;
-use crate::jobs::worker::clock::since_boot;
 
 /// The first and the longest pause between two tries at a database that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -401,3 +401,32 @@ fn arguments_are_checked_when_a_job_is_added(db: &Db) {
     let job = alice.add(json!({ "type": "sample", "arguments": arguments }));
     assert_eq!(alice.wait(&job, "completed")["result"]["simulatedMs"], 10);
 }
+
+/// In whatever order their keys come, and through whichever process.
+#[test]
+fn bulks_whose_keys_overlap_are_all_answered() {
+    let Some(db) = Db::postgres() else { return };
+    let fronts = [
+        db.start(&[("ENABLE_QUEUE", "false")]),
+        db.start(&[("ENABLE_QUEUE", "false")]),
+    ];
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let alice = User::of(&fronts[n % 2].client, "alice");
+            scope.spawn(move || {
+                for round in 0..15 {
+                    // Every number once, in an order of this client's own.
+                    let step = [1, 7, 11, 13, 17, 19, 23, 29][n];
+                    let key = |k: usize| format!("{round}-{}", k * step % 60);
+                    let job = |k| json!({ "type": "dummy", "uniqueKey": key(k) });
+                    let jobs: Vec<_> = (0..60).map(job).collect();
+                    alice
+                        .post("/jobs/bulk", json!({ "jobs": jobs }))
+                        .expect(201);
+                }
+            });
+        }
+    });
+    let total = db.rows("SELECT count(*) || ' ' || count(DISTINCT unique_key) FROM jobs");
+    assert_eq!(total, ["900 900"]);
+}

@@ -123,3 +123,32 @@ fn a_job_is_deleted_by_the_databases_clock() {
     wait_until(|| alice.get(&format!("/jobs/{old}")).status == 404);
     alice.job(&young);
 }
+
+/// SQLite's clock is the system's. Leases and delays go by the time that passes, whatever it is set to.
+#[test]
+fn a_clock_that_is_set_runs_no_job_twice_and_keeps_none_waiting() {
+    let Some(library) = faketime() else { return };
+    let db = Db::sqlite();
+    let clock = db.dir.file("clock");
+    let set = |to: &str| std::fs::write(&clock, to).expect("the clock is set");
+    set("+0");
+    let fake = [
+        ("LD_PRELOAD", &*library),
+        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().expect("UTF-8")),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        LEASE,
+    ];
+    let process = Process::start(&db.dir, &db.variables(&fake));
+    let alice = User::of(&process.client, "alice");
+    for to in ["+1h", "-1h", "+0"] {
+        let running = alice.add(wait_seconds(3.0));
+        alice.wait(&running, "processing");
+        let mut delayed = wait_seconds(0.0);
+        delayed["delaySec"] = json!(2);
+        let delayed = alice.add(delayed);
+        set(to);
+        assert_eq!(alice.wait(&running, "completed")["attempts"], 1, "{to}");
+        alice.wait(&delayed, "completed");
+    }
+}

@@ -6,6 +6,10 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+on_both! {
+    a_job_that_crashes_its_worker_takes_no_other_with_it
+}
+
 pub(super) const QUICKLY: [(&str, &str); 2] = [("JOB_LEASE_SECONDS", "2"), ("WORKER_THREADS", "4")];
 
 /// As `QUICKLY` has it: a lost job is claimed again within it.
@@ -182,4 +186,36 @@ fn no_job_is_run_by_two_live_workers_at_once() {
     for steps in jobs {
         assert!(!is_overlap(&steps), "{steps:?}");
     }
+}
+
+/// It comes first each time, and crashes its worker in the midst of the others.
+fn a_job_that_crashes_its_worker_takes_no_other_with_it(db: &Db) {
+    let lines = TempDir::new();
+    let folder = lines.path().to_str().expect("UTF-8");
+    let worker = [&QUICKLY[..], &[("WITNESS_DIR", folder)]].concat();
+    let front = [&worker[..], &[("ENABLE_QUEUE", "false")]].concat();
+    let launch = |more: &[(&str, &str)]| Process::example("witness", &db.dir, &db.variables(more));
+    let front = launch(&front);
+    let alice = User::of(&front.client, "alice");
+    let innocent = json!({
+        "type": "witness", "arguments": { "steps": 1, "stepMs": 10 }, "maxAttempts": 1
+    });
+    let count = 300;
+    alice.add_bulk(count, &innocent);
+    let crashes = json!({ "steps": 1, "stepMs": 10, "crashes": 3 });
+    let culprit = alice.add(json!({
+        "type": "witness", "arguments": crashes, "maxAttempts": 10, "priority": 100
+    }));
+    for _ in 0..3 {
+        launch(&worker).ended();
+    }
+    let _last = launch(&worker);
+    let ended = alice.settle();
+    assert_eq!(ended, (count as u64 + 1, 0));
+    // The first of its crashes may have come before its begin was written down.
+    let attempts = alice.job(&culprit)["attempts"].as_u64();
+    assert!(
+        (3..=4).contains(&attempts.expect("a number")),
+        "{attempts:?}"
+    );
 }

@@ -8,6 +8,8 @@ use crate::support::{Process, TempDir, execute, run, stderr, stdout, wait_until}
 
 on_both! {
     the_migrations_are_listed_once_and_then_the_schema_is_current
+    many_first_starts_at_once_all_serve
+    a_newer_schema_is_refused_naming_both_versions
 }
 
 /// A refused start, and a refused check: the one line that both say.
@@ -163,4 +165,141 @@ fn without_a_database_there_is_nothing_to_migrate() {
         stderr(&output)
     );
     assert!(async_task_system::migrate(&Config::default()).is_err());
+}
+
+/// Starts one process of each, at once, on a database that has nothing yet; all serve.
+fn many_first_starts_at_once_all_serve(db: &Db) {
+    let count = if db.is_sqlite() { 12 } else { 6 };
+    let variables = db.variables(&[("ENABLE_QUEUE", "false")]);
+    std::thread::scope(|scope| {
+        let start = || Process::start(&db.dir, &variables);
+        let starts: Vec<_> = (0..count).map(|_| scope.spawn(start)).collect();
+        for started in starts {
+            let process = started.join().expect("it serves");
+            User::of(&process.client, "alice").add_type("dummy");
+        }
+    });
+}
+
+/// What a start says, and its code.
+fn judged(db: &Db, url: &str) -> String {
+    let output = run(
+        &TempDir::new(),
+        &[],
+        &db.variables(&[("DATABASE_URL", url)]),
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    stderr(&output)
+}
+
+#[test]
+fn a_database_that_cannot_carry_the_queue_is_refused_with_what_to_do() {
+    let Some(db) = Db::postgres() else { return };
+    let name = db.rows("SELECT current_database()").remove(0);
+    db.execute(&format!(
+        "ALTER DATABASE {name} SET default_transaction_read_only = on"
+    ));
+    assert!(judged(&db, &db.url).contains("it is read-only: name the primary"));
+    db.execute(&format!(
+        "COMMIT; BEGIN READ WRITE; ALTER DATABASE {name} RESET default_transaction_read_only; COMMIT"
+    ));
+    let latin = format!("{name}_latin1");
+    db.execute(&format!(
+        "CREATE DATABASE {latin} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    ));
+    let said = judged(&db, &db.url.replace(&name, &latin));
+    db.execute(&format!("DROP DATABASE {latin}"));
+    assert!(
+        said.contains("LATIN1") && said.contains("createdb -E UTF8 -T template0"),
+        "{said}"
+    );
+}
+
+fn a_newer_schema_is_refused_naming_both_versions(db: &Db) {
+    drop(db.start(&[]));
+    db.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('20991231000000')");
+    let said = judged(db, &db.url);
+    assert!(
+        said.contains("20991231000000") && said.contains("20261126"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_start_says_which_lock_it_waits_for_and_stops_when_told() {
+    const LOCK: i64 = 0x6174_735f_6a6f_6273;
+    let Some(db) = Db::postgres() else { return };
+    std::thread::scope(|scope| {
+        let hold = format!("SELECT pg_advisory_lock({LOCK}), pg_sleep(600)");
+        let url = db.url.clone();
+        scope.spawn(move || crate::support::succeeds(&url, &hold));
+        let held = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        wait_until(|| !db.rows(held).is_empty());
+        let holder = db.rows(held).remove(0);
+        let mut process = Process::begin(&db.dir, &db.variables(&[]));
+        wait_until(|| {
+            process.has(&format!(
+                "the lock of migrations, which backend {holder} holds"
+            ))
+        });
+        process.signal("TERM");
+        let (code, took) = process.ended();
+        db.execute(&format!("SELECT pg_terminate_backend({holder})"));
+        assert_eq!(code, Some(0), "{:?}", process.log());
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    });
+}
+
+/// Once the tables are there, a start needs no right to make any.
+#[test]
+fn a_role_without_the_right_to_create_serves_a_current_schema() {
+    let Some(db) = Db::postgres() else { return };
+    drop(db.start(&[]));
+    let role = db.rows("SELECT current_database() || '_role'").remove(0);
+    db.execute(&format!(
+        "CREATE ROLE {role} LOGIN; REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO {role}; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"
+    ));
+    let (_, host) = db.url.split_once('@').expect("a user in the address");
+    let url = format!("postgres://{role}@{host}");
+    let process = Process::start(&TempDir::new(), &db.variables(&[("DATABASE_URL", &url)]));
+    let alice = User::of(&process.client, "alice");
+    alice.add(super::once(0.0));
+    assert_eq!(alice.settle(), (1, 0));
+    drop(process);
+    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+/// Serializable is what one transaction sets, not what the queue is told by the database.
+#[test]
+fn a_database_whose_isolation_is_serializable_serves_all() {
+    let Some(db) = Db::postgres() else { return };
+    let name = db.rows("SELECT current_database()").remove(0);
+    db.execute(&format!(
+        "ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'"
+    ));
+    let server = db.start(&[]);
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let user = User::of(&server.client, &format!("user{n}"));
+            scope.spawn(move || {
+                (0..40).for_each(|_| drop(user.add(super::once(0.0))));
+                assert_eq!(user.settle(), (40, 0));
+            });
+        }
+    });
+}
+
+#[test]
+fn a_file_that_was_replaced_is_noticed_and_nothing_is_acknowledged() {
+    let db = Db::sqlite();
+    let server = db.start(&[]);
+    let alice = User::of(&server.client, "alice");
+    alice.add_type("dummy");
+    std::fs::rename(db.dir.file("jobs.db"), db.dir.file("elsewhere.db")).expect("renamed");
+    let refused = alice.post("/jobs", super::once(0.0)).expect(503).json();
+    assert_eq!(refused["code"], "database_unavailable", "{refused}");
+    std::fs::rename(db.dir.file("elsewhere.db"), db.dir.file("jobs.db")).expect("renamed");
+    wait_until(|| alice.post("/jobs", super::once(0.0)).status == 201);
 }
