@@ -14,18 +14,9 @@ statements! {
     WorkStatements {
         /// Claims up to `count` due jobs, the first of all types together, none before its type's mark.
         ///
-        /// `ready` tells how careful to be with a job: 1, and 1 more each time that its worker was lost. A job that was
-        /// never lost is claimed `ahead`, and begun later; any other begins with its claim, so that a job which
-        /// kills its worker at once is counted all the same.
+        /// `ready` tells how careful to be with a job: 1, and 1 more each time that its worker was lost.
         claim: "UPDATE jobs SET status = 2, claim = claim + 1, \
-             lease_until = {now} + ({arg:lease}){big}, updated_at = {now}, \
-             ahead = CASE WHEN ready > 1 THEN 0 ELSE 1 END, \
-             attempts = CASE WHEN ready > 1 THEN attempts + 1 ELSE attempts END, \
-             started_at = CASE WHEN ready > 1 THEN {now} END, \
-             error = CASE WHEN ready > 1 THEN NULL ELSE error END, \
-             seq = CASE WHEN ready > 1 THEN seq + 1 ELSE seq END, \
-             trail = CASE WHEN ready > 1 THEN {trail} || (seq + 1) || ' ' || {now} || ' started ' || \
-               (attempts + 1) || ' 0 \n' ELSE trail END \
+             lease_until = {now} + ({arg:lease}){big}, updated_at = {now}, ahead = 1, started_at = NULL \
              WHERE id {in_ids:SELECT x.id FROM {rows_of:kinds:xkind text,xrank bigint,xrun bigint,xid uuid} \
                {each:SELECT y.id{place} FROM jobs AS y {by:jobs_due} WHERE y.status = 1 AND y.ready > 0 \
                  AND y.ready = ({arg:lane}){int} AND y.kind = xkind \
@@ -113,10 +104,13 @@ statements! {
         /// Claims whose lease is over.
         lapsed: "SELECT {object}('xid', id, 'xclaim', claim){text} FROM jobs {by:jobs_claimed} \
              WHERE status = 2 AND lease_until < {now} ORDER BY lease_until LIMIT 1000",
-        /// Takes these claims away, where their lease is over. A loss counts for what had begun.
+        /// Takes these claims away, where their lease is over. A loss counts for what had begun. One that had not, as far
+        /// as is written, may have ended its worker at once: that is found out in the next lane, where an executor is
+        /// called only after its begin is written.
         rescue: format!(
             "UPDATE jobs SET status = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN 4 ELSE 1 END, \
-             ready = CASE WHEN ready > 3 THEN 4 WHEN ready < 1 THEN 2 ELSE ready + 1 END, \
+             ready = CASE WHEN ready > 3 THEN 4 WHEN ready < 1 THEN 2 WHEN ready > 1 AND ahead = 1 THEN ready \
+               ELSE ready + 1 END, \
              losses = losses + 1 - ahead, claim = claim + 1, lease_until = NULL, updated_at = {{now}}, \
              ahead = 0, seq = seq + 1 - ahead, \
              completed_at = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN {{now}} END, \

@@ -123,8 +123,9 @@ impl Completer {
         let now = Instant::now();
         match event {
             Event::Begun(run) => {
+                let due = due_at(&run);
                 self.begun.push(run);
-                now + BEGIN_AFTER
+                due
             }
             Event::Reported(run) => {
                 self.reported.push(run);
@@ -142,8 +143,8 @@ impl Completer {
     }
 
     fn until_due(&self) -> Duration {
-        let begun = self.begun.iter().filter_map(|run| run.begun()).min();
-        let begin = begun.map(|at| (at + BEGIN_AFTER).saturating_duration_since(Instant::now()));
+        let begin = self.begun.iter().map(due_at).min();
+        let begin = begin.map(|at| at.saturating_duration_since(Instant::now()));
         let is_news = !self.reported.is_empty();
         let report = is_news.then(|| REPORT_EVERY.saturating_sub(self.reported_at.elapsed()));
         [begin, report].into_iter().flatten().min().unwrap_or(IDLE)
@@ -257,11 +258,8 @@ impl Completer {
             false => HashSet::new(),
         };
         self.begun.retain(|run| run.unwritten_begin().is_some());
-        let is_due = |run: &Arc<JobRun>| {
-            let begun = run.begun();
-            begun.is_none_or(|at| at.elapsed() >= BEGIN_AFTER)
-                || reporting.contains(&run.held.claim)
-        };
+        let now = Instant::now();
+        let is_due = |run: &Arc<JobRun>| due_at(run) <= now || reporting.contains(&run.held.claim);
         let due: Vec<_> = self
             .begun
             .iter()
@@ -355,6 +353,15 @@ impl Completer {
             }
             Err(error) => log::warn!("Jobs cannot be given back: {error}"),
         }
+    }
+}
+
+/// When its begin is to be written at the latest.
+fn due_at(run: &Arc<JobRun>) -> Instant {
+    let begun = run.begun().unwrap_or_else(Instant::now);
+    match run.is_suspect() {
+        true => begun,
+        false => begun + BEGIN_AFTER,
     }
 }
 

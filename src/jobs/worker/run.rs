@@ -1,10 +1,9 @@
 //! One claimed job on its way through the pool.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -22,6 +21,9 @@ use crate::store::Ending;
 const MAX_STEP: usize = 400;
 const MAX_MESSAGE: usize = 2_000;
 
+/// How often a run that waits looks whether it is over.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The first pause after a failed attempt; each further one is twice as long.
 const BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(3_600);
@@ -33,7 +35,8 @@ pub(super) struct JobRun {
     shared: Arc<Shared>,
     claimed: Instant,
     begun: OnceLock<Instant>,
-    is_begin_written: AtomicBool,
+    begin_written: Mutex<bool>,
+    begin_told: Condvar,
     news: Mutex<News>,
     /// Itself, for the completer.
     me: std::sync::Weak<JobRun>,
@@ -50,8 +53,8 @@ struct News {
 impl JobRun {
     pub(super) fn new(job: Claimed, held: Arc<Held>, shared: Arc<Shared>) -> Arc<JobRun> {
         Arc::new_cyclic(|me| JobRun {
-            // Of a job that was lost before, the claim itself is the begin.
-            is_begin_written: AtomicBool::new(job.lane > 1),
+            begin_written: Mutex::new(false),
+            begin_told: Condvar::new(),
             held,
             job,
             shared,
@@ -64,7 +67,7 @@ impl JobRun {
 
     /// Which attempt this is.
     fn attempt(&self) -> u32 {
-        self.job.attempts + u32::from(self.job.lane == 1)
+        self.job.attempts + 1
     }
 
     fn claim(&self) -> Claim {
@@ -73,12 +76,29 @@ impl JobRun {
 
     /// That it has begun, where this is still to be written, and it has not ended meanwhile.
     pub(super) fn unwritten_begin(&self) -> Option<Begin> {
-        let is_written = self.is_begin_written.load(SeqCst);
+        let is_written = *self.begin_written.lock();
         (!is_written && self.held.is_running()).then(|| self.begin_entry())
     }
 
     pub(super) fn begin_is_written(&self) {
-        self.is_begin_written.store(true, SeqCst);
+        *self.begin_written.lock() = true;
+        self.begin_told.notify_all();
+    }
+
+    /// Whether its worker was lost before. Then its executor is called only after its begin is written, so that
+    /// a job which ends its worker at once is counted all the same.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.job.lane > 1
+    }
+
+    /// Returns when its begin is written; whether it may still run.
+    fn wait_for_begin(&self) -> bool {
+        let mut written = self.begin_written.lock();
+        while !*written && !self.shared.claims.is_over(&self.held) {
+            self.begin_told.wait_for(&mut written, LOOK);
+        }
+        drop(written);
+        !self.shared.claims.is_over(&self.held)
     }
 
     fn begin_entry(&self) -> Begin {
@@ -160,10 +180,11 @@ impl Assignment for JobRun {
             return None;
         }
         self.begun.get_or_init(Instant::now);
-        if !self.is_begin_written.load(SeqCst)
-            && let Some(me) = self.me.upgrade()
-        {
+        if let Some(me) = self.me.upgrade() {
             self.shared.begun(me);
+        }
+        if self.is_suspect() && !self.wait_for_begin() {
+            return None;
         }
         log::debug!("Starting execution of job {}", self.job.id);
         let until_claimed = Duration::from_millis(self.job.waited.max(0) as u64);
