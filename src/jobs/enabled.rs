@@ -45,6 +45,7 @@ pub(super) struct JobSystem {
     maintenance: Maintenance,
     /// `None` where there can be no other processes to tell.
     notifier: Option<Arc<Notifier>>,
+    bell: Bell,
     listener: Mutex<Option<JoinHandle<()>>>,
     stopping: Arc<AtomicBool>,
 }
@@ -108,7 +109,7 @@ impl Jobs {
             _ => None,
         };
         let bell = bell(queue.clone(), notifier.clone());
-        let intake = Intake::start(storage.clone(), meter.clone(), bell)?;
+        let intake = Intake::start(storage.clone(), meter.clone(), bell.clone())?;
         let workers = if queue.is_some() { "with" } else { "without" };
         log::info!("Job API initialized successfully, {workers} workers");
         let watch = Watch::start(storage.clone())?;
@@ -123,6 +124,7 @@ impl Jobs {
             pool,
             maintenance,
             notifier,
+            bell,
             listener: Mutex::new(listener),
             stopping,
         }))))
@@ -198,12 +200,7 @@ impl Jobs {
 impl JobSystem {
     /// Something may be due.
     pub(super) fn wake(&self) {
-        if let Some(queue) = &self.queue {
-            queue.wake();
-        }
-        if let Some(notifier) = &self.notifier {
-            notifier.added();
-        }
+        (self.bell)();
     }
 
     /// This claim was cancelled: its run is called off, wherever that is.
@@ -227,7 +224,7 @@ impl JobSystem {
 
 /// Calls this process's workers, and those of others.
 fn bell(queue: Option<Arc<Queue>>, notifier: Option<Arc<Notifier>>) -> Bell {
-    Box::new(move || {
+    Arc::new(move || {
         if let Some(queue) = &queue {
             queue.wake();
         }

@@ -46,7 +46,7 @@ pub(super) struct Intake {
 }
 
 /// Calls the workers when jobs were added. Never blocks.
-pub(super) type Bell = Box<dyn Fn() + Send + Sync>;
+pub(super) type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// What all who commit share.
 struct Committer {

@@ -31,6 +31,20 @@ pub(super) enum Duty {
     Maintain,
 }
 
+/// One of something for each duty.
+struct PerDuty<T>([T; 7]);
+
+impl<T> PerDuty<T> {
+    fn new(make: impl FnMut(Duty) -> T) -> PerDuty<T> {
+        use Duty::*;
+        PerDuty([Request, List, Watch, Claim, Complete, Renew, Maintain].map(make))
+    }
+
+    fn of(&self, duty: Duty) -> &T {
+        &self.0[duty as usize]
+    }
+}
+
 /// The rows of one statement: of each the first column.
 pub(super) type Rows = Vec<String>;
 

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::migrate::{Migration, Migrator, NOTED_VERSIONS, migrations};
 use super::pool::{Breaks, Pool, Pooled};
-use super::{Database, DatabaseError, Dialect, Duty, Rows, Session, Work};
+use super::{Database, DatabaseError, Dialect, Duty, PerDuty, Rows, Session, Work};
 
 const MIGRATIONS: &[Migration] = migrations!("sqlite");
 
@@ -39,20 +39,14 @@ const PAGES: u32 = 2_000;
 /// SQLite has one writer at a time; here they queue for a lock, not for a sleep. [`settle`](Database::settle) syncs
 /// the log, so that nobody waits for the disk under the lock.
 pub(super) struct SqliteDatabase {
-    request: Lane,
-    list: Lane,
-    watch: Lane,
-    claim: Lane,
-    complete: Lane,
-    renew: Lane,
-    maintain: Lane,
+    connections: PerDuty<Connections>,
     writing: Mutex<()>,
     file: Arc<OpenFile>,
     log: PathBuf,
 }
 
 /// The connections of one duty, and how long its statements may take.
-struct Lane {
+struct Connections {
     pool: Pool<Timed>,
     within: Duration,
 }
@@ -81,40 +75,25 @@ impl SqliteDatabase {
         Starter::migrate_all(first)?;
         let file = Arc::new(OpenFile::of(path)?);
         let breaks = Breaks::default();
-        let lane = |most, within: Duration| Lane {
-            pool: Pool::new(
-                file.opening(within),
-                breaks.clone(),
-                most,
-                within.min(Duration::from_secs(4)),
-            ),
-            within,
+        let connections = |duty| {
+            let (most, within) = match duty {
+                Duty::Request => (4, Duration::from_secs(4)),
+                Duty::List => (2, Duration::from_secs(5)),
+                Duty::Watch => (1, Duration::from_secs(4)),
+                _ => (1, worker_within),
+            };
+            let patience = within.min(Duration::from_secs(4));
+            Connections {
+                pool: Pool::new(file.opening(within), breaks.clone(), most, patience),
+                within,
+            }
         };
-        let (request, list) = (Duration::from_secs(4), Duration::from_secs(5));
         Ok(SqliteDatabase {
-            request: lane(4, request),
-            list: lane(2, list),
-            watch: lane(1, request),
-            claim: lane(1, worker_within),
-            complete: lane(1, worker_within),
-            renew: lane(1, worker_within),
-            maintain: lane(1, worker_within),
+            connections: PerDuty::new(connections),
             writing: Mutex::new(()),
             file: file.clone(),
             log,
         })
-    }
-
-    fn lane(&self, duty: Duty) -> &Lane {
-        match duty {
-            Duty::Request => &self.request,
-            Duty::List => &self.list,
-            Duty::Watch => &self.watch,
-            Duty::Claim => &self.claim,
-            Duty::Complete => &self.complete,
-            Duty::Renew => &self.renew,
-            Duty::Maintain => &self.maintain,
-        }
     }
 
     /// Does `work` as the only writer of this process.
@@ -124,9 +103,9 @@ impl SqliteDatabase {
         work: impl FnOnce(&mut Timed) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
         self.file.check()?;
-        let lane = self.lane(duty);
-        lane.pool.with(|connection| {
-            let writing = self.writing.try_lock_for(lane.within);
+        let connections = self.connections.of(duty);
+        connections.pool.with(|connection| {
+            let writing = self.writing.try_lock_for(connections.within);
             let _alone = writing.ok_or_else(|| {
                 let text = "the writers before it take too long";
                 DatabaseError::Busy(text.to_owned())
@@ -239,8 +218,10 @@ impl Database for SqliteDatabase {
 
     fn read(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
         self.file.check()?;
-        let lane = self.lane(duty);
-        lane.pool.with(|connection| connection.run(sql, document))
+        let connections = self.connections.of(duty);
+        connections
+            .pool
+            .with(|connection| connection.run(sql, document))
     }
 
     fn write(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError> {

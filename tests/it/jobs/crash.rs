@@ -110,6 +110,14 @@ fn a_stopped_worker_gives_its_job_back_uncounted() {
 /// A run of a job: its process, and its number there.
 type Run = (u32, u32);
 
+/// A process of `examples/witness.rs`, as a worker or as a front end only.
+fn witness(db: &Db, lines: &TempDir, queue: &str) -> Process {
+    let folder = lines.path().to_str().expect("UTF-8");
+    let own = [("WITNESS_DIR", folder), ("ENABLE_QUEUE", queue)];
+    let variables = [&QUICKLY[..], &own].concat();
+    Process::example("witness", &db.dir, &db.variables(&variables))
+}
+
 /// Who made each step of each job, in their order (see `examples/witness.rs`).
 fn witnessed(lines: &TempDir) -> Vec<Vec<Run>> {
     let files = std::fs::read_dir(lines.path()).expect("a directory");
@@ -157,13 +165,9 @@ fn two_runs_with_two_steps_after_each_others_first_are_an_overlap() {
 fn no_job_is_run_by_two_live_workers_at_once() {
     let Some(db) = Db::postgres() else { return };
     let lines = TempDir::new();
-    let folder = lines.path().to_str().expect("UTF-8");
-    let worker = [&QUICKLY[..], &[("WITNESS_DIR", folder)]].concat();
-    let front = [&worker[..], &[("ENABLE_QUEUE", "false")]].concat();
-    let launch = |more: &[(&str, &str)]| Process::example("witness", &db.dir, &db.variables(more));
-    let front = launch(&front);
+    let front = witness(&db, &lines, "false");
     let alice = User::of(&front.client, "alice");
-    let first = launch(&worker);
+    let first = witness(&db, &lines, "true");
     let arguments = json!({ "steps": 30, "stepMs": 50 });
     let job = json!({ "type": "witness", "arguments": arguments, "maxAttempts": 10 });
     let count = 20;
@@ -171,13 +175,13 @@ fn no_job_is_run_by_two_live_workers_at_once() {
     alice.post("/jobs/bulk", bulk).expect(201);
     wait_until(|| !witnessed(&lines).is_empty());
     first.signal("STOP");
-    let second = launch(&worker);
+    let second = witness(&db, &lines, "true");
     // What the frozen one had begun is taken over, and it wakes in the midst of it.
     let is_taken_over = |steps: &Vec<Run>| steps.iter().any(|step| step.0 != steps[0].0);
     wait_until(|| witnessed(&lines).iter().any(is_taken_over));
     first.signal("CONT");
     second.signal("KILL");
-    let _third = launch(&worker);
+    let _third = witness(&db, &lines, "true");
     wait_until_every(Duration::from_millis(50), || {
         alice.stats()["completed"] == count
     });
@@ -191,11 +195,7 @@ fn no_job_is_run_by_two_live_workers_at_once() {
 /// It comes first each time, and crashes its worker in the midst of the others.
 fn a_job_that_crashes_its_worker_takes_no_other_with_it(db: &Db) {
     let lines = TempDir::new();
-    let folder = lines.path().to_str().expect("UTF-8");
-    let worker = [&QUICKLY[..], &[("WITNESS_DIR", folder)]].concat();
-    let front = [&worker[..], &[("ENABLE_QUEUE", "false")]].concat();
-    let launch = |more: &[(&str, &str)]| Process::example("witness", &db.dir, &db.variables(more));
-    let front = launch(&front);
+    let front = witness(db, &lines, "false");
     let alice = User::of(&front.client, "alice");
     let innocent = json!({
         "type": "witness", "arguments": { "steps": 1, "stepMs": 10 }, "maxAttempts": 1
@@ -207,9 +207,9 @@ fn a_job_that_crashes_its_worker_takes_no_other_with_it(db: &Db) {
         "type": "witness", "arguments": crashes, "maxAttempts": 10, "priority": 100
     }));
     for _ in 0..3 {
-        launch(&worker).ended();
+        witness(db, &lines, "true").ended();
     }
-    let _last = launch(&worker);
+    let _last = witness(db, &lines, "true");
     let ended = alice.settle();
     assert_eq!(ended, (count as u64 + 1, 0));
     // The first of its crashes may have come before its begin was written down.

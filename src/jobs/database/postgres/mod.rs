@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::migrate::{Migration, Migrator, migrations};
 use super::pool::{Breaks, Pool, Pooled};
-use super::{Database, DatabaseError, Dialect, Duty, Rows, Session, Work};
+use super::{Database, DatabaseError, Dialect, Duty, PerDuty, Rows, Session, Work};
 
 pub(in crate::jobs) use libpq::Connection;
 use libpq::Failure;
@@ -28,18 +28,10 @@ const SETUP: &str = "\
 /// How often a statement is tried again that stood in another's way.
 const CONFLICTS: u32 = 8;
 
-pub(super) struct PostgresDatabase {
-    request: Lane,
-    list: Lane,
-    watch: Lane,
-    claim: Lane,
-    complete: Lane,
-    renew: Lane,
-    maintain: Lane,
-}
+pub(super) struct PostgresDatabase(PerDuty<Connections>);
 
 /// The connections of one duty, and how long its statements may take.
-struct Lane {
+struct Connections {
     pool: Pool<Connection>,
     within: Duration,
 }
@@ -63,42 +55,27 @@ impl PostgresDatabase {
         start::judge(url)?;
         start::Server::open(url)?.migrate(MIGRATIONS)?;
         let breaks = Breaks::default();
-        let lane = |most, millis: u64, patience| {
-            Lane::new(
-                url,
-                breaks.clone(),
-                most,
-                Duration::from_millis(millis),
-                patience,
-            )
+        let connections = |duty| {
+            let (most, within, patience) = match duty {
+                Duty::Request => (4, Duration::from_secs(4), Duration::from_secs(2)),
+                Duty::List => (2, Duration::from_secs(5), Duration::from_secs(4)),
+                Duty::Watch => (1, Duration::from_secs(3), Duration::from_secs(1)),
+                _ => (1, worker_within, Duration::from_secs(1)),
+            };
+            Connections::new(url, breaks.clone(), most, within, patience)
         };
-        let worker = || lane(1, worker_within.as_millis() as u64, Duration::from_secs(1));
-        Ok(PostgresDatabase {
-            request: lane(4, 4_000, Duration::from_secs(2)),
-            list: lane(2, 5_000, Duration::from_secs(4)),
-            watch: lane(1, 3_000, Duration::from_secs(1)),
-            claim: worker(),
-            complete: worker(),
-            renew: worker(),
-            maintain: worker(),
-        })
-    }
-
-    fn lane(&self, duty: Duty) -> &Lane {
-        match duty {
-            Duty::Request => &self.request,
-            Duty::List => &self.list,
-            Duty::Watch => &self.watch,
-            Duty::Claim => &self.claim,
-            Duty::Complete => &self.complete,
-            Duty::Renew => &self.renew,
-            Duty::Maintain => &self.maintain,
-        }
+        Ok(PostgresDatabase(PerDuty::new(connections)))
     }
 }
 
-impl Lane {
-    fn new(url: &str, breaks: Breaks, most: usize, within: Duration, patience: Duration) -> Lane {
+impl Connections {
+    fn new(
+        url: &str,
+        breaks: Breaks,
+        most: usize,
+        within: Duration,
+        patience: Duration,
+    ) -> Connections {
         let url = url.to_owned();
         // The server gives up first, and says why.
         let millis = within.as_millis() * 8 / 10;
@@ -116,7 +93,7 @@ impl Lane {
             }
             Ok(connection)
         };
-        Lane {
+        Connections {
             pool: Pool::new(Box::new(open), breaks, most, patience),
             within,
         }
@@ -191,15 +168,15 @@ impl Database for PostgresDatabase {
     }
 
     fn read(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        self.lane(duty).run(|session| session.run(sql, document))
+        self.0.of(duty).run(|session| session.run(sql, document))
     }
 
     fn write(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        self.lane(duty).run(|session| session.run(sql, document))
+        self.0.of(duty).run(|session| session.run(sql, document))
     }
 
     fn transact(&self, duty: Duty, work: &mut Work<'_>) -> Result<(), DatabaseError> {
-        self.lane(duty).run(|session| {
+        self.0.of(duty).run(|session| {
             session.execute("BEGIN")?;
             let done = work(session);
             match done {
