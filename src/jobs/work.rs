@@ -279,24 +279,21 @@ impl Storage {
     /// Where the clock that leases and delays are kept by is this system's own and somebody has set it, moves them
     /// with it.
     pub(super) fn follow_clock(&self, duty: Duty) -> Done<()> {
-        match self.boot {
-            Some(_) => self.in_true_time(duty, None).map(drop),
-            None => Ok(()),
-        }
+        self.in_true_time(duty, None).map(drop)
     }
 
     /// Runs a statement that judges by the clock, after [`follow_clock`](Self::follow_clock) in one transaction.
     fn in_true_time(&self, duty: Duty, statement: Option<(&str, &str)>) -> Done<Vec<String>> {
-        let run = |session: &mut dyn Session| match statement {
-            Some((sql, document)) => session.run(sql, document),
-            None => Ok(Vec::new()),
+        let Some(boot) = &self.boot else {
+            let write = |(sql, document)| self.database.write(duty, sql, document);
+            return statement.map_or(Ok(Vec::new()), write);
         };
         let (mut moved, mut rows) = (0, Vec::new());
         self.database.transact(duty, &mut |session| {
-            if let Some(boot) = &self.boot {
-                moved = shift(session, boot)?;
+            moved = shift(session, boot)?;
+            if let Some((sql, document)) = statement {
+                rows = session.run(sql, document)?;
             }
-            rows = run(session)?;
             Ok(())
         })?;
         if moved != 0 {

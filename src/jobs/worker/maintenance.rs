@@ -148,6 +148,10 @@ impl Upkeep {
 
     /// Before anything is judged by the clock: where that is this system's own, somebody may have set it.
     fn follow_clock(&mut self) -> Done<()> {
+        // What asks no database says nothing of an outage.
+        if self.storage.boot.is_none() {
+            return Ok(());
+        }
         let (storage, state) = (self.storage.clone(), self.state.clone());
         self.outage
             .watch(&state, || storage.follow_clock(Duty::Maintain))
