@@ -220,6 +220,9 @@ def main():
             until(clients.has_recovered, RECOVERY + 5)
         counts = front.settle(60 + LEASE)
     print("at the end:", counts, flush=True)
+    unended = database.rows("SELECT ready, losses, count(*) FROM jobs WHERE status < 3 GROUP BY 1, 2 ORDER BY 1, 2")
+    if unended:
+        print("not ended, (lane, losses, jobs):", unended, flush=True)
     faults = judge(front, clients, seen, lines)
     for what, count in faults.items():
         print(f"{'FAILS' if count else 'held '} {count} {what}")

@@ -88,13 +88,26 @@ pub(super) struct Renewed {
 }
 
 /// A claim to be given back.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Release {
     #[serde(flatten)]
     pub(super) claim: Claim,
     /// Milliseconds that nobody may claim the job for.
     #[serde(rename = "xdelay")]
     pub(super) delay: u64,
+    /// JSON: what the history tells where the executor was called.
+    #[serde(rename = "xwhy")]
+    why: String,
+}
+
+impl Release {
+    pub(super) fn new(claim: Claim, delay: Duration, why: &str) -> Release {
+        Release {
+            claim,
+            delay: millis(delay),
+            why: json!(why).to_string(),
+        }
+    }
 }
 
 /// A job whose worker was lost: pending again, or failed since it was lost too often.

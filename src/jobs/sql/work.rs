@@ -98,8 +98,8 @@ statements! {
              lease_until = NULL, started_at = NULL, updated_at = {now}, seq = seq + 1 - ahead, \
              progress = 0, step = NULL, detail = NULL, \
              trail = CASE WHEN ahead = 1 THEN trail ELSE {trail} || (seq + 1) || ' ' || {now} || ' retried ' || \
-               attempts || ' 0 \"server stopped\"\n' END \
-             FROM {rows:xid uuid,xclaim bigint,xdelay bigint} \
+               attempts || ' 0 ' || xwhy || '\n' END \
+             FROM {rows:xid uuid,xclaim bigint,xdelay bigint,xwhy text} \
              WHERE {held} RETURNING id || ''",
         /// Claims whose lease is over.
         lapsed: "SELECT {object}('xid', id, 'xclaim', claim){text} FROM jobs {by:jobs_claimed} \

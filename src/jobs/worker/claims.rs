@@ -68,14 +68,16 @@ struct Table {
     is_closed: bool,
     /// Claims that are over and may still have an executor at work, which has not heard of it.
     lingering: HashMap<Uuid, Weak<Held>>,
+    /// Claims whose lease was over, and which the database has not heard of.
+    lapsed: Vec<Claim>,
 }
 
-/// What there is to renew, and what is not, since its lease is over.
+/// What there is to renew, and what to give back, since its lease was over.
 #[derive(Default)]
 pub(super) struct Round {
     /// Each claim, and whether it is done.
     pub(super) renew: Vec<(Claim, bool)>,
-    pub(super) lost: Vec<Claim>,
+    pub(super) lapsed: Vec<Claim>,
 }
 
 impl Claims {
@@ -137,7 +139,7 @@ impl Claims {
         let now = self.now();
         let mut table = self.table.lock();
         if held.phase() == AHEAD && held.has_lapsed(now) {
-            table.end(held);
+            table.lapse(held);
         }
         let begins = held.phase() == AHEAD;
         if begins {
@@ -158,7 +160,7 @@ impl Claims {
         if !held.has_lapsed(self.now()) {
             return false;
         }
-        self.table.lock().end(held);
+        self.table.lock().lapse(held);
         true
     }
 
@@ -173,7 +175,7 @@ impl Claims {
         let now = self.now();
         let mut table = self.table.lock();
         if held.phase() <= RUNNING && held.has_lapsed(now) {
-            table.end(held);
+            table.lapse(held);
         }
         let is_ours = held.phase() == RUNNING;
         if is_ours {
@@ -207,7 +209,7 @@ impl Claims {
         might_run
     }
 
-    /// What to renew now. What has run out is lost here, and not renewed.
+    /// What to renew now, and what has run out since the last time: that is lost here, and not renewed.
     pub(super) fn round(&self) -> Round {
         let now = self.now();
         let mut table = self.table.lock();
@@ -217,13 +219,11 @@ impl Claims {
             match held.phase() {
                 DONE => round.renew.push((held.claim, true)),
                 AHEAD | RUNNING if !held.has_lapsed(now) => round.renew.push((held.claim, false)),
-                AHEAD | RUNNING => {
-                    table.end(&held);
-                    round.lost.push(held.claim);
-                }
+                AHEAD | RUNNING => table.lapse(&held),
                 _ => {}
             }
         }
+        round.lapsed = std::mem::take(&mut table.lapsed);
         table.lingering.retain(|_, held| held.strong_count() > 0);
         round
     }
@@ -292,6 +292,14 @@ impl Table {
         }
         if phase == RUNNING {
             self.lingering.insert(held.claim.id, Arc::downgrade(held));
+        }
+    }
+
+    /// As [`end`](Self::end), since its lease is over: the job is to be given back, unless another has it by then.
+    fn lapse(&mut self, held: &Arc<Held>) {
+        if held.phase() <= RUNNING {
+            self.end(held);
+            self.lapsed.push(held.claim);
         }
     }
 

@@ -338,10 +338,7 @@ impl Completer {
     fn give_back(&mut self, all_ended: bool) {
         let shared = self.shared.clone();
         let claims = shared.claims.to_release(all_ended);
-        let release = |claim: &Claim| Release {
-            claim: *claim,
-            delay: 0,
-        };
+        let release = |claim: &Claim| Release::new(*claim, Duration::ZERO, "server stopped");
         let releases: Vec<_> = claims.iter().map(release).collect();
         if releases.is_empty() {
             return;

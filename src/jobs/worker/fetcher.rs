@@ -26,7 +26,7 @@ const SLOW: Duration = Duration::from_millis(15);
 const SLOW_PART: u32 = 10;
 
 /// How long a job is left alone whose earlier run has not heard yet that it is over.
-const STILL_RUNNING: u64 = 250;
+const STILL_RUNNING: Duration = Duration::from_millis(250);
 
 pub(super) struct Fetcher {
     shared: Arc<Shared>,
@@ -177,10 +177,8 @@ impl Fetcher {
                 token: job.claim,
             };
             let Some(held) = shared.claims.take(claim, lane, until) else {
-                refused.push(Release {
-                    claim,
-                    delay: STILL_RUNNING,
-                });
+                let why = "its earlier run has not ended";
+                refused.push(Release::new(claim, STILL_RUNNING, why));
                 continue;
             };
             let run = JobRun::new(job, held, shared.clone());

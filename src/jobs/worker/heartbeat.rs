@@ -1,9 +1,12 @@
-//! Renews the leases of what is held, on a connection of its own.
+//! Renews the leases of what is held, and gives back what could not be kept, on a connection of its own.
+
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use crate::jobs::database::Duty;
 use crate::jobs::storage::{Claim, Done};
-use crate::jobs::work::Renewal;
+use crate::jobs::work::{Release, Renewal};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::outage::Outage;
 use crate::jobs::worker::run::pool_id;
@@ -11,48 +14,82 @@ use crate::jobs::worker::run::pool_id;
 /// The most leases renewed in one statement.
 const MAX_BATCH: usize = 2_000;
 
+struct Heartbeat<'a> {
+    shared: &'a Shared,
+    /// Claims whose lease was over here, still to be given back.
+    lapsed: Vec<Claim>,
+    outage: Outage,
+}
+
 /// Until the stop.
 pub(super) fn run(shared: &Shared, hurried: &Receiver<()>) {
-    let mut outage = Outage::new("heartbeat");
+    let mut heartbeat = Heartbeat {
+        shared,
+        lapsed: Vec::new(),
+        outage: Outage::new("heartbeat"),
+    };
     let mut pause = shared.options.renew_every();
     while !shared.is_stopping() {
         if let Err(RecvTimeoutError::Disconnected) = hurried.recv_timeout(pause) {
             return;
         }
-        pause = match beat(shared, &mut outage) {
-            Ok(()) => shared.options.renew_every(),
-            Err(error) => {
-                outage.complain(&error);
-                outage.pause().min(shared.options.renew_every())
-            }
-        };
+        pause = heartbeat.beat_or_pause();
     }
 }
 
-fn beat(shared: &Shared, outage: &mut Outage) -> Done<()> {
-    let lease = shared.options.lease().as_millis() as u64;
-    // From before the renewal: our lease ends before the database's.
-    let until = shared.claims.now() + lease;
-    let round = shared.claims.round();
-    for claim in &round.lost {
-        shared.pool.forget(pool_id(*claim));
+impl Heartbeat<'_> {
+    /// How long until the next one.
+    fn beat_or_pause(&mut self) -> Duration {
+        let renew_every = self.shared.options.renew_every();
+        match self.beat() {
+            Ok(()) => renew_every,
+            Err(error) => {
+                self.outage.complain(&error);
+                self.outage.pause().min(renew_every)
+            }
+        }
     }
-    if !round.lost.is_empty() {
-        let count = round.lost.len();
+
+    fn beat(&mut self) -> Done<()> {
+        let round = self.shared.claims.round();
+        self.note_lapsed(round.lapsed);
+        if round.renew.is_empty() && self.lapsed.is_empty() && self.outage.is_on() {
+            // Nothing is claimed before a renewal has got through, and nothing is held any more: so an empty one.
+            let shared = self.shared;
+            let renew = || shared.storage.renew(&[]);
+            self.outage.watch(&shared.renewing, renew)?;
+        }
+        for part in round.renew.chunks(MAX_BATCH) {
+            self.renew(part)?;
+        }
+        self.give_back()
+    }
+
+    fn note_lapsed(&mut self, lapsed: Vec<Claim>) {
+        if lapsed.is_empty() {
+            return;
+        }
+        for claim in &lapsed {
+            self.shared.pool.forget(pool_id(*claim));
+        }
+        let count = lapsed.len();
         log::warn!("{count} leases ended before they could be renewed; their jobs run again");
+        self.lapsed.extend(lapsed);
     }
-    if round.renew.is_empty() && outage.is_on() {
-        // Nothing is claimed before a renewal has got through, and nothing is held any more: so an empty one.
-        outage.watch(&shared.renewing, || shared.storage.renew(&[]))?;
-    }
-    for part in round.renew.chunks(MAX_BATCH) {
+
+    fn renew(&mut self, part: &[(Claim, bool)]) -> Done<()> {
+        let shared = self.shared;
+        let lease = shared.options.lease().as_millis() as u64;
+        // From before the renewal: our lease ends before the database's.
+        let until = shared.claims.now() + lease;
         let renewals = part.iter().map(|(claim, is_done)| Renewal {
             claim: *claim,
             lease,
             is_done: u8::from(*is_done),
         });
         let renewals: Vec<_> = renewals.collect();
-        let renewed = outage.watch(&shared.renewing, || shared.storage.renew(&renewals))?;
+        let renew = || shared.storage.renew(&renewals);
+        let renewed = self.outage.watch(&shared.renewing, renew)?;
         let claims = || part.iter().map(|(claim, _)| *claim);
         let is_prolonged = |claim: &Claim| renewed.prolonged.contains(&claim.id);
         shared.claims.prolong(claims().filter(is_prolonged), until);
@@ -60,6 +97,22 @@ fn beat(shared: &Shared, outage: &mut Outage) -> Done<()> {
         claims()
             .filter(|claim| !holds(claim))
             .for_each(|claim| shared.lose(claim));
+        Ok(())
     }
-    Ok(())
+
+    /// A worker that lives is not lost: what it could not keep goes back without a loss, unless another process was
+    /// first to take it for lost.
+    fn give_back(&mut self) -> Done<()> {
+        let shared = self.shared;
+        while !self.lapsed.is_empty() {
+            let count = self.lapsed.len().min(MAX_BATCH);
+            let release = |claim: &Claim| Release::new(*claim, Duration::ZERO, "its lease ended");
+            let releases: Vec<_> = self.lapsed[..count].iter().map(release).collect();
+            let release = || shared.storage.release(Duty::Renew, &releases);
+            self.outage.watch(&shared.renewing, release)?;
+            self.lapsed.drain(..count);
+            shared.wake();
+        }
+        Ok(())
+    }
 }

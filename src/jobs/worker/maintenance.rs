@@ -44,6 +44,8 @@ struct Upkeep {
     state: Arc<DutyState>,
     purged: Option<Instant>,
     tidied: Instant,
+    /// When the database was last found to be away.
+    away: Option<Instant>,
     outage: Outage,
 }
 
@@ -60,6 +62,7 @@ impl Maintenance {
             state: state.clone(),
             purged: None,
             tidied: Instant::now(),
+            away: None,
             outage: Outage::new("maintenance"),
         };
         let thread = threads::spawn("maintenance", move || upkeep.run(&stopped))?;
@@ -106,6 +109,9 @@ impl Upkeep {
 
     /// What the database refuses in one step is no reason to leave out the others.
     fn round(&mut self) -> Done<()> {
+        if self.outage.is_on() {
+            self.away = Some(Instant::now());
+        }
         for step in [
             Upkeep::follow_clock,
             Upkeep::rescue,
@@ -140,10 +146,16 @@ impl Upkeep {
 
     fn rescue(&mut self) -> Done<()> {
         let (storage, state) = (self.storage.clone(), self.state.clone());
-        match &self.rescuer {
-            Some(rescuer) => self.outage.watch(&state, || rescuer.rescue(&storage)),
-            None => Ok(()),
+        let Some(rescuer) = &self.rescuer else {
+            return Ok(());
+        };
+        // After an outage workers that live give back themselves what they could not keep.
+        let grace = rescuer.shared.options.renew_every() * 2;
+        if self.away.is_some_and(|at| at.elapsed() < grace) {
+            // An outage is over when something has been asked.
+            return self.outage.watch(&state, || storage.lapsed()).map(drop);
         }
+        self.outage.watch(&state, || rescuer.rescue(&storage))
     }
 
     /// Before anything is judged by the clock: where that is this system's own, somebody may have set it.

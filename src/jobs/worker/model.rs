@@ -240,6 +240,12 @@ impl World {
         let until = self.workers[w].claims.now() + LEASE;
         let round = self.workers[w].claims.round();
         let now = self.now;
+        for claim in round.lapsed {
+            if let Some(row) = self.held(claim) {
+                row.status = Status::Pending;
+                row.claim += 1;
+            }
+        }
         for (claim, is_done) in round.renew {
             let row = self.held(claim);
             match row.filter(|row| is_done || row.lease_until >= now) {
