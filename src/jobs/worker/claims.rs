@@ -31,7 +31,7 @@ const MAX_HELD: usize = 10_000;
 const SUSPECTS: [usize; 3] = [1_000, 64, 1];
 
 /// A job that has run for so long without harm is no suspect any more: others of its lane may begin.
-const PROVEN_AFTER: Millis = 5_000;
+const PROVEN_AFTER: Millis = 2_000;
 
 /// The number of lanes: 1 for jobs that were never lost, one for each place of [`SUSPECTS`].
 pub(super) const LANES: u8 = 1 + SUSPECTS.len() as u8;
