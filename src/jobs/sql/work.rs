@@ -7,7 +7,7 @@ use super::statements;
 const MAX_REPORTS: u32 = 2_000;
 
 /// A job whose worker was lost so often while it ran fails.
-pub(in crate::jobs) const MAX_LOSSES: u32 = 4;
+pub(in crate::jobs) const MAX_LOSSES: usize = 5;
 
 statements! {
     /// The statements of workers, in one dialect.
@@ -109,7 +109,7 @@ statements! {
         /// called only after its begin is written.
         rescue: format!(
             "UPDATE jobs SET status = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN 4 ELSE 1 END, \
-             ready = CASE WHEN ready > 3 THEN 4 WHEN ready < 1 THEN 2 WHEN ready > 1 AND ahead = 1 THEN ready \
+             ready = CASE WHEN ready >= {MAX_LOSSES} THEN {MAX_LOSSES} WHEN ready < 1 THEN 2 WHEN ready > 1 AND ahead = 1 THEN ready \
                ELSE ready + 1 END, \
              losses = losses + 1 - ahead, claim = claim + 1, lease_until = NULL, updated_at = {{now}}, \
              ahead = 0, seq = seq + 1 - ahead, \

@@ -21,17 +21,18 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::jobs::clock::{LeaseClock, Millis};
+use crate::jobs::sql::work::MAX_LOSSES;
 use crate::jobs::storage::Claim;
 
 /// The most jobs held at once, pausing ones included.
 const MAX_HELD: usize = 10_000;
 
-/// How many jobs of a lane are held at most: of those that were lost once, twice, more often. Only a job that
-/// kills its worker each time comes to the last lane, and there it takes nobody with it.
-const SUSPECTS: [usize; 3] = [1_000, 64, 1];
+/// How many jobs of a lane are held at most: of those that were lost once, twice, and so on. Only a job that kills its
+/// worker each time comes to the last lane, and there it takes nobody with it. Few come that far, so nobody waits long.
+const SUSPECTS: [usize; MAX_LOSSES - 1] = [1_000, 64, 8, 1];
 
 /// A job that has run for so long without harm is no suspect any more: others of its lane may begin.
-const PROVEN_AFTER: Millis = 2_000;
+pub(super) const PROVEN_AFTER: Millis = 2_000;
 
 /// The number of lanes: 1 for jobs that were never lost, one for each place of [`SUSPECTS`].
 pub(super) const LANES: u8 = 1 + SUSPECTS.len() as u8;
@@ -98,7 +99,7 @@ impl Claims {
         let table = self.table.lock();
         let room = window.saturating_sub(table.ahead);
         let room = room.min(MAX_HELD.saturating_sub(table.held.len()));
-        let Some(most) = lane.checked_sub(2).map(|n| SUSPECTS[usize::from(n).min(2)]) else {
+        let Some(most) = lane.checked_sub(2).map(|n| SUSPECTS[usize::from(n)]) else {
             return room;
         };
         let held = table.held.values();

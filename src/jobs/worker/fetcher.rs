@@ -11,7 +11,7 @@ use crate::jobs::job::Claimed;
 use crate::jobs::storage::{Claim, Done};
 use crate::jobs::work::{ClaimQuery, KindMark, Place, Release};
 use crate::jobs::worker::Shared;
-use crate::jobs::worker::claims::LANES;
+use crate::jobs::worker::claims::{LANES, PROVEN_AFTER};
 use crate::jobs::worker::outage::Outage;
 use crate::jobs::worker::run::JobRun;
 
@@ -105,7 +105,12 @@ impl Fetcher {
         if next.is_some_and(|next| next < look_every) {
             self.promoted = None;
         }
-        Ok(next.unwrap_or(look_every).min(look_every))
+        let next = next.unwrap_or(look_every).min(look_every);
+        Ok(match self.shared.has_suspects.load(SeqCst) {
+            // Some of those that are held are proven by then, and let others begin.
+            true => next.min(Duration::from_millis(PROVEN_AFTER) / 2),
+            false => next,
+        })
     }
 
     /// Claims jobs whose worker was lost, few of them, so that one that kills its worker takes few with it.
@@ -115,8 +120,8 @@ impl Fetcher {
         }
         for lane in 2..=LANES {
             let room = self.shared.room(lane, self.window);
-            if room > 0 && self.claim(lane, room)? > 0 {
-                // Looked for again when these have ended.
+            if room == 0 || self.claim(lane, room)? == room {
+                // There may be more, for when these have ended or are proven.
                 self.shared.has_suspects.store(true, SeqCst);
             }
         }

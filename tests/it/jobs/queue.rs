@@ -277,14 +277,14 @@ fn a_history_is_bounded() {
 /// However few attempts it has: it did not fail. But a job that kills its worker each time does not
 /// go on for ever.
 #[test]
-fn a_job_whose_worker_is_lost_four_times_fails() {
+fn a_job_whose_worker_is_lost_five_times_fails() {
     let db = Db::sqlite();
     let quickly = [("JOB_LEASE_SECONDS", "2"), ("METRICS", "true")];
     let mut server = Process::start(&db.dir, &db.variables(&quickly));
     let arguments = json!({ "delayMinSec": 60, "delayMaxSec": 60 });
     let body = json!({ "type": "dummy", "arguments": arguments, "maxAttempts": 1 });
     let job = User::of(&server.client, "alice").add(body);
-    for attempt in 1..=4 {
+    for attempt in 1..=5 {
         let alice = User::of(&server.client, "alice");
         wait_until(|| alice.job(&job)["attempts"] == attempt);
         server.signal("KILL");
@@ -292,9 +292,9 @@ fn a_job_whose_worker_is_lost_four_times_fails() {
     }
     let alice = User::of(&server.client, "alice");
     let lost = alice.wait(&job, "failed");
-    assert_eq!(lost["error"]["message"], "its worker was lost 4 times");
+    assert_eq!(lost["error"]["message"], "its worker was lost 5 times");
     let mut expected = vec!["created"];
-    expected.extend(["started", "retried"].repeat(3));
+    expected.extend(["started", "retried"].repeat(4));
     expected.extend(["started", "failed"]);
     assert_eq!(alice.events(&job), expected);
     let counted = r#"task_system_jobs_finished_total{type="dummy",status="failed"} 1"#;
