@@ -2,6 +2,7 @@
 //! the tests kill and freeze this program, and see whether two of it ever ran one job at once.
 //! `WITNESS_DIR=/tmp STORAGE=sqlite ENABLE_QUEUE=true JWT_SECRET=… cargo run --features jobs --example witness`
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -24,6 +25,9 @@ struct Arguments {
     /// How many runs of this job end their whole process.
     #[serde(default)]
     crashes: usize,
+    /// At which of its steps.
+    #[serde(default)]
+    crash_step: u32,
 }
 
 /// Runs that this process has begun. Neither an attempt's number nor a process says which run
@@ -41,8 +45,8 @@ struct Witness {
     arguments: Arguments,
     step: u32,
     run: u32,
-    /// A run that is to crash leaves one line, so these count the crashes so far.
-    earlier_lines: usize,
+    /// As many as have crashed, where it is to crash.
+    earlier_runs: usize,
 }
 
 impl Witness {
@@ -57,7 +61,7 @@ impl Witness {
             arguments: input.arguments()?,
             step: 0,
             run: RUNS.fetch_add(1, Ordering::Relaxed),
-            earlier_lines: earlier.lines().count(),
+            earlier_runs: earlier.lines().collect::<HashSet<_>>().len(),
         })
     }
 }
@@ -68,13 +72,14 @@ impl TaskExecutor for Witness {
             steps,
             step_ms,
             crashes,
+            crash_step,
         } = self.arguments;
         let percent = self.step * 100 / steps.max(1);
         ctx.progress(percent.min(100) as u8, "Witnessing", "")?;
         let attempt = ctx.input().attempt;
         let line = format!("{attempt} {} {}\n", std::process::id(), self.run);
         self.file.write_all(line.as_bytes())?;
-        if self.earlier_lines < crashes {
+        if self.step == crash_step && self.earlier_runs < crashes {
             std::process::abort();
         }
         if self.step >= steps {

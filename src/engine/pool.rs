@@ -34,6 +34,14 @@ pub(crate) trait Assignment: Report + Send + Sync {
     /// longer awaited.
     fn begin(&self) -> Option<(TaskInput, Option<Duration>)>;
 
+    /// Its executor has returned, and is to be called again.
+    fn pause(&self) {}
+
+    /// Its executor is about to be called again. Whether it is still awaited.
+    fn resume(&self) -> bool {
+        true
+    }
+
     /// Its end. Where it was over already nothing happens.
     fn finish(&self, ending: Ending);
 }

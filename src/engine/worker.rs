@@ -49,7 +49,7 @@ fn is_blocking(pool: &Shared, run: &Run) -> bool {
 /// One call of the executor.
 fn step(pool: &Shared, mut run: Box<Run>) {
     let work = match run.work.take() {
-        Some(work) if !run.attempt.is_stopped() => Some(work),
+        Some(work) if !run.attempt.is_stopped() && run.attempt.resume() => Some(work),
         Some(stale) => {
             drop_quietly(stale);
             None
@@ -111,6 +111,7 @@ fn begin(pool: &Shared, attempt: &Arc<dyn Assignment>) -> Option<Work> {
 
 /// Puts the run back into the channel, now or when its pause is over.
 fn pause(pool: &Shared, mut run: Box<Run>, after: Duration) {
+    run.attempt.pause();
     let now = Instant::now();
     run.due = later(run.due, after).max(now);
     if run.due <= now {

@@ -130,24 +130,24 @@ impl Serialize for Job {
 pub(super) struct NewJob {
     #[serde(rename = "xid")]
     pub(super) id: Uuid,
-    #[serde(rename = "xuser")]
+    #[serde(rename = "xuser", skip_serializing_if = "Option::is_none")]
     pub(super) user: Option<String>,
     #[serde(rename = "xkind")]
     pub(super) kind: String,
-    #[serde(rename = "xarguments")]
+    #[serde(rename = "xarguments", skip_serializing_if = "Option::is_none")]
     pub(super) arguments: Option<String>,
     #[serde(rename = "xtries")]
     pub(super) max_attempts: u32,
     #[serde(rename = "xpriority")]
     pub(super) priority: i32,
     /// When to run it at the earliest; else after `delay` milliseconds.
-    #[serde(rename = "xrun")]
+    #[serde(rename = "xrun", skip_serializing_if = "Option::is_none")]
     pub(super) run_at: Option<DbMillis>,
     #[serde(rename = "xdelay")]
     pub(super) delay: u64,
-    #[serde(rename = "xkey")]
+    #[serde(rename = "xkey", skip_serializing_if = "Option::is_none")]
     pub(super) unique_key: Option<String>,
-    #[serde(rename = "xtimeout")]
+    #[serde(rename = "xtimeout", skip_serializing_if = "Option::is_none")]
     pub(super) timeout: Option<u64>,
 }
 

@@ -18,9 +18,9 @@ use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse};
 pub(super) struct Standing {
     #[serde(rename = "xprogress")]
     pub(super) progress: u8,
-    #[serde(rename = "xstep")]
+    #[serde(rename = "xstep", skip_serializing_if = "Option::is_none")]
     pub(super) step: Option<String>,
-    #[serde(rename = "xdetail")]
+    #[serde(rename = "xdetail", skip_serializing_if = "Option::is_none")]
     pub(super) detail: Option<String>,
 }
 
@@ -31,6 +31,15 @@ pub(super) struct Begin {
     pub(super) claim: Claim,
     #[serde(rename = "xage")]
     pub(super) age: u64,
+}
+
+/// Whether this claim's executor is on no thread, to be called again.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Pause {
+    #[serde(flatten)]
+    pub(super) claim: Claim,
+    #[serde(rename = "xpaused")]
+    pub(super) is_paused: u8,
 }
 
 /// The newest standing of this claim.
@@ -51,16 +60,16 @@ pub(super) struct Finish {
     pub(super) standing: Standing,
     #[serde(rename = "xstatus")]
     pub(super) status: u8,
-    #[serde(rename = "xresult")]
+    #[serde(rename = "xresult", skip_serializing_if = "Option::is_none")]
     pub(super) result: Option<String>,
     /// JSON: an object with a message.
-    #[serde(rename = "xerror")]
+    #[serde(rename = "xerror", skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
     /// JSON: the message alone.
-    #[serde(rename = "xmessage")]
+    #[serde(rename = "xmessage", skip_serializing_if = "Option::is_none")]
     pub(super) message: Option<String>,
     /// Milliseconds to the next attempt, where there is to be one.
-    #[serde(rename = "xagain")]
+    #[serde(rename = "xagain", skip_serializing_if = "Option::is_none")]
     pub(super) again: Option<u64>,
     /// For the meter, as is the time from begin to end.
     #[serde(skip)]
@@ -183,6 +192,11 @@ impl Storage {
     /// Writes down that attempts have begun; the jobs whose claims hold.
     pub(super) fn begin(&self, begins: &[Begin]) -> Done<Vec<Uuid>> {
         ids(&self.write(Duty::Complete, &self.work.begin, &begins)?)
+    }
+
+    /// Writes down who pauses, and who is at work again; those for whom that is done.
+    pub(super) fn pause(&self, pauses: &[Pause]) -> Done<Vec<Uuid>> {
+        ids(&self.write(Duty::Complete, &self.work.pause, &pauses)?)
     }
 
     /// Writes standings down; the jobs whose claims hold.

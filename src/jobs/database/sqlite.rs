@@ -15,7 +15,7 @@ use super::migrate::{Migration, Migrator, NOTED_VERSIONS, migrations};
 use super::pool::{Breaks, Pool, Pooled};
 use super::{Database, DatabaseError, Dialect, Duty, PerDuty, Rows, Session, Work};
 
-const MIGRATIONS: &[Migration] = migrations!("sqlite");
+const MIGRATIONS: &[Migration] = migrations!("sqlite", "2026-11-26-000003_pauses");
 
 /// What every connection sets. It commits without a sync (`synchronous=NORMAL`).
 const SETUP: &str = "\

@@ -6,8 +6,35 @@ use super::statements;
 /// The newest reports of a job that its history keeps, about.
 const MAX_REPORTS: u32 = 2_000;
 
-/// A job whose worker was lost so often while it ran fails.
-pub(in crate::jobs) const MAX_LOSSES: usize = 5;
+/// How many lanes there are: 1 for jobs whose worker was never lost, then one after the other. A job that is at work when
+/// its worker is lost goes on to the next lane, and fails in the last.
+pub(in crate::jobs) const LANES: u8 = 5;
+
+fn rescue() -> String {
+    let is_last = format!("(ahead + paused = 0 AND ready >= {LANES})");
+    format!(
+        "UPDATE jobs SET status = CASE WHEN {is_last} THEN 4 ELSE 1 END, \
+         ready = CASE WHEN ready < 1 THEN 2 WHEN ready < {LANES} AND (ready = 1 OR ahead + paused = 0) \
+           THEN ready + 1 ELSE ready END, \
+         losses = losses + 1 - ahead, claim = claim + 1, lease_until = NULL, updated_at = {{now}}, \
+         ahead = 0, seq = seq + 1 - ahead, \
+         completed_at = CASE WHEN {is_last} THEN {{now}} END, \
+         error = CASE WHEN {is_last} \
+           THEN '{{\"message\":\"its worker was lost ' || (losses + 1) || ' times\",\"attempt\":' || attempts || '}}' \
+           ELSE error END, \
+         started_at = CASE WHEN {is_last} THEN started_at END, \
+         progress = CASE WHEN {is_last} THEN progress ELSE 0 END, \
+         step = CASE WHEN {is_last} THEN step END, \
+         detail = CASE WHEN {is_last} THEN detail END, \
+         trail = CASE WHEN ahead = 1 THEN trail ELSE {{trail}} || (seq + 1) || ' ' || {{now}} || \
+           CASE WHEN {is_last} THEN ' failed ' || attempts || ' ' || progress \
+             ELSE ' retried ' || attempts || ' 0' END || \
+           ' \"its worker was lost\"\n' END \
+         WHERE id {{in_ids:SELECT id FROM jobs JOIN {{rows:xid uuid,xclaim bigint}} ON {{held}} \
+           WHERE lease_until < {{now}} {{skip}}}} \
+         RETURNING {{object}}('kind', kind, 'status', status){{text}}"
+    )
+}
 
 statements! {
     /// The statements of workers, in one dialect.
@@ -16,7 +43,7 @@ statements! {
         ///
         /// `ready` tells how careful to be with a job: 1, and 1 more each time that its worker was lost.
         claim: "UPDATE jobs SET status = 2, claim = claim + 1, \
-             lease_until = {now} + ({arg:lease}){big}, updated_at = {now}, ahead = 1, started_at = NULL \
+             lease_until = {now} + ({arg:lease}){big}, updated_at = {now}, ahead = 1, paused = 0, started_at = NULL \
              WHERE id {in_ids:SELECT x.id FROM {rows_of:kinds:xkind text,xrank bigint,xrun bigint,xid uuid} \
                {each:SELECT y.id{place} FROM jobs AS y {by:jobs_due} WHERE y.status = 1 AND y.ready > 0 \
                  AND y.ready = ({arg:lane}){int} AND y.kind = xkind \
@@ -39,6 +66,10 @@ statements! {
                (attempts + 1) || ' 0 \n' ELSE trail END \
              FROM {rows:xid uuid,xclaim bigint,xage bigint} \
              WHERE {held} RETURNING id || ''",
+        /// What somebody else is writing to just now is left out, and written the next time.
+        pause: "UPDATE jobs SET paused = xpaused FROM {rows:xid uuid,xclaim bigint,xpaused int} \
+             WHERE {held} AND id {in_ids:SELECT id FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}} \
+             RETURNING id || ''",
         report: "UPDATE jobs SET progress = xprogress, step = xstep, detail = xdetail, \
              updated_at = {now}, seq = seq + 1 \
              FROM {rows:xid uuid,xclaim bigint,xprogress int,xstep text,xdetail text} \
@@ -104,31 +135,10 @@ statements! {
         /// Claims whose lease is over.
         lapsed: "SELECT {object}('xid', id, 'xclaim', claim){text} FROM jobs {by:jobs_claimed} \
              WHERE status = 2 AND lease_until < {now} ORDER BY lease_until LIMIT 1000",
-        /// Takes these claims away, where their lease is over. A loss counts for what had begun. One that had not, as far
-        /// as is written, may have ended its worker at once: that is found out in the next lane, where an executor is
-        /// called only after its begin is written.
-        rescue: format!(
-            "UPDATE jobs SET status = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN 4 ELSE 1 END, \
-             ready = CASE WHEN ready >= {MAX_LOSSES} THEN {MAX_LOSSES} WHEN ready < 1 THEN 2 WHEN ready > 1 AND ahead = 1 THEN ready \
-               ELSE ready + 1 END, \
-             losses = losses + 1 - ahead, claim = claim + 1, lease_until = NULL, updated_at = {{now}}, \
-             ahead = 0, seq = seq + 1 - ahead, \
-             completed_at = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN {{now}} END, \
-             error = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} \
-               THEN '{{\"message\":\"its worker was lost {MAX_LOSSES} times\",\"attempt\":' || attempts || '}}' \
-               ELSE error END, \
-             started_at = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN started_at END, \
-             progress = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN progress ELSE 0 END, \
-             step = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN step END, \
-             detail = CASE WHEN ahead = 0 AND losses + 1 >= {MAX_LOSSES} THEN detail END, \
-             trail = CASE WHEN ahead = 1 THEN trail ELSE {{trail}} || (seq + 1) || ' ' || {{now}} || \
-               CASE WHEN losses + 1 >= {MAX_LOSSES} THEN ' failed ' || attempts || ' ' || progress \
-                 ELSE ' retried ' || attempts || ' 0' END || \
-               ' \"its worker was lost\"\n' END \
-             WHERE id {{in_ids:SELECT id FROM jobs JOIN {{rows:xid uuid,xclaim bigint}} ON {{held}} \
-               WHERE lease_until < {{now}} {{skip}}}} \
-             RETURNING {{object}}('kind', kind, 'status', status){{text}}"
-        ),
+        /// Takes these claims away, where their lease is over. A loss counts for what was at work. What had not begun or
+        /// paused, as far as is written, may have ended its worker at once all the same: that is found out in the next
+        /// lane, where an executor is called only after it is written that it is at work.
+        rescue: rescue(),
         // Ids begin with their time: the oldest jobs are the first.
         purge: "DELETE FROM jobs WHERE id {in_ids:SELECT id FROM jobs \
              WHERE id < ({arg:before}){uuid} AND status > 2 \

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::jobs::clock::{LeaseClock, Millis};
-use crate::jobs::sql::work::MAX_LOSSES;
+use crate::jobs::sql::work::LANES;
 use crate::jobs::storage::Claim;
 
 /// The most jobs held at once, pausing ones included.
@@ -29,13 +29,10 @@ const MAX_HELD: usize = 10_000;
 
 /// How many jobs of a lane are held at most: of those that were lost once, twice, and so on. Only a job that kills its
 /// worker each time comes to the last lane, and there it takes nobody with it. Few come that far, so nobody waits long.
-const SUSPECTS: [usize; MAX_LOSSES - 1] = [1_000, 64, 8, 1];
+const SUSPECTS: [usize; LANES as usize - 1] = [1_000, 64, 8, 1];
 
 /// A job that has run for so long without harm is no suspect any more: others of its lane may begin.
-pub(super) const PROVEN_AFTER: Millis = 2_000;
-
-/// The number of lanes: 1 for jobs that were never lost, one for each place of [`SUSPECTS`].
-pub(super) const LANES: u8 = 1 + SUSPECTS.len() as u8;
+const PROVEN_AFTER: Millis = 2_000;
 
 const AHEAD: u8 = 0;
 const RUNNING: u8 = 1;
@@ -50,6 +47,8 @@ pub(super) struct Held {
     phase: AtomicU8,
     has_begun: AtomicBool,
     begun_at: AtomicU64,
+    /// Its executor is on no thread, and will be called again.
+    is_paused: AtomicBool,
     /// Nobody else runs it before.
     lease_until: AtomicU64,
 }
@@ -116,6 +115,7 @@ impl Claims {
             phase: AtomicU8::new(AHEAD),
             has_begun: AtomicBool::new(false),
             begun_at: AtomicU64::new(0),
+            is_paused: AtomicBool::new(false),
             lease_until: AtomicU64::new(lease_until),
         });
         let mut table = self.table.lock();
@@ -326,7 +326,12 @@ impl Held {
 
     fn is_suspect(&self, now: Millis) -> bool {
         let begun = self.begun_at.load(SeqCst);
-        self.phase() <= RUNNING && (begun == 0 || now - begun.min(now) < PROVEN_AFTER)
+        let is_harmless = self.phase() > RUNNING || self.is_paused.load(SeqCst);
+        !is_harmless && (begun == 0 || now - begun.min(now) < PROVEN_AFTER)
+    }
+
+    pub(super) fn set_paused(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, SeqCst);
     }
 
     /// Whether it may still run or be written.

@@ -16,13 +16,11 @@ use crate::jobs::storage::{Claim, Done};
 use crate::jobs::work::{Finish, Release, Reported};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::outage::Outage;
+use crate::jobs::worker::presence::WORK_AFTER;
 use crate::jobs::worker::run::JobRun;
 
 /// The most written at once.
 const MAX_BATCH: usize = 1_000;
-
-/// How long an attempt runs before its begin is written apart from its end.
-const BEGIN_AFTER: Duration = Duration::from_millis(30);
 
 /// How often reports are written.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
@@ -37,6 +35,8 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) enum Event {
     /// Its executor was called.
     Begun(Arc<JobRun>),
+    /// It pauses, or is at work again.
+    Paused(Arc<JobRun>),
     /// It has a report that was not taken.
     Reported(Arc<JobRun>),
     Ended(Box<Finish>),
@@ -57,6 +57,10 @@ pub(super) struct Completer {
     ends: Vec<Finish>,
     begun: Vec<Arc<JobRun>>,
     reported: Vec<Arc<JobRun>>,
+    /// Their executors pause, or are at work again.
+    paused: Vec<Arc<JobRun>>,
+    /// One of those waits to be written.
+    is_awaited: bool,
     reported_at: Instant,
     /// Until when ends are written without waiting for rows that somebody holds.
     careful_until: Option<Instant>,
@@ -70,6 +74,8 @@ impl Completer {
             shared,
             ends: Vec::new(),
             begun: Vec::new(),
+            paused: Vec::new(),
+            is_awaited: false,
             reported: Vec::new(),
             reported_at: Instant::now(),
             careful_until: None,
@@ -127,6 +133,15 @@ impl Completer {
                 self.begun.push(run);
                 due
             }
+            Event::Paused(run) => {
+                let is_awaited = run.presence.is_awaited();
+                self.is_awaited |= is_awaited;
+                self.paused.push(run);
+                match is_awaited {
+                    true => now,
+                    false => self.reported_at + REPORT_EVERY,
+                }
+            }
             Event::Reported(run) => {
                 self.reported.push(run);
                 self.reported_at + REPORT_EVERY
@@ -145,7 +160,10 @@ impl Completer {
     fn until_due(&self) -> Duration {
         let begin = self.begun.iter().map(due_at).min();
         let begin = begin.map(|at| at.saturating_duration_since(Instant::now()));
-        let is_news = !self.reported.is_empty();
+        if self.is_awaited {
+            return Duration::ZERO;
+        }
+        let is_news = !self.reported.is_empty() || !self.paused.is_empty();
         let report = is_news.then(|| REPORT_EVERY.saturating_sub(self.reported_at.elapsed()));
         [begin, report].into_iter().flatten().min().unwrap_or(IDLE)
     }
@@ -154,6 +172,9 @@ impl Completer {
         self.write_ends()?;
         let is_report_due = self.reported_at.elapsed() >= REPORT_EVERY;
         self.write_begins(is_report_due)?;
+        if is_report_due || self.is_awaited {
+            self.write_pauses(is_report_due)?;
+        }
         if is_report_due {
             self.reported_at = Instant::now();
             self.write_reports()?;
@@ -277,11 +298,49 @@ impl Completer {
             let holding = self
                 .outage
                 .watch(&shared.completing, || shared.storage.begin(&begins))?;
-            part.iter().for_each(|run| run.begin_is_written());
+            part.iter().for_each(|run| run.presence.begin_is_written());
             let holding: HashSet<_> = holding.into_iter().collect();
             let lost = begins.iter().map(|begin| begin.claim);
             lost.filter(|claim| !holding.contains(&claim.id))
                 .for_each(|claim| shared.lose(claim));
+        }
+        Ok(())
+    }
+
+    /// Writes down who pauses and who is at work again: those that wait for it, or `all`.
+    fn write_pauses(&mut self, all: bool) -> Done<()> {
+        let (mut due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.paused)
+            .into_iter()
+            .partition(|run| all || run.presence.is_awaited());
+        self.paused = later;
+        let mut written = Ok(());
+        for part in due.chunks(MAX_BATCH) {
+            written = self.write_pauses_of(part);
+            if written.is_err() {
+                break;
+            }
+        }
+        due.retain(|run| run.held.is_running() && run.presence.stays());
+        self.paused.append(&mut due);
+        self.is_awaited = written.is_err() && self.is_awaited;
+        written
+    }
+
+    fn write_pauses_of(&mut self, runs: &[Arc<JobRun>]) -> Done<()> {
+        let shared = self.shared.clone();
+        let news = runs.iter();
+        let news = news.filter_map(|run| Some((run, run.take_pause()?)));
+        let (runs, pauses): (Vec<_>, Vec<_>) = news.unzip();
+        if pauses.is_empty() {
+            return Ok(());
+        }
+        let pause = || shared.storage.pause(&pauses);
+        let written = self.outage.watch(&shared.completing, pause)?;
+        let written: HashSet<_> = written.into_iter().collect();
+        for (run, pause) in runs.iter().zip(&pauses) {
+            if written.contains(&pause.claim.id) {
+                run.presence.is_written(pause.is_paused == 1);
+            }
         }
         Ok(())
     }
@@ -358,7 +417,7 @@ fn due_at(run: &Arc<JobRun>) -> Instant {
     let begun = run.begun().unwrap_or_else(Instant::now);
     match run.is_suspect() {
         true => begun,
-        false => begun + BEGIN_AFTER,
+        false => begun + WORK_AFTER,
     }
 }
 

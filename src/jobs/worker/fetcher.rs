@@ -8,10 +8,10 @@ use crossbeam_channel::Receiver;
 
 use crate::jobs::database::Duty;
 use crate::jobs::job::Claimed;
+use crate::jobs::sql::work::LANES;
 use crate::jobs::storage::{Claim, Done};
 use crate::jobs::work::{ClaimQuery, KindMark, Place, Release};
 use crate::jobs::worker::Shared;
-use crate::jobs::worker::claims::{LANES, PROVEN_AFTER};
 use crate::jobs::worker::outage::Outage;
 use crate::jobs::worker::run::JobRun;
 
@@ -28,6 +28,9 @@ const SLOW_PART: u32 = 10;
 /// How long a job is left alone whose earlier run has not heard yet that it is over.
 const STILL_RUNNING: Duration = Duration::from_millis(250);
 
+/// How often jobs whose worker was lost are looked for while there are more than may begin.
+const SUSPECTS_EVERY: Duration = Duration::from_millis(100);
+
 pub(super) struct Fetcher {
     shared: Arc<Shared>,
     /// The types that this process can run.
@@ -37,6 +40,8 @@ pub(super) struct Fetcher {
     /// When the window was last filled to the brim.
     filled: Option<Instant>,
     promoted: Option<Instant>,
+    /// When it last looked for jobs whose worker was lost.
+    looked: Option<Instant>,
     /// Until when claims look behind the marks only.
     spare_until: Option<Instant>,
     outage: Outage,
@@ -53,6 +58,7 @@ impl Fetcher {
             window: shared.options.workers,
             filled: None,
             promoted: None,
+            looked: None,
             spare_until: None,
             outage: Outage::new("fetcher"),
             shared,
@@ -83,18 +89,15 @@ impl Fetcher {
             shared.has_suspects.store(true, SeqCst);
         }
         self.claim_suspects()?;
-        while !self.shared.is_stopping() {
-            let room = self.shared.room(1, self.window);
-            if room == 0 {
-                return Ok(look_every);
-            }
-            let claimed = self.claim(1, room)?;
-            self.adapt(claimed == room);
-            if claimed < room {
-                break;
-            }
-        }
-        self.until_next(look_every)
+        let has_room = self.claim_others()?;
+        let next = match has_room {
+            true => self.until_next(look_every)?,
+            false => look_every,
+        };
+        Ok(match self.shared.has_suspects.load(SeqCst) {
+            true => next.min(SUSPECTS_EVERY),
+            false => next,
+        })
     }
 
     fn until_next(&mut self, look_every: Duration) -> Done<Duration> {
@@ -105,19 +108,35 @@ impl Fetcher {
         if next.is_some_and(|next| next < look_every) {
             self.promoted = None;
         }
-        let next = next.unwrap_or(look_every).min(look_every);
-        Ok(match self.shared.has_suspects.load(SeqCst) {
-            // Some of those that are held are proven by then, and let others begin.
-            true => next.min(Duration::from_millis(PROVEN_AFTER) / 2),
-            false => next,
-        })
+        Ok(next.unwrap_or(look_every).min(look_every))
+    }
+
+    /// Claims jobs whose worker was never lost; whether there is room for more.
+    fn claim_others(&mut self) -> Done<bool> {
+        while !self.shared.is_stopping() {
+            // Before it looks: what is seen to begin meanwhile calls it.
+            self.shared.has_more.store(true, SeqCst);
+            let room = self.shared.room(1, self.window);
+            if room == 0 {
+                return Ok(false);
+            }
+            let claimed = self.claim(1, room)?;
+            self.adapt(claimed == room);
+            if claimed < room {
+                self.shared.has_more.store(false, SeqCst);
+                break;
+            }
+        }
+        Ok(true)
     }
 
     /// Claims jobs whose worker was lost, few of them, so that one that kills its worker takes few with it.
     fn claim_suspects(&mut self) -> Done<()> {
-        if !self.shared.has_suspects.swap(false, SeqCst) {
+        let is_early = self.looked.is_some_and(|at| at.elapsed() < SUSPECTS_EVERY);
+        if is_early || !self.shared.has_suspects.swap(false, SeqCst) {
             return Ok(());
         }
+        self.looked = Some(Instant::now());
         for lane in 2..=LANES {
             let room = self.shared.room(lane, self.window);
             if room == 0 || self.claim(lane, room)? == room {
@@ -135,14 +154,13 @@ impl Fetcher {
         // From before the claim: ours ends first, whatever the way took.
         let until = shared.claims.now() + lease.as_millis() as u64;
         let is_spare = lane == 1 && self.spare_until.is_some_and(|until| Instant::now() < until);
+        let mut kinds = self.kinds.clone();
         if !is_spare {
-            self.kinds
-                .iter_mut()
-                .for_each(|mark| mark.after = Place::START);
+            kinds.iter_mut().for_each(|mark| mark.after = Place::START);
         }
         let query = ClaimQuery {
             lane,
-            kinds: &self.kinds,
+            kinds: &kinds,
             count: room,
             lease,
         };
@@ -150,6 +168,7 @@ impl Fetcher {
         let claim = || shared.storage.claim(&query);
         let jobs = self.outage.watch(&shared.claiming, claim)?;
         if lane == 1 {
+            self.kinds = kinds;
             self.note_pace(is_spare, begun.elapsed(), &jobs);
         }
         let count = jobs.len();

@@ -14,6 +14,7 @@ pub(super) mod maintenance;
 #[cfg(test)]
 mod model;
 mod outage;
+mod presence;
 mod run;
 
 use std::sync::Arc;
@@ -87,6 +88,8 @@ struct Shared {
     renew: Sender<()>,
     /// The fetcher is called when fewer than this are ahead.
     low: AtomicUsize,
+    /// The last claim took as many as it might, so that there may be more. Whoever adds some calls as well.
+    has_more: AtomicBool,
     /// Ends that wait to be written.
     unwritten: AtomicUsize,
     /// The fetcher found no room but for what is being written.
@@ -103,7 +106,7 @@ impl Shared {
     /// Whether this claim's executor may be called now.
     fn begin(&self, held: &Arc<Held>) -> bool {
         let (begins, ahead) = self.claims.begin(held);
-        if ahead < self.low.load(SeqCst) {
+        if ahead < self.low.load(SeqCst) && self.has_more.load(SeqCst) {
             self.wake();
         }
         begins
@@ -111,6 +114,10 @@ impl Shared {
 
     fn begun(&self, run: Arc<JobRun>) {
         let _ = self.events.send(Event::Begun(run));
+    }
+
+    fn paused(&self, run: Arc<JobRun>) {
+        let _ = self.events.send(Event::Paused(run));
     }
 
     fn reported(&self, run: Arc<JobRun>) {
@@ -126,7 +133,7 @@ impl Shared {
     fn written(&self, claims: impl ExactSizeIterator<Item = Claim>) {
         self.unwritten.fetch_sub(claims.len(), SeqCst);
         self.claims.written(claims);
-        if self.is_full.swap(false, SeqCst) || self.has_suspects.load(SeqCst) {
+        if self.is_full.swap(false, SeqCst) {
             self.wake();
         }
     }
@@ -200,6 +207,7 @@ impl Queue {
             wake,
             renew,
             low: AtomicUsize::new(0),
+            has_more: AtomicBool::new(true),
             unwritten: AtomicUsize::new(0),
             is_full: AtomicBool::new(false),
             has_suspects: AtomicBool::new(true),

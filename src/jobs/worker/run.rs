@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -12,17 +12,15 @@ use crate::engine::pool::Assignment;
 use crate::executor::{Report, TaskError, TaskInput};
 use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::storage::Claim;
-use crate::jobs::work::{Begin, Finish, Reported, Standing};
+use crate::jobs::work::{Begin, Finish, Pause, Reported, Standing};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::Held;
+use crate::jobs::worker::presence::Presence;
 use crate::store::Ending;
 
 /// The longest step and message kept, in bytes.
 const MAX_STEP: usize = 400;
 const MAX_MESSAGE: usize = 2_000;
-
-/// How often a run that waits looks whether it is over.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// The first pause after a failed attempt; each further one is twice as long.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -35,8 +33,7 @@ pub(super) struct JobRun {
     shared: Arc<Shared>,
     claimed: Instant,
     begun: OnceLock<Instant>,
-    begin_written: Mutex<bool>,
-    begin_told: Condvar,
+    pub(super) presence: Presence,
     news: Mutex<News>,
     /// Itself, for the completer.
     me: std::sync::Weak<JobRun>,
@@ -53,8 +50,7 @@ struct News {
 impl JobRun {
     pub(super) fn new(job: Claimed, held: Arc<Held>, shared: Arc<Shared>) -> Arc<JobRun> {
         Arc::new_cyclic(|me| JobRun {
-            begin_written: Mutex::new(false),
-            begin_told: Condvar::new(),
+            presence: Presence::new(),
             held,
             job,
             shared,
@@ -76,13 +72,19 @@ impl JobRun {
 
     /// That it has begun, where this is still to be written, and it has not ended meanwhile.
     pub(super) fn unwritten_begin(&self) -> Option<Begin> {
-        let is_written = *self.begin_written.lock();
+        let is_written = self.presence.is_begin_written();
         (!is_written && self.held.is_running()).then(|| self.begin_entry())
     }
 
-    pub(super) fn begin_is_written(&self) {
-        *self.begin_written.lock() = true;
-        self.begin_told.notify_all();
+    /// That it pauses, or is at work again, where this is still to be written.
+    pub(super) fn take_pause(&self) -> Option<Pause> {
+        if !self.held.is_running() {
+            return None;
+        }
+        self.presence.take().map(|is_paused| Pause {
+            claim: self.claim(),
+            is_paused: u8::from(is_paused),
+        })
     }
 
     /// Whether its worker was lost before. Then its executor is called only after its begin is written, so that
@@ -91,14 +93,16 @@ impl JobRun {
         self.job.lane > 1
     }
 
-    /// Returns when its begin is written; whether it may still run.
-    fn wait_for_begin(&self) -> bool {
-        let mut written = self.begin_written.lock();
-        while !*written && !self.shared.claims.is_over(&self.held) {
-            self.begin_told.wait_for(&mut written, LOOK);
+    /// Returns when it is written that its executor is at work; whether it may still run.
+    fn wait_until_written(&self) -> bool {
+        self.presence.wait(|| self.is_stopped());
+        !self.is_stopped()
+    }
+
+    fn tell_presence(&self) {
+        if let Some(me) = self.me.upgrade() {
+            self.shared.paused(me);
         }
-        drop(written);
-        !self.shared.claims.is_over(&self.held)
     }
 
     fn begin_entry(&self) -> Begin {
@@ -183,7 +187,7 @@ impl Assignment for JobRun {
         if let Some(me) = self.me.upgrade() {
             self.shared.begun(me);
         }
-        if self.is_suspect() && !self.wait_for_begin() {
+        if self.is_suspect() && !self.wait_until_written() {
             return None;
         }
         log::debug!("Starting execution of job {}", self.job.id);
@@ -199,6 +203,21 @@ impl Assignment for JobRun {
             arguments.and_then(|json| RawValue::from_string(json).ok()),
         );
         Some((input, self.job.timeout.map(Duration::from_millis)))
+    }
+
+    fn pause(&self) {
+        self.held.set_paused(true);
+        if self.presence.pause() {
+            self.tell_presence();
+        }
+    }
+
+    fn resume(&self) -> bool {
+        self.held.set_paused(false);
+        if self.presence.resume(self.is_suspect()) {
+            self.tell_presence();
+        }
+        !self.is_suspect() || self.wait_until_written()
     }
 
     fn finish(&self, ending: Ending) {

@@ -8,6 +8,8 @@ use time::format_description::well_known::Rfc3339;
 
 on_both! {
     a_job_that_crashes_its_worker_takes_no_other_with_it
+    a_job_that_crashes_its_worker_each_time_fails
+    a_job_that_pauses_is_not_blamed_for_the_loss_of_its_worker
 }
 
 pub(super) const QUICKLY: [(&str, &str); 2] = [("JOB_LEASE_SECONDS", "2"), ("WORKER_THREADS", "4")];
@@ -218,4 +220,53 @@ fn a_job_that_crashes_its_worker_takes_no_other_with_it(db: &Db) {
         (3..=4).contains(&attempts.expect("a number")),
         "{attempts:?}"
     );
+}
+
+/// However few attempts it has: it did not fail. But it does not go on for ever, also where it crashes after a pause.
+fn a_job_that_crashes_its_worker_each_time_fails(db: &Db) {
+    let lines = TempDir::new();
+    let front = witness(db, &lines, "false");
+    let alice = User::of(&front.client, "alice");
+    let crashes = json!({ "steps": 3, "stepMs": 300, "crashes": 99, "crashStep": 1 });
+    let culprit = alice.add(json!({
+        "type": "witness", "arguments": crashes, "maxAttempts": 1
+    }));
+    let mut crashed = 0;
+    while witness(db, &lines, "true").ends_unless(|| alice.job(&culprit)["status"] == "failed") {
+        crashed += 1;
+    }
+    assert_eq!(crashed, 5);
+    let lost = alice.job(&culprit);
+    // The first time its begin may not have been written down yet.
+    let attempts = lost["attempts"].as_u64().expect("a number") as usize;
+    assert!((4..=5).contains(&attempts), "{attempts}");
+    let why = format!("its worker was lost {attempts} times");
+    assert_eq!(lost["error"]["message"], why);
+    let mut expected = vec!["created"];
+    expected.extend(["started", "retried"].repeat(attempts - 1));
+    expected.extend(["started", "failed"]);
+    assert_eq!(alice.events(&culprit), expected);
+}
+
+/// Its executor is on no thread meanwhile.
+fn a_job_that_pauses_is_not_blamed_for_the_loss_of_its_worker(db: &Db) {
+    let lines = TempDir::new();
+    let front = witness(db, &lines, "false");
+    let alice = User::of(&front.client, "alice");
+    let arguments = json!({ "steps": 1, "stepMs": 3_000 });
+    let job = json!({ "type": "witness", "arguments": arguments, "maxAttempts": 1 });
+    let count = 20;
+    alice.add_bulk(count, &job);
+    for losses in 0..6 {
+        let worker = witness(db, &lines, "true");
+        let sql = format!(
+            "SELECT count(*) FROM jobs WHERE status = 2 AND paused = 1 AND losses = {losses}"
+        );
+        wait_until_every(Duration::from_millis(20), || {
+            db.rows(&sql) == [count.to_string()]
+        });
+        worker.signal("KILL");
+    }
+    let _last = witness(db, &lines, "true");
+    assert_eq!(alice.settle(), (count as u64, 0));
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Db, User};
 use crate::execution::nesting;
-use crate::support::{Dial, Gate, Process, execute, pluck, wait_until};
+use crate::support::{Dial, Gate, execute, pluck, wait_until};
 
 on_both! {
     an_executor_of_the_embedding_program_runs_as_a_job
@@ -272,36 +272,4 @@ fn a_history_is_bounded() {
         .json();
     assert_eq!(history["count"], 2_000 + 3);
     assert_eq!(alice.events(&job), ["created", "started", "cancelled"]);
-}
-
-/// However few attempts it has: it did not fail. But a job that kills its worker each time does not
-/// go on for ever.
-#[test]
-fn a_job_whose_worker_is_lost_five_times_fails() {
-    let db = Db::sqlite();
-    let quickly = [("JOB_LEASE_SECONDS", "2"), ("METRICS", "true")];
-    let mut server = Process::start(&db.dir, &db.variables(&quickly));
-    let arguments = json!({ "delayMinSec": 60, "delayMaxSec": 60 });
-    let body = json!({ "type": "dummy", "arguments": arguments, "maxAttempts": 1 });
-    let job = User::of(&server.client, "alice").add(body);
-    for attempt in 1..=5 {
-        let alice = User::of(&server.client, "alice");
-        wait_until(|| alice.job(&job)["attempts"] == attempt);
-        server.signal("KILL");
-        server = Process::start(&db.dir, &db.variables(&quickly));
-    }
-    let alice = User::of(&server.client, "alice");
-    let lost = alice.wait(&job, "failed");
-    assert_eq!(lost["error"]["message"], "its worker was lost 5 times");
-    let mut expected = vec!["created"];
-    expected.extend(["started", "retried"].repeat(4));
-    expected.extend(["started", "failed"]);
-    assert_eq!(alice.events(&job), expected);
-    let counted = r#"task_system_jobs_finished_total{type="dummy",status="failed"} 1"#;
-    let metrics = server
-        .client
-        .call_exact("GET", "/metrics")
-        .send()
-        .expect(200);
-    assert!(metrics.text().contains(counted), "{}", metrics.text());
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Client, TempDir, wait_until};
+use super::{Client, TempDir, wait_until, wait_until_every};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_async-task-system");
 
@@ -150,6 +150,20 @@ impl Process {
         let command = format!("kill -{name} {}", self.child.id());
         let status = Command::new("sh").args(["-c", &command]).status();
         assert!(status.expect("sh runs").success(), "{command}");
+    }
+
+    /// Waits for its end, or until there is something else; whether it has ended.
+    pub(crate) fn ends_unless(&mut self, other: impl Fn() -> bool) -> bool {
+        let mut has_ended = false;
+        wait_until_every(Duration::from_millis(20), || {
+            has_ended = self
+                .child
+                .try_wait()
+                .expect("its state can be asked")
+                .is_some();
+            has_ended || other()
+        });
+        has_ended
     }
 
     /// Waits for its end: the exit code and how long it took.

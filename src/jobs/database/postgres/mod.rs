@@ -12,7 +12,11 @@ use super::{Database, DatabaseError, Dialect, Duty, PerDuty, Rows, Session, Work
 pub(in crate::jobs) use libpq::Connection;
 use libpq::Failure;
 
-const MIGRATIONS: &[Migration] = migrations!("postgres", "2026-11-26-000002_counts");
+const MIGRATIONS: &[Migration] = migrations!(
+    "postgres",
+    "2026-11-26-000002_counts",
+    "2026-11-26-000003_pauses"
+);
 
 /// What a session sets for itself, whatever the server, the database or the role has as its default.
 ///
