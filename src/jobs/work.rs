@@ -31,6 +31,9 @@ pub(super) struct Begin {
     pub(super) claim: Claim,
     #[serde(rename = "xage")]
     pub(super) age: u64,
+    /// It has returned since then, to be called again.
+    #[serde(rename = "xpaused")]
+    pub(super) is_paused: u8,
 }
 
 /// Whether this claim's executor is on no thread, to be called again.

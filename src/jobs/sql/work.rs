@@ -59,12 +59,12 @@ statements! {
         next_run: "SELECT (min(run_at) - {now}) || '' FROM jobs {by:jobs_later} WHERE status = 1 AND ready = 0 \
              HAVING min(run_at) IS NOT NULL",
         /// xage: ms since the executor was called. What has begun already is left as it is.
-        begin: "UPDATE jobs SET ahead = 0, attempts = attempts + ahead, \
+        begin: "UPDATE jobs SET ahead = 0, paused = xpaused, attempts = attempts + ahead, \
              started_at = CASE WHEN ahead = 1 THEN {now} - xage ELSE started_at END, \
              updated_at = {now}, error = NULL, progress = 0, step = NULL, detail = NULL, seq = seq + ahead, \
              trail = CASE WHEN ahead = 1 THEN {trail} || (seq + 1) || ' ' || ({now} - xage) || ' started ' || \
                (attempts + 1) || ' 0 \n' ELSE trail END \
-             FROM {rows:xid uuid,xclaim bigint,xage bigint} \
+             FROM {rows:xid uuid,xclaim bigint,xage bigint,xpaused int} \
              WHERE {held} RETURNING id || ''",
         /// What somebody else is writing to just now is left out, and written the next time.
         pause: "UPDATE jobs SET paused = xpaused FROM {rows:xid uuid,xclaim bigint,xpaused int} \

@@ -27,8 +27,8 @@ use crate::jobs::storage::Claim;
 /// The most jobs held at once, pausing ones included.
 const MAX_HELD: usize = 10_000;
 
-/// How many jobs of a lane are held at most: of those that were lost once, twice, and so on. Only a job that kills its
-/// worker each time comes to the last lane, and there it takes nobody with it. Few come that far, so nobody waits long.
+/// How many jobs of a lane may be at work or ahead: of those that were lost once, twice, and so on. Only a job that kills
+/// its worker each time comes to the last lane, and there it takes nobody with it. Few come that far, so nobody waits long.
 const SUSPECTS: [usize; LANES as usize - 1] = [1_000, 64, 8, 1];
 
 /// A job that has run for so long without harm is no suspect any more: others of its lane may begin.

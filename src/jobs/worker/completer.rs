@@ -28,6 +28,9 @@ const REPORT_EVERY: Duration = Duration::from_millis(250);
 /// How long it is careful after it has met a row that somebody else holds.
 const CAREFUL_FOR: Duration = Duration::from_secs(5);
 
+/// How long a suspect waits whose row somebody holds, or which has paused or gone on since the last write.
+const AGAIN: Duration = Duration::from_millis(5);
+
 /// How long it waits where there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -59,8 +62,8 @@ pub(super) struct Completer {
     reported: Vec<Arc<JobRun>>,
     /// Their executors pause, or are at work again.
     paused: Vec<Arc<JobRun>>,
-    /// One of those waits to be written.
-    is_awaited: bool,
+    /// Suspects are among those.
+    has_suspects: bool,
     reported_at: Instant,
     /// Until when ends are written without waiting for rows that somebody holds.
     careful_until: Option<Instant>,
@@ -75,7 +78,7 @@ impl Completer {
             ends: Vec::new(),
             begun: Vec::new(),
             paused: Vec::new(),
-            is_awaited: false,
+            has_suspects: false,
             reported: Vec::new(),
             reported_at: Instant::now(),
             careful_until: None,
@@ -134,10 +137,10 @@ impl Completer {
                 due
             }
             Event::Paused(run) => {
-                let is_awaited = run.presence.is_awaited();
-                self.is_awaited |= is_awaited;
+                let is_suspect = run.is_suspect();
+                self.has_suspects |= is_suspect;
                 self.paused.push(run);
-                match is_awaited {
+                match is_suspect {
                     true => now,
                     false => self.reported_at + REPORT_EVERY,
                 }
@@ -160,8 +163,8 @@ impl Completer {
     fn until_due(&self) -> Duration {
         let begin = self.begun.iter().map(due_at).min();
         let begin = begin.map(|at| at.saturating_duration_since(Instant::now()));
-        if self.is_awaited {
-            return Duration::ZERO;
+        if self.has_suspects {
+            return AGAIN;
         }
         let is_news = !self.reported.is_empty() || !self.paused.is_empty();
         let report = is_news.then(|| REPORT_EVERY.saturating_sub(self.reported_at.elapsed()));
@@ -172,7 +175,7 @@ impl Completer {
         self.write_ends()?;
         let is_report_due = self.reported_at.elapsed() >= REPORT_EVERY;
         self.write_begins(is_report_due)?;
-        if is_report_due || self.is_awaited {
+        if is_report_due || self.has_suspects {
             self.write_pauses(is_report_due)?;
         }
         if is_report_due {
@@ -288,17 +291,18 @@ impl Completer {
             .cloned()
             .collect();
         for part in due.chunks(MAX_BATCH) {
-            let begins: Vec<_> = part
-                .iter()
-                .filter_map(|run| run.unwritten_begin())
-                .collect();
+            let begun = part.iter();
+            let begun = begun.filter_map(|run| Some((run, run.unwritten_begin()?)));
+            let (runs, begins): (Vec<_>, Vec<_>) = begun.unzip();
             if begins.is_empty() {
                 continue;
             }
             let holding = self
                 .outage
                 .watch(&shared.completing, || shared.storage.begin(&begins))?;
-            part.iter().for_each(|run| run.presence.begin_is_written());
+            for (run, begin) in runs.iter().zip(&begins) {
+                run.presence.is_written(begin.is_paused == 1);
+            }
             let holding: HashSet<_> = holding.into_iter().collect();
             let lost = begins.iter().map(|begin| begin.claim);
             lost.filter(|claim| !holding.contains(&claim.id))
@@ -307,11 +311,11 @@ impl Completer {
         Ok(())
     }
 
-    /// Writes down who pauses and who is at work again: those that wait for it, or `all`.
+    /// Writes down who pauses and who is at work again: suspects, or `all`.
     fn write_pauses(&mut self, all: bool) -> Done<()> {
         let (mut due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.paused)
             .into_iter()
-            .partition(|run| all || run.presence.is_awaited());
+            .partition(|run| all || run.is_suspect());
         self.paused = later;
         let mut written = Ok(());
         for part in due.chunks(MAX_BATCH) {
@@ -322,7 +326,7 @@ impl Completer {
         }
         due.retain(|run| run.held.is_running() && run.presence.stays());
         self.paused.append(&mut due);
-        self.is_awaited = written.is_err() && self.is_awaited;
+        self.has_suspects = self.paused.iter().any(|run| run.is_suspect());
         written
     }
 

@@ -1,8 +1,9 @@
 //! Whether an attempt's executor is at work, and what the database knows of that.
 //!
 //! An executor that pauses holds its job, and is on no thread meanwhile: a worker that ends then was not ended by it. So the
-//! database is told of pauses, as it is of the begin; a little later, so that short steps and pauses cost nothing. The
-//! executor of a job whose worker was lost before is called only after it is written that it is at work.
+//! database is told of pauses, as it is of the begin; a little later, so that short steps and pauses cost nothing. Of a
+//! suspect, a job whose worker was lost before, it is told at once: its executor is called only after it is written that
+//! it is at work.
 
 use std::time::{Duration, Instant};
 
@@ -37,8 +38,6 @@ struct State {
     written: Written,
     /// The completer has it on its list.
     is_told: bool,
-    /// A thread waits until its work is written.
-    is_awaited: bool,
 }
 
 impl State {
@@ -61,7 +60,6 @@ impl Presence {
                 since: Instant::now(),
                 written: Written::Ahead,
                 is_told: false,
-                is_awaited: false,
             }),
             is_written: Condvar::new(),
         }
@@ -71,27 +69,16 @@ impl Presence {
         self.state.lock().written != Written::Ahead
     }
 
-    pub(super) fn begin_is_written(&self) {
-        self.state.lock().written = Written::Working;
-        self.is_written.notify_all();
+    pub(super) fn is_paused(&self) -> bool {
+        self.state.lock().is_paused
     }
 
-    /// The executor has returned, and is to be called again. Whether the completer is to be told.
-    pub(super) fn pause(&self) -> bool {
+    /// The executor has returned, and is to be called again; or is to be called now. Whether the completer is to be told.
+    pub(super) fn set_paused(&self, is_paused: bool) -> bool {
         let mut state = self.state.lock();
-        state.is_paused = true;
+        state.is_paused = is_paused;
         state.since = Instant::now();
         state.is_news() && !std::mem::replace(&mut state.is_told, true)
-    }
-
-    /// The executor is to be called again. Whether the completer is to be told: of one that `waits` at once.
-    pub(super) fn resume(&self, waits: bool) -> bool {
-        let mut state = self.state.lock();
-        state.is_paused = false;
-        state.since = Instant::now();
-        state.is_awaited = waits && state.is_news();
-        let is_new = state.is_news() && !std::mem::replace(&mut state.is_told, true);
-        is_new || state.is_awaited
     }
 
     /// Returns when it is written that the executor is at work, or `is_over`.
@@ -100,19 +87,13 @@ impl Presence {
         while state.written != Written::Working && !is_over() {
             self.is_written.wait_for(&mut state, LOOK);
         }
-        state.is_awaited = false;
     }
 
-    /// Whether a thread waits for a write.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.state.lock().is_awaited
-    }
-
-    /// What is to be written: whether it is paused.
-    pub(super) fn take(&self) -> Option<bool> {
+    /// What is to be written: whether it is paused. Of a suspect however short its work has been.
+    pub(super) fn take(&self, is_suspect: bool) -> Option<bool> {
         let mut state = self.state.lock();
         let is_short = !state.is_paused && state.since.elapsed() < WORK_AFTER;
-        let is_early = state.written == Written::Ahead || is_short && !state.is_awaited;
+        let is_early = state.written == Written::Ahead || is_short && !is_suspect;
         if is_early || !state.is_news() {
             return None;
         }
@@ -120,7 +101,7 @@ impl Presence {
         Some(state.is_paused)
     }
 
-    /// What was taken is written.
+    /// This is what the database has now.
     pub(super) fn is_written(&self, is_paused: bool) {
         self.state.lock().written = match is_paused {
             true => Written::Paused,

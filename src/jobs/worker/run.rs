@@ -81,10 +81,12 @@ impl JobRun {
         if !self.held.is_running() {
             return None;
         }
-        self.presence.take().map(|is_paused| Pause {
-            claim: self.claim(),
-            is_paused: u8::from(is_paused),
-        })
+        self.presence
+            .take(self.is_suspect())
+            .map(|is_paused| Pause {
+                claim: self.claim(),
+                is_paused: u8::from(is_paused),
+            })
     }
 
     /// Whether its worker was lost before. Then its executor is called only after its begin is written, so that
@@ -99,8 +101,11 @@ impl JobRun {
         !self.is_stopped()
     }
 
-    fn tell_presence(&self) {
-        if let Some(me) = self.me.upgrade() {
+    fn set_paused(&self, is_paused: bool) {
+        self.held.set_paused(is_paused);
+        if self.presence.set_paused(is_paused)
+            && let Some(me) = self.me.upgrade()
+        {
             self.shared.paused(me);
         }
     }
@@ -110,6 +115,7 @@ impl JobRun {
         Begin {
             claim: self.claim(),
             age: age.as_millis() as u64,
+            is_paused: u8::from(self.presence.is_paused()),
         }
     }
 
@@ -206,17 +212,11 @@ impl Assignment for JobRun {
     }
 
     fn pause(&self) {
-        self.held.set_paused(true);
-        if self.presence.pause() {
-            self.tell_presence();
-        }
+        self.set_paused(true);
     }
 
     fn resume(&self) -> bool {
-        self.held.set_paused(false);
-        if self.presence.resume(self.is_suspect()) {
-            self.tell_presence();
-        }
+        self.set_paused(false);
         !self.is_suspect() || self.wait_until_written()
     }
 
