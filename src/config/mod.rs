@@ -5,6 +5,7 @@
 
 mod file;
 mod secret;
+mod values;
 mod variables;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use log::LevelFilter;
 
 use crate::task::SessionKey;
 pub use secret::Secret;
+use values::{Values, refuse};
 pub use variables::{Kind, VARIABLES, Variable, help};
 use variables::{find, meant_by};
 
@@ -184,169 +186,6 @@ pub fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4))
 }
 
-/// Values that have passed their variable's check.
-struct Values(HashMap<&'static str, String>);
-
-impl Values {
-    fn check(mut given: HashMap<&'static str, String>) -> Result<Values, ConfigError> {
-        for variable in VARIABLES {
-            let value = given.entry(variable.name).or_default();
-            // An empty value is none: `AUDIT_LOG=` in a file switches the log off.
-            *value = value.trim().to_owned();
-            if value.is_empty() {
-                *value = variable.default.to_owned();
-            } else if !variable.kind.accepts(value) {
-                return Err(refuse(variable.name, value, &variable.kind.to_string()));
-            }
-        }
-        Ok(Values(given))
-    }
-
-    fn text(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
-    }
-
-    /// A number that [`check`](Self::check) has accepted.
-    fn count(&self, name: &str) -> usize {
-        self.text(name).parse().unwrap_or_default()
-    }
-
-    fn millis(&self, name: &str) -> Duration {
-        Duration::from_millis(self.count(name) as u64)
-    }
-
-    fn flag(&self, name: &str) -> bool {
-        self.text(name) == "true"
-    }
-
-    fn words(&self, name: &str) -> Vec<String> {
-        let words = self.text(name).split(',').map(str::trim);
-        words
-            .filter(|word| !word.is_empty())
-            .map(str::to_owned)
-            .collect()
-    }
-
-    /// `ALLOWED_HOSTS`: names without scheme and path, as `Host` has them.
-    fn hosts(&self) -> Result<Vec<String>, ConfigError> {
-        let hosts = self.words("ALLOWED_HOSTS");
-        match hosts.iter().find(|host| !is_host(host)) {
-            None => Ok(hosts),
-            Some(wrong) => {
-                let allowed = "host names such as demo.example, comma-separated";
-                Err(refuse("ALLOWED_HOSTS", wrong, allowed))
-            }
-        }
-    }
-
-    /// `CORS_ALLOWED_ORIGINS`, as browsers write them: in small letters, without the usual port.
-    fn origins(&self) -> Result<Vec<String>, ConfigError> {
-        let origin = |word: &String| {
-            let word = word.to_ascii_lowercase();
-            let (scheme, host) = word.split_once("://").filter(|(_, host)| is_host(host))?;
-            Some(format!("{scheme}://{}", without_usual_port(scheme, host)))
-        };
-        let words = self.words("CORS_ALLOWED_ORIGINS");
-        let origins = words.iter().map(|word| {
-            let allowed = "origins such as https://app.example, without a path, comma-separated";
-            origin(word).ok_or_else(|| refuse("CORS_ALLOWED_ORIGINS", word, allowed))
-        });
-        origins.collect()
-    }
-
-    fn optional(&self, name: &str) -> Option<String> {
-        Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
-    }
-
-    /// `STORAGE` and `DATABASE_URL`, which must fit together.
-    fn database_url(&self) -> Result<Option<Secret>, ConfigError> {
-        let storage = self.text("STORAGE");
-        if storage == "memory" {
-            return Ok(None);
-        }
-        if cfg!(not(feature = "jobs")) {
-            let allowed = "memory in this build; build with --features jobs for more";
-            return Err(refuse("STORAGE", storage, allowed));
-        }
-        let url = self.optional("DATABASE_URL");
-        let (schemes, default): (&[_], _) = match storage {
-            "sqlite" => (&["sqlite:"], Some("sqlite://jobs.db".to_owned())),
-            _ => (&["postgres://", "postgresql://"], None),
-        };
-        let wanted = format!("an address that begins with {}", schemes.join(" or "));
-        match url.or(default) {
-            Some(url) if schemes.iter().any(|scheme| url.starts_with(scheme)) => {
-                Ok(Some(url.into()))
-            }
-            url => Err(refuse("DATABASE_URL", &url.unwrap_or_default(), &wanted)),
-        }
-    }
-
-    /// The Job API's secret; it does without only where there is a key file.
-    fn jwt_secret(&self) -> Result<Option<Secret>, ConfigError> {
-        let secret = self.optional("JWT_SECRET");
-        let is_needed =
-            self.text("STORAGE") != "memory" && self.text("JWT_PUBLIC_KEY_FILE").is_empty();
-        match &secret {
-            Some(secret) if secret.len() < 32 => {
-                Err(refuse("JWT_SECRET", secret, "at least 32 bytes"))
-            }
-            None if is_needed => {
-                let allowed = "at least 32 bytes, or else JWT_PUBLIC_KEY_FILE must be set";
-                Err(refuse("JWT_SECRET", "", allowed))
-            }
-            _ => Ok(secret.map(Secret::from)),
-        }
-    }
-
-    fn into_config(self) -> Result<Config, ConfigError> {
-        let default_session = self.text("DEFAULT_SESSION");
-        Ok(Config {
-            host: self.text("HOST").to_owned(),
-            port: self.count("PORT") as u16,
-            log_level: self.text("LOG_LEVEL").parse().unwrap_or(LevelFilter::Info),
-            worker_threads: match self.count("WORKER_THREADS") {
-                0 => default_workers(),
-                threads => threads,
-            },
-            enable_session_isolation: self.flag("ENABLE_SESSION_ISOLATION"),
-            auto_map_session_by_ip: self.flag("AUTO_MAP_SESSION_BY_IP"),
-            default_session: SessionKey::parse(default_session)
-                .ok_or_else(|| refuse("DEFAULT_SESSION", default_session, "a session key"))?,
-            trusted_proxies: self.count("TRUSTED_PROXIES"),
-            session_timeout: self.millis("SESSION_TIMEOUT"),
-            max_sessions: self.count("MAX_SESSIONS"),
-            max_tasks_per_session: self.count("MAX_TASKS_PER_SESSION"),
-            max_active_tasks: self.count("MAX_ACTIVE_TASKS"),
-            max_store_bytes: self.count("MAX_STORE_BYTES"),
-            max_body_bytes: self.count("MAX_BODY_BYTES"),
-            max_result_bytes: self.count("MAX_RESULT_BYTES"),
-            max_streams: self.count("MAX_STREAMS"),
-            task_cleanup_interval: self.millis("TASK_CLEANUP_INTERVAL"),
-            max_completed_tasks: self.count("MAX_COMPLETED_TASKS"),
-            max_failed_tasks: self.count("MAX_FAILED_TASKS"),
-            max_cancelled_tasks: self.count("MAX_CANCELLED_TASKS"),
-            audit_log: self.optional("AUDIT_LOG").map(PathBuf::from),
-            max_connections: self.count("MAX_CONNECTIONS"),
-            max_connections_per_ip: self.count("MAX_CONNECTIONS_PER_IP"),
-            head_timeout: self.millis("HEAD_TIMEOUT"),
-            request_timeout: self.millis("REQUEST_TIMEOUT"),
-            keep_alive_timeout: self.millis("KEEP_ALIVE_TIMEOUT"),
-            allowed_hosts: self.hosts()?,
-            cors_allowed_origins: self.origins()?,
-            metrics: self.flag("METRICS"),
-            enable_queue: self.flag("ENABLE_QUEUE"),
-            database_url: self.database_url()?,
-            jwt_secret: self.jwt_secret()?,
-            jwt_public_key_file: self.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),
-            jwt_issuer: self.optional("JWT_ISSUER"),
-            jwt_audience: self.optional("JWT_AUDIENCE"),
-            job_lease: Duration::from_secs(self.count("JOB_LEASE_SECONDS") as u64),
-            job_retention: Duration::from_secs(self.count("JOB_RETENTION_DAYS") as u64 * 86_400),
-        })
-    }
-}
-
 impl Default for Config {
     /// Every variable at its default.
     fn default() -> Config {
@@ -363,29 +202,6 @@ pub(crate) fn without_usual_port<'a>(scheme: &str, host: &'a str) -> &'a str {
         _ => "",
     };
     host.strip_suffix(usual).unwrap_or(host)
-}
-
-/// A name or an address, perhaps with a port.
-fn is_host(text: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-    !text.is_empty() && text.bytes().all(fits)
-}
-
-fn refuse(name: &str, value: &str, allowed: &str) -> ConfigError {
-    let value = match may_be_secret(name, value) {
-        true => "…",
-        false => value,
-    };
-    let value = crate::log_safe::LogSafe(value);
-    ConfigError(format!(
-        "{name}=\"{value}\" is not valid: allowed is {allowed}"
-    ))
-}
-
-/// Whether a value is not to be repeated; an address may have come to the wrong name.
-fn may_be_secret(name: &str, value: &str) -> bool {
-    let is_address = value.contains("://") && value.contains('@');
-    is_address || (["DATABASE_URL", "JWT_SECRET"].contains(&name) && !value.is_empty())
 }
 
 /// Refuses a name that is almost one of ours.

@@ -18,7 +18,7 @@ mod connections;
 mod demo;
 /// Refusals: their form, the methods, the queries and the limits.
 mod errors;
-/// How executors run: panics, time limits, slices, results, stale attempts.
+/// How executors run: panics, time limits, blocking ones, results.
 mod execution;
 /// What the machine may lack: descriptors, threads, room on the disk; and the stop under load.
 mod faults;
@@ -41,6 +41,8 @@ mod metrics;
 mod openapi;
 /// The page and the page of a share link, in a browser.
 mod page;
+/// What becomes of executors that are called off while they run or pause.
+mod pauses;
 /// Requests one behind the other, in pieces: where one ends and the next begins.
 mod pipelining;
 /// ETags, conditional and long polls.

@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use super::{Db, User};
+use super::{Db, User, metric};
 use crate::support::{Process, TempDir, run, stderr, wait_until, wait_until_every};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -115,7 +115,11 @@ type Run = (u32, u32);
 /// A process of `examples/witness.rs`, as a worker or as a front end only.
 fn witness(db: &Db, lines: &TempDir, queue: &str) -> Process {
     let folder = lines.path().to_str().expect("UTF-8");
-    let own = [("WITNESS_DIR", folder), ("ENABLE_QUEUE", queue)];
+    let own = [
+        ("WITNESS_DIR", folder),
+        ("ENABLE_QUEUE", queue),
+        ("METRICS", "true"),
+    ];
     let variables = [&QUICKLY[..], &own].concat();
     Process::example("witness", &db.dir, &db.variables(&variables))
 }
@@ -232,10 +236,14 @@ fn a_job_that_crashes_its_worker_each_time_fails(db: &Db) {
         "type": "witness", "arguments": crashes, "maxAttempts": 1
     }));
     let mut crashed = 0;
-    while witness(db, &lines, "true").ends_unless(|| alice.job(&culprit)["status"] == "failed") {
+    let mut worker = witness(db, &lines, "true");
+    while worker.ends_unless(|| alice.job(&culprit)["status"] == "failed") {
         crashed += 1;
+        worker = witness(db, &lines, "true");
     }
     assert_eq!(crashed, 5);
+    let failed = "task_system_jobs_finished_total{type=\"witness\",status=\"failed\"}";
+    assert_eq!(metric(&worker, failed), 1.0, "by who found it out");
     let lost = alice.job(&culprit);
     // The first time its begin may not have been written down yet.
     let attempts = lost["attempts"].as_u64().expect("a number") as usize;

@@ -34,6 +34,8 @@ mod outage;
 mod promises;
 /// Order, attempts, back-off, limits, and executors of the embedding program.
 mod queue;
+/// What the database refuses for good.
+mod refusals;
 /// Idempotency keys.
 mod repeats;
 /// What the program says before it serves, and the migrations by hand.

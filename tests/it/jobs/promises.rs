@@ -13,6 +13,7 @@ on_both! {
     what_is_claimed_ahead_has_not_started
     a_job_that_is_cancelled_and_retried_for_ever_has_a_short_trail
     an_end_that_cannot_be_written_for_longer_than_the_lease_is_the_only_one
+    many_who_list_at_once_are_all_answered_and_hold_up_no_addition
 }
 
 /// Longer than the lease of [`QUICKLY`].
@@ -204,4 +205,24 @@ fn hold(db: &Db, job: &str) {
             "BEGIN; SELECT 1 FROM jobs WHERE id = '{job}' FOR UPDATE; SELECT pg_sleep(4); COMMIT"
         ));
     }
+}
+
+fn many_who_list_at_once_are_all_answered_and_hold_up_no_addition(db: &Db) {
+    let server = db.start(&[("MAX_BODY_BYTES", "1000000")]);
+    let alice = User::of(&server.client, "alice");
+    alice.add_bulk(2_000, &once(0.0));
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    alice.get("/jobs?limit=100").expect(200);
+                    alice.get("/jobs/stats").expect(200);
+                }
+            });
+        }
+        for _ in 0..50 {
+            alice.add(once(0.0));
+        }
+    });
+    assert_eq!(alice.settle(), (2_050, 0));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use async_task_system::Config;
 
 use super::{Db, User};
-use crate::support::{Process, TempDir, execute, run, stderr, stdout, wait_until};
+use crate::support::{Pooler, Process, TempDir, execute, run, stderr, stdout, wait_until};
 
 on_both! {
     the_migrations_are_listed_once_and_then_the_schema_is_current
@@ -302,4 +302,35 @@ fn a_file_that_was_replaced_is_noticed_and_nothing_is_acknowledged() {
     assert_eq!(refused["code"], "database_unavailable", "{refused}");
     std::fs::rename(db.dir.file("elsewhere.db"), db.dir.file("jobs.db")).expect("renamed");
     wait_until(|| alice.post("/jobs", super::once(0.0)).status == 201);
+}
+
+fn pooled(db: &Db, mode: &str) -> Option<Pooler> {
+    let pooler = Pooler::before(&db.url, mode);
+    if pooler.is_none() {
+        super::skip("PgBouncer", "pgbouncer");
+    }
+    pooler
+}
+
+/// Two transactions of one session may be two backends', of which one has the session's settings.
+#[test]
+fn a_pooler_in_transaction_mode_is_refused() {
+    let Some(db) = Db::postgres() else { return };
+    let Some(pooler) = pooled(&db, "transaction") else {
+        return;
+    };
+    let said = judged(&db, &pooler.url);
+    assert!(said.contains("pool_mode = session"), "{said}");
+}
+
+#[test]
+fn a_pooler_in_session_mode_serves_all() {
+    let Some(db) = Db::postgres() else { return };
+    let Some(pooler) = pooled(&db, "session") else {
+        return;
+    };
+    let server = db.start(&[("DATABASE_URL", &pooler.url)]);
+    let alice = User::of(&server.client, "alice");
+    alice.add_bulk(50, &super::once(0.0));
+    assert_eq!(alice.settle(), (50, 0));
 }

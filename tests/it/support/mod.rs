@@ -3,6 +3,8 @@
 mod client;
 mod document;
 #[cfg(feature = "jobs")]
+mod pooler;
+#[cfg(feature = "jobs")]
 mod postgres;
 mod process;
 #[cfg(feature = "jobs")]
@@ -23,6 +25,8 @@ use serde_json::{Value, json};
 
 pub(crate) use client::{Call, Client, id_of};
 pub(crate) use document::DOCUMENT;
+#[cfg(feature = "jobs")]
+pub(crate) use pooler::Pooler;
 #[cfg(feature = "jobs")]
 pub(crate) use postgres::{Cluster, execute, query, succeeds};
 #[cfg(feature = "jobs")]

@@ -54,7 +54,7 @@ fn installed() -> Option<PathBuf> {
 }
 
 /// PostgreSQL does not run as root: whom to run it as then.
-fn user() -> Option<u32> {
+pub(super) fn user() -> Option<u32> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().ok()?;
         String::from_utf8(output.stdout).ok()?.trim().parse().ok()
