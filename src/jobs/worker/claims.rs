@@ -16,6 +16,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -32,7 +33,7 @@ const MAX_HELD: usize = 10_000;
 const SUSPECTS: [usize; LANES as usize - 1] = [1_000, 64, 8, 1];
 
 /// A job that has run for so long without harm is no suspect any more: others of its lane may begin.
-const PROVEN_AFTER: Millis = 2_000;
+pub(super) const PROVEN_AFTER: Duration = Duration::from_secs(2);
 
 const AHEAD: u8 = 0;
 const RUNNING: u8 = 1;
@@ -327,7 +328,8 @@ impl Held {
     fn is_suspect(&self, now: Millis) -> bool {
         let begun = self.begun_at.load(SeqCst);
         let is_harmless = self.phase() > RUNNING || self.is_paused.load(SeqCst);
-        !is_harmless && (begun == 0 || now - begun.min(now) < PROVEN_AFTER)
+        let ran = Duration::from_millis(now.saturating_sub(begun));
+        !is_harmless && (begun == 0 || ran < PROVEN_AFTER)
     }
 
     pub(super) fn set_paused(&self, is_paused: bool) {

@@ -22,8 +22,15 @@ use crate::jobs::worker::run::JobRun;
 /// The most written at once.
 const MAX_BATCH: usize = 1_000;
 
-/// How often reports are written.
+/// How often reports and pauses are written, where that is easy.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
+
+/// The most reports written at once: suspects wait meanwhile.
+const MAX_REPORTS: usize = 500;
+
+/// Of the time, this part at most goes into reports, as long as they come every few seconds.
+const REPORT_PART: u32 = 4;
+const MAX_REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// How long it is careful after it has met a row that somebody else holds.
 const CAREFUL_FOR: Duration = Duration::from_secs(5);
@@ -60,11 +67,17 @@ pub(super) struct Completer {
     ends: Vec<Finish>,
     begun: Vec<Arc<JobRun>>,
     reported: Vec<Arc<JobRun>>,
+    /// The first so many of those are being written, in parts.
+    reports_left: usize,
+    /// What the parts before have taken.
+    reports_took: Duration,
+    /// When the next ones are to be written.
+    reports_due: Instant,
     /// Their executors pause, or are at work again.
     paused: Vec<Arc<JobRun>>,
+    pauses_due: Instant,
     /// Suspects are among those.
     has_suspects: bool,
-    reported_at: Instant,
     /// Until when ends are written without waiting for rows that somebody holds.
     careful_until: Option<Instant>,
     stop: Option<Stop>,
@@ -77,10 +90,13 @@ impl Completer {
             shared,
             ends: Vec::new(),
             begun: Vec::new(),
-            paused: Vec::new(),
-            has_suspects: false,
             reported: Vec::new(),
-            reported_at: Instant::now(),
+            reports_left: 0,
+            reports_took: Duration::ZERO,
+            reports_due: Instant::now(),
+            paused: Vec::new(),
+            pauses_due: Instant::now(),
+            has_suspects: false,
             careful_until: None,
             stop: None,
             outage: Outage::new("completer"),
@@ -142,12 +158,12 @@ impl Completer {
                 self.paused.push(run);
                 match is_suspect {
                     true => now,
-                    false => self.reported_at + REPORT_EVERY,
+                    false => self.pauses_due,
                 }
             }
             Event::Reported(run) => {
                 self.reported.push(run);
-                self.reported_at + REPORT_EVERY
+                self.reports_due
             }
             Event::Ended(end) => {
                 self.ends.push(*end);
@@ -161,27 +177,33 @@ impl Completer {
     }
 
     fn until_due(&self) -> Duration {
-        let begin = self.begun.iter().map(due_at).min();
-        let begin = begin.map(|at| at.saturating_duration_since(Instant::now()));
+        if self.reports_left > 0 {
+            return Duration::ZERO;
+        }
         if self.has_suspects {
             return AGAIN;
         }
-        let is_news = !self.reported.is_empty() || !self.paused.is_empty();
-        let report = is_news.then(|| REPORT_EVERY.saturating_sub(self.reported_at.elapsed()));
-        [begin, report].into_iter().flatten().min().unwrap_or(IDLE)
+        let begin = self.begun.iter().map(due_at).min();
+        let report = (!self.reported.is_empty()).then_some(self.reports_due);
+        let pause = (!self.paused.is_empty()).then_some(self.pauses_due);
+        let next = [begin, report, pause].into_iter().flatten().min();
+        next.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()))
     }
 
     fn round(&mut self) -> Done<()> {
         self.write_ends()?;
-        let is_report_due = self.reported_at.elapsed() >= REPORT_EVERY;
-        self.write_begins(is_report_due)?;
-        if is_report_due || self.has_suspects {
-            self.write_pauses(is_report_due)?;
+        let now = Instant::now();
+        if self.reports_left == 0 && now >= self.reports_due {
+            self.reports_left = self.reported.len();
         }
-        if is_report_due {
-            self.reported_at = Instant::now();
-            self.write_reports()?;
+        self.write_begins(self.reports_left > 0)?;
+        if now >= self.pauses_due {
+            self.write_pauses(true)?;
+            self.pauses_due = now + REPORT_EVERY;
+        } else if self.has_suspects {
+            self.write_pauses(false)?;
         }
+        self.write_reports()?;
         if self.outage.is_on() {
             // What could not be written has become nobody's, and nothing is claimed before something gets through.
             let shared = self.shared.clone();
@@ -349,24 +371,33 @@ impl Completer {
         Ok(())
     }
 
+    /// Writes some of the reports that are due.
     fn write_reports(&mut self) -> Done<()> {
-        let shared = self.shared.clone();
-        while !self.reported.is_empty() {
-            let from = self.reported.len().saturating_sub(MAX_BATCH);
-            let reports = self.reported[from..].iter();
-            let reports: Vec<_> = reports.filter_map(|run| run.take_report()).collect();
-            let holding = match self.write_batch(&reports) {
-                Ok(holding) => holding,
-                Err(error) => {
-                    // They are told when the database is back.
-                    self.reported.iter().for_each(|run| run.keep_report());
-                    return Err(error);
-                }
-            };
-            self.reported.truncate(from);
-            let lost = reports.iter().map(|report| report.claim);
-            lost.filter(|claim| !holding.contains(&claim.id))
-                .for_each(|claim| shared.lose(claim));
+        let begun = Instant::now();
+        let count = self.reports_left.min(MAX_REPORTS);
+        if count == 0 {
+            return Ok(());
+        }
+        let reports = self.reported[..count].iter();
+        let reports: Vec<_> = reports.filter_map(|run| run.take_report()).collect();
+        let holding = match self.write_batch(&reports) {
+            Ok(holding) => holding,
+            Err(error) => {
+                // They are told when the database is back.
+                self.reported.iter().for_each(|run| run.keep_report());
+                return Err(error);
+            }
+        };
+        self.reported.drain(..count);
+        let lost = reports.iter().map(|report| report.claim);
+        lost.filter(|claim| !holding.contains(&claim.id))
+            .for_each(|claim| self.shared.lose(claim));
+        self.reports_left -= count;
+        self.reports_took += begun.elapsed();
+        if self.reports_left == 0 {
+            let took = std::mem::take(&mut self.reports_took);
+            let pause = (took * REPORT_PART).clamp(REPORT_EVERY, MAX_REPORT_EVERY);
+            self.reports_due = Instant::now() + pause;
         }
         Ok(())
     }

@@ -14,13 +14,16 @@ use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::storage::Claim;
 use crate::jobs::work::{Begin, Finish, Pause, Reported, Standing};
 use crate::jobs::worker::Shared;
-use crate::jobs::worker::claims::Held;
+use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
 use crate::jobs::worker::presence::Presence;
 use crate::store::Ending;
 
 /// The longest step and message kept, in bytes.
 const MAX_STEP: usize = 400;
 const MAX_MESSAGE: usize = 2_000;
+
+/// A job that loses its worker so often stays a suspect, however long it has run.
+const MANY_LOSSES: u32 = 10;
 
 /// The first pause after a failed attempt; each further one is twice as long.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -89,15 +92,19 @@ impl JobRun {
             })
     }
 
-    /// Whether its worker was lost before. Then its executor is called only after its begin is written, so that
-    /// a job which ends its worker at once is counted all the same.
+    /// Whether its executor is called only after it is written that it is at work, so that a job which ends its worker
+    /// at once is blamed all the same. That costs much, and so ends soon for those that were blamed for no loss.
     pub(super) fn is_suspect(&self) -> bool {
-        self.job.lane > 1
+        let has_begun = self.begun.get();
+        let is_proven = has_begun.is_some_and(|at| at.elapsed() >= PROVEN_AFTER);
+        let is_blamed = self.job.lane > 2 || self.job.losses >= MANY_LOSSES;
+        self.job.lane > 1 && (is_blamed || !is_proven)
     }
 
-    /// Returns when it is written that its executor is at work; whether it may still run.
+    /// Returns when it is written that its executor is at work, where it is a suspect; whether it may still run.
     fn wait_until_written(&self) -> bool {
-        self.presence.wait(|| self.is_stopped());
+        let is_over = || !self.is_suspect() || self.is_stopped();
+        self.presence.wait(is_over);
         !self.is_stopped()
     }
 
@@ -193,7 +200,7 @@ impl Assignment for JobRun {
         if let Some(me) = self.me.upgrade() {
             self.shared.begun(me);
         }
-        if self.is_suspect() && !self.wait_until_written() {
+        if !self.wait_until_written() {
             return None;
         }
         log::debug!("Starting execution of job {}", self.job.id);
@@ -217,7 +224,7 @@ impl Assignment for JobRun {
 
     fn resume(&self) -> bool {
         self.set_paused(false);
-        !self.is_suspect() || self.wait_until_written()
+        self.wait_until_written()
     }
 
     fn finish(&self, ending: Ending) {
