@@ -1,11 +1,9 @@
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskError, TaskInput};
 use serde_json::{Value, json};
 
-use crate::support::{Gate, TestServer, id_of, pluck, wait_until};
+use crate::support::{Gate, TestServer, id_of, wait_until};
 
 /// An executor that is a plain function.
 type Body = fn(&mut TaskContext<'_>) -> Result<Outcome, TaskError>;

@@ -2,10 +2,10 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskError, TaskInput};
-use serde_json::{Value, json};
+use async_task_system::{Outcome, TaskContext, TaskInput};
+use serde_json::json;
 
-use crate::support::{Gate, TestServer, id_of, pluck, wait_until};
+use crate::support::{Gate, TestServer, pluck, wait_until};
 
 #[test]
 fn what_a_cancelled_run_still_reports_changes_nothing_even_after_a_retry() {
