@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::jobs::database::{DatabaseError, Duty, Session};
 use crate::jobs::job::{Added, Job, NewJob};
 use crate::jobs::receipts::{Asked, Receipt};
-use crate::jobs::storage::{Done, Storage, parse};
+use crate::jobs::storage::{Done, Storage, read};
 
 /// How often a key may change hands while a job that wants it is added.
 const MAX_ROUNDS: usize = 100;
@@ -147,8 +147,10 @@ struct Addition {
 
 impl Addition {
     fn take_new(&mut self, rows: &[String]) -> Done<()> {
-        let rows = parse::<Added>(rows)?;
-        self.new.extend(rows.into_iter().map(|row| (row.id, row)));
+        for line in rows.iter().flat_map(|row| row.lines()) {
+            let added = read(line, Added::parse)?;
+            self.new.insert(added.id, added);
+        }
         Ok(())
     }
 

@@ -16,13 +16,13 @@ use crate::http::Problem;
 use crate::http::router::Route;
 use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
 use crate::jobs::dummy::{self, Dummy};
-use crate::jobs::intake::{Bell, Intake};
+use crate::jobs::intake::Intake;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::notify::Notifier;
 use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::watch::Watch;
 use crate::jobs::worker::maintenance::Maintenance;
-use crate::jobs::worker::{Queue, QueueOptions};
+use crate::jobs::worker::{Bell, Queue, QueueOptions};
 use crate::jobs::{database, routes};
 use crate::metrics::Exposition;
 use crate::permits::Permits;
@@ -87,19 +87,21 @@ impl Jobs {
         let pool = execution.pool().clone();
         let registry = pool.registry().clone();
         let meter = Arc::new(JobMeter::new(config.metrics, &registry));
-        let queue = match config.enable_queue {
-            false => None,
-            true => {
-                let queue = Queue::start(storage.clone(), pool.clone(), options, meter.clone())?;
-                Some(Arc::new(queue))
-            }
-        };
-        let rescuer = queue.as_ref().map(|queue| queue.rescuer());
-        let maintenance = Maintenance::start(storage.clone(), rescuer)?;
         let notifier = match is_shared {
             true => Some(Arc::new(Notifier::start(storage.clone())?)),
             false => None,
         };
+        let (queue, bell) = match config.enable_queue {
+            false => (None, bell_of_others(notifier.clone())),
+            true => {
+                let others = bell_of_others(notifier.clone());
+                let (storage, pool, meter) = (storage.clone(), pool.clone(), meter.clone());
+                let queue = Arc::new(Queue::start(storage, pool, options, meter, others)?);
+                (Some(queue.clone()), bell_of(queue))
+            }
+        };
+        let rescuer = queue.as_ref().map(|queue| queue.rescuer());
+        let maintenance = Maintenance::start(storage.clone(), rescuer)?;
         let stopping = Arc::<AtomicBool>::default();
         let listener = match (&queue, &notifier) {
             (Some(queue), Some(notifier)) => {
@@ -108,7 +110,6 @@ impl Jobs {
             }
             _ => None,
         };
-        let bell = bell(queue.clone(), notifier.clone());
         let intake = Intake::start(storage.clone(), meter.clone(), bell.clone())?;
         let workers = if queue.is_some() { "with" } else { "without" };
         log::info!("Job API initialized successfully, {workers} workers");
@@ -222,16 +223,16 @@ impl JobSystem {
     }
 }
 
-/// Calls this process's workers, and those of others.
-fn bell(queue: Option<Arc<Queue>>, notifier: Option<Arc<Notifier>>) -> Bell {
+fn bell_of_others(notifier: Option<Arc<Notifier>>) -> Bell {
     Arc::new(move || {
-        if let Some(queue) = &queue {
-            queue.wake();
-        }
         if let Some(notifier) = &notifier {
             notifier.added();
         }
     })
+}
+
+fn bell_of(queue: Arc<Queue>) -> Bell {
+    Arc::new(move || queue.added())
 }
 
 fn tokens(config: &Config) -> io::Result<TokenConfig> {

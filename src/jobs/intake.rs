@@ -17,6 +17,7 @@ use crate::jobs::addition::{AddedJobs, Outcome, Wish};
 use crate::jobs::database::DatabaseError;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::Storage;
+use crate::jobs::worker::Bell;
 use crate::threads::{self, join_until};
 
 /// The most jobs in one commit.
@@ -44,9 +45,6 @@ pub(super) struct Intake {
     requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
-
-/// Calls the workers when jobs were added. Never blocks.
-pub(super) type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// What all who commit share.
 struct Committer {

@@ -1,5 +1,7 @@
 //! A job: as the database gives it, as clients see it.
 
+use std::str::FromStr;
+
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -152,15 +154,30 @@ pub(super) struct NewJob {
 }
 
 /// What the database says of a job that it has added.
-#[derive(Deserialize)]
 pub(super) struct Added {
     pub(super) id: Uuid,
     created: DbMillis,
     run: DbMillis,
 }
 
+impl Added {
+    /// `ID CREATED RUN`.
+    pub(super) fn parse(row: &str) -> Option<Added> {
+        let mut words = row.split(' ');
+        Some(Added {
+            id: next(&mut words)?,
+            created: next(&mut words)?,
+            run: next(&mut words)?,
+        })
+    }
+}
+
+fn next<'a, T: FromStr>(words: &mut impl Iterator<Item = &'a str>) -> Option<T> {
+    words.next()?.parse().ok()
+}
+
 /// What a worker needs of a job that it has claimed.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(super) struct Claimed {
     pub(super) id: Uuid,
     pub(super) kind: String,
@@ -182,6 +199,31 @@ pub(super) struct Claimed {
 }
 
 impl Claimed {
+    /// Its numbers and its type as a JSON string, in the order of the statement; then, on a line of their own, its arguments.
+    pub(super) fn parse(row: &str) -> Option<Claimed> {
+        let (line, arguments) = match row.split_once('\n') {
+            Some((line, arguments)) => (line, Some(arguments.to_owned())),
+            None => (row, None),
+        };
+        let mut words = line.splitn(11, ' ');
+        let words = &mut words;
+        Some(Claimed {
+            id: next(words)?,
+            claim: next(words)?,
+            lane: next(words)?,
+            attempts: next(words)?,
+            losses: next(words)?,
+            max: next(words)?,
+            // -1: none.
+            timeout: u64::try_from(next::<i64>(words)?).ok(),
+            waited: next(words)?,
+            priority: next(words)?,
+            run: next(words)?,
+            kind: serde_json::from_str(words.next()?).ok()?,
+            arguments,
+        })
+    }
+
     /// Jobs run by priority, then by age.
     pub(super) fn place(&self) -> Place {
         Place {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::executor::ExecutorRegistry;
 use crate::jobs::job::{Job, JobStatus};
-use crate::jobs::work::{Finish, Rescued};
+use crate::jobs::work::{End, Rescued};
 use crate::metrics::{Exposition, WorkMeter};
 
 /// Counts jobs; nothing where metrics are off.
@@ -33,15 +33,12 @@ impl JobMeter {
     }
 
     /// These ends were to be written; those of `written` are.
-    pub(super) fn finished(&self, ends: &[Finish], written: &[Uuid]) {
+    pub(super) fn finished(&self, ends: &[End], written: &[Uuid]) {
         let Some(meter) = &self.0 else { return };
         let mut written: HashSet<_> = written.iter().collect();
-        for end in ends
-            .iter()
-            .filter(|end| written.remove(&end.begin.claim.id))
-        {
+        for end in ends.iter().filter(|end| written.remove(&end.claim.id)) {
             let kind = meter.of(&end.kind);
-            match end.status == JobStatus::Completed as u8 {
+            match end.status == JobStatus::Completed {
                 true => kind.completed.increment(),
                 false => kind.failed.increment(),
             }

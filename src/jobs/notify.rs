@@ -20,6 +20,9 @@ use crate::threads::{self, join_until};
 /// The most messages that wait. Those beyond are found out without a message, a little later.
 const MAX_WAITING: usize = 10_000;
 
+/// The least time between two calls that something was added: under load one is for many.
+const CALL_EVERY: Duration = Duration::from_millis(5);
+
 /// How long the listener waits before it looks whether it is to stop.
 const LISTEN_LOOK: Duration = Duration::from_millis(250);
 
@@ -97,9 +100,13 @@ impl Notifier {
 }
 
 fn send(storage: &Storage, queue: &Receiver<Message>, is_added: &AtomicBool, name: &str) {
+    let mut called: Option<Instant> = None;
     while let Ok(message) = queue.recv() {
         let text = match message {
             Message::Added => {
+                let since = called.map_or(CALL_EVERY, |at| at.elapsed());
+                std::thread::sleep(CALL_EVERY.saturating_sub(since));
+                called = Some(Instant::now());
                 // What is added from now on is told once more.
                 is_added.store(false, SeqCst);
                 name.to_owned()

@@ -166,8 +166,15 @@ pub(super) fn parse<T: for<'de> Deserialize<'de>>(rows: &[String]) -> Done<Vec<T
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// Reads words, which this program's own statement has given.
+pub(super) fn read<T>(words: &str, parse: impl Fn(&str) -> Option<T>) -> Done<T> {
+    parse(words)
+        .ok_or_else(|| DatabaseError::Broken(format!("an answer cannot be read: {words:.80}")))
+}
+
 pub(super) fn ids(rows: &[String]) -> Done<Vec<Uuid>> {
-    let ids = rows.iter().map(|row| row.parse());
+    let lines = rows.iter().flat_map(|row| row.lines());
+    let ids = lines.map(str::parse);
     Ok(ids.collect::<Result<_, _>>()?)
 }
 

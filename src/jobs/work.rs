@@ -4,14 +4,15 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::jobs::clock::since_boot;
 use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
 use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::sql::work as sql;
-use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse};
+use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse, read};
 
 /// The newest percent and step of an attempt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -54,11 +55,14 @@ pub(super) struct Reported {
     pub(super) standing: Standing,
 }
 
-/// How an attempt ended.
-#[derive(Clone, Debug, Serialize)]
+/// How an attempt ended: the row that is written of it.
+#[derive(Debug, Serialize)]
 pub(super) struct Finish {
     #[serde(flatten)]
-    pub(super) begin: Begin,
+    pub(super) claim: Claim,
+    /// Milliseconds since its executor was called.
+    #[serde(rename = "xage")]
+    pub(super) age: u64,
     #[serde(flatten)]
     pub(super) standing: Standing,
     #[serde(rename = "xstatus")]
@@ -74,11 +78,47 @@ pub(super) struct Finish {
     /// Milliseconds to the next attempt, where there is to be one.
     #[serde(rename = "xagain", skip_serializing_if = "Option::is_none")]
     pub(super) again: Option<u64>,
+}
+
+/// An end that is to be written.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) claim: Claim,
+    /// A [`Finish`], put into JSON by the thread that ran the attempt: a single one writes all of them.
+    row: Box<RawValue>,
     /// For the meter, as is the time from begin to end.
-    #[serde(skip)]
+    pub(super) status: JobStatus,
     pub(super) kind: String,
-    #[serde(skip)]
     pub(super) ran: Duration,
+}
+
+impl End {
+    pub(super) fn new(finish: &Finish, kind: String, status: JobStatus, ran: Duration) -> End {
+        End {
+            claim: finish.claim,
+            row: to_raw_value(finish).expect("numbers and texts are JSON"),
+            status,
+            kind,
+            ran,
+        }
+    }
+
+    /// The same as a failure, with words that every database can hold in place of the executor's.
+    pub(super) fn without_texts(&self, why: &str) -> Done<End> {
+        let mut row: Map<String, Value> = serde_json::from_str(self.row.get())?;
+        for column in ["xstep", "xdetail", "xresult"] {
+            row.remove(column);
+        }
+        row.insert("xstatus".to_owned(), json!(JobStatus::Failed as u8));
+        let error = json!({ "message": why }).to_string();
+        row.insert("xerror".to_owned(), json!(error));
+        row.insert("xmessage".to_owned(), json!(json!(why).to_string()));
+        Ok(End {
+            row: to_raw_value(&row)?,
+            status: JobStatus::Failed,
+            ..self.clone()
+        })
+    }
 }
 
 /// A claim to be prolonged.
@@ -173,8 +213,9 @@ impl Storage {
         let document = json!({
             "lane": query.lane, "kinds": query.kinds, "count": query.count, "lease": millis(query.lease),
         });
-        let mut jobs: Vec<Claimed> =
-            parse(&self.write(Duty::Claim, &self.work.claim, &document)?)?;
+        let rows = self.write(Duty::Claim, &self.work.claim, &document)?;
+        let jobs = rows.iter().map(|row| read(row, Claimed::parse));
+        let mut jobs = jobs.collect::<Done<Vec<_>>>()?;
         // No database promises to give back in any order.
         jobs.sort_by_key(Claimed::place);
         Ok(jobs)
@@ -215,23 +256,24 @@ impl Storage {
     }
 
     /// Writes ends down, to be [settled](Self::settle); the jobs whose claims held.
-    pub(super) fn finish(&self, ends: &[Finish]) -> Done<Vec<Uuid>> {
-        ids(&self.write(Duty::Complete, &self.work.finish, &ends)?)
+    pub(super) fn finish(&self, ends: &[End]) -> Done<Vec<Uuid>> {
+        let rows: Vec<&RawValue> = ends.iter().map(|end| &*end.row).collect();
+        ids(&self.write(Duty::Complete, &self.work.finish, &rows)?)
     }
 
     /// As [`finish`](Self::finish), but waits for no row that somebody else has locked. Also the jobs
     /// that it found free; the ends of the others are still to be written.
-    pub(super) fn finish_free(&self, ends: &[Finish]) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
-        let claims: Vec<Claim> = ends.iter().map(|end| end.begin.claim).collect();
+    pub(super) fn finish_free(&self, ends: &[End]) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
+        let claims: Vec<Claim> = ends.iter().map(|end| end.claim).collect();
         let document = serde_json::to_string(&claims)?;
         let (mut free, mut written) = (HashSet::new(), Vec::new());
         self.database.transact(Duty::Complete, &mut |session| {
             free = ids(&session.run(&self.work.free, &document)?)?
                 .into_iter()
                 .collect();
-            let of_free = |end: &&Finish| free.contains(&end.begin.claim.id);
-            let ends: Vec<&Finish> = ends.iter().filter(of_free).collect();
-            let document = serde_json::to_string(&ends)?;
+            let of_free = ends.iter().filter(|end| free.contains(&end.claim.id));
+            let rows: Vec<&RawValue> = of_free.map(|end| &*end.row).collect();
+            let document = serde_json::to_string(&rows)?;
             written = ids(&session.run(&self.work.finish, &document)?)?;
             Ok(())
         })?;

@@ -60,16 +60,28 @@ pub(super) fn translate(template: &str, dialect: Dialect) -> String {
     sql = sql.replace("{int}", word("", "::int"));
     sql = sql.replace("{big}", word("", "::bigint"));
     sql = sql.replace("{rank}", word("(-y.priority)", "(-(y.priority::bigint))"));
-    sql = sql.replace("{place}", word("", ", y.priority, y.run_at"));
+    sql = sql.replace("{place}", word("", ", y.priority, y.run_at, y.id"));
     sql = sql.replace("{owner}", "coalesce(user_id, '')");
     sql = sql.replace("{skip}", word("", "FOR UPDATE SKIP LOCKED"));
+    // Where a row is, for the statement that has locked it.
+    sql = sql.replace("{row}", word("id", "ctid"));
+    sql = sql.replace("{quote}", word("json_quote", "to_json"));
+    // SQLite's triggers count each row; PostgreSQL's are spared, as the migration says.
+    let counted = "(SELECT set_config('jobs.counted', 'on', true)) = 'on'";
+    sql = sql.replace("{counted}", word("true", counted));
+    sql = expand(&sql, "{counting:", |parts| {
+        match parts.split_once(" RETURNING ") {
+            Some((change, given)) if postgres => counting(change, given),
+            _ => parts.to_owned(),
+        }
+    });
     // One moment for a whole statement.
     sql = sql.replace(
         "{now}",
         word(
             "CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER)",
-            // Unlike `extract`, without arbitrary precision.
-            "(date_part('epoch', statement_timestamp()) * 1000)::bigint",
+            // Unlike `extract`, without arbitrary precision; and, since it is a query, once for all rows.
+            "(SELECT (date_part('epoch', statement_timestamp()) * 1000)::bigint)",
         ),
     );
     // SQLite has no statistics, and may believe in another index. PostgreSQL is told by its settings.
@@ -113,10 +125,36 @@ pub(super) fn translate(template: &str, dialect: Dialect) -> String {
     sql
 }
 
+/// Counts the rows that `change` has added or ended, in the same statement, which says that it does. What is given of
+/// them comes in the lines of one row, since many small rows cost more than they carry.
+fn counting(change: &str, given: &str) -> String {
+    let (columns, counts) = match change.starts_with("INSERT") {
+        true => (
+            "id, user_id, kind, created_at, run_at",
+            "SELECT coalesce(user_id, ''), kind, 1, count(*) FROM changed GROUP BY 1, 2",
+        ),
+        false => (
+            "id, user_id, kind, status",
+            "SELECT coalesce(user_id, ''), kind, c.status, sum(c.change) FROM changed \
+             CROSS JOIN LATERAL (VALUES (1, -1), (changed.status, 1)) AS c(status, change) \
+             WHERE changed.status > 2 GROUP BY 1, 2, 3",
+        ),
+    };
+    format!(
+        "WITH changed AS ({change} RETURNING {columns}), counted AS (\
+         INSERT INTO job_count_changes (user_id, kind, status, change) {counts}) \
+         SELECT string_agg({given}, '\n') FROM changed HAVING count(*) > 0"
+    )
+}
+
 /// The rows of a document, or of a part of one, as a table `i`; `columns` are names with PostgreSQL's types.
 fn rows(document: &str, columns: &str, postgres: bool) -> String {
     if postgres {
-        return format!("json_to_recordset({document}::json) AS i({columns})");
+        // A limit that the planner cannot see lets it expect few rows: it looks each up, also where it has taken the table
+        // for a small one.
+        return format!(
+            "(SELECT * FROM json_to_recordset({document}::json) AS r({columns}) LIMIT (SELECT 1000000)) AS i"
+        );
     }
     let columns = columns.split(',').filter_map(|column| {
         let name = column.split_whitespace().next()?;

@@ -33,7 +33,7 @@ fn list(ended: &str, claimed: &str) -> String {
 statements! {
     /// The statements of requests, in one dialect.
     RequestStatements {
-        insert: "INSERT INTO jobs (id, user_id, kind, ready, arguments, max_attempts, \
+        insert: "{counting:INSERT INTO jobs (id, user_id, kind, ready, arguments, max_attempts, \
              priority, run_at, run_given, created_at, updated_at, unique_key, timeout_ms, trail) \
              SELECT xid, xuser, xkind, \
                CASE WHEN coalesce(xrun, {now} + xdelay) <= {now} THEN 1 ELSE 0 END, \
@@ -41,11 +41,9 @@ statements! {
                CASE WHEN xrun IS NULL THEN 0 ELSE 1 END, {now}, {now}, \
                xkey, xtimeout, '1 ' || {now} || ' created 0 0 \n' \
              FROM {rows:xid uuid,xuser text,xkind text,xarguments text,xtries int,\
-               xpriority int,xrun bigint,xdelay bigint,xkey text,xtimeout bigint} WHERE true \
-             ON CONFLICT DO NOTHING \
-             RETURNING {object}('id', id, 'created', created_at, 'run', run_at){text}",
-        own: "SELECT {object}('id', id, 'created', created_at, 'run', run_at){text} \
-             FROM jobs JOIN {rows:xid uuid} ON id = xid",
+               xpriority int,xrun bigint,xdelay bigint,xkey text,xtimeout bigint} WHERE {counted} \
+             ON CONFLICT DO NOTHING RETURNING id || ' ' || created_at || ' ' || run_at}",
+        own: "SELECT id || ' ' || created_at || ' ' || run_at FROM jobs JOIN {rows:xid uuid} ON id = xid",
         by_unique_key: "SELECT xid || ' ' || {job} FROM jobs JOIN {rows:xid uuid,xuser text,xkey text} \
              ON coalesce(user_id, '') = coalesce(xuser, '') AND unique_key = xkey \
              WHERE status < 3",

@@ -44,15 +44,15 @@ statements! {
         /// `ready` tells how careful to be with a job: 1, and 1 more each time that its worker was lost.
         claim: "UPDATE jobs SET status = 2, claim = claim + 1, \
              lease_until = {now} + ({arg:lease}){big}, updated_at = {now}, ahead = 1, paused = 0, started_at = NULL \
-             WHERE id {in_ids:SELECT x.id FROM {rows_of:kinds:xkind text,xrank bigint,xrun bigint,xid uuid} \
-               {each:SELECT y.id{place} FROM jobs AS y {by:jobs_due} WHERE y.status = 1 AND y.ready > 0 \
+             WHERE {counted} AND {row} {in_ids:SELECT x.{row} FROM {rows_of:kinds:xkind text,xrank bigint,xrun bigint,xid uuid} \
+               {each:SELECT y.{row}{place} FROM jobs AS y {by:jobs_due} WHERE y.status = 1 AND y.ready > 0 \
                  AND y.ready = ({arg:lane}){int} AND y.kind = xkind \
                  AND ({rank}, y.run_at, y.id) > (xrank, xrun, xid) \
                  ORDER BY {rank}, y.run_at, y.id LIMIT ({arg:count}){int} {skip}} \
                ORDER BY x.priority DESC, x.run_at, x.id LIMIT ({arg:count}){int}} \
-             RETURNING {object}('id', id, 'kind', kind, 'arguments', arguments, 'lane', ready, \
-               'attempts', attempts, 'losses', losses, 'max', max_attempts, 'timeout', timeout_ms, 'claim', claim, \
-               'waited', {now} - run_at, 'priority', priority, 'run', run_at){text}",
+             RETURNING id || ' ' || claim || ' ' || ready || ' ' || attempts || ' ' || losses || ' ' || max_attempts || ' ' \
+               || coalesce(timeout_ms, -1) || ' ' || ({now} - run_at) || ' ' || priority || ' ' || run_at || ' ' \
+               || {quote}(kind) || coalesce('\n' || arguments, '')",
         promote: "UPDATE jobs SET ready = 1 WHERE id {in_ids:SELECT id FROM jobs {by:jobs_later} \
              WHERE status = 1 AND ready = 0 AND run_at <= {now} ORDER BY run_at LIMIT 10000 {skip}} \
              RETURNING id || ''",
@@ -86,7 +86,7 @@ statements! {
               WHERE jobs.seq % 100 = 0) RETURNING job_id || ''"
         ),
         /// xagain: null for an end; else the ms to the next attempt. xage: as with `begin`.
-        finish: "UPDATE jobs SET status = CASE WHEN xagain IS NULL THEN xstatus ELSE 1 END, \
+        finish: "{counting:UPDATE jobs SET status = CASE WHEN xagain IS NULL THEN xstatus ELSE 1 END, \
              ready = CASE WHEN xagain > 0 THEN 0 ELSE 1 END, \
              run_at = CASE WHEN xagain IS NULL THEN run_at ELSE {now} + xagain END, \
              run_given = CASE WHEN xagain IS NULL THEN run_given ELSE 0 END, \
@@ -108,7 +108,7 @@ statements! {
                  ' 0 \"next attempt in ' || xagain || ' ms\"\n' END \
              FROM {rows:xid uuid,xclaim bigint,xstatus int,xresult text,xerror text,\
                xprogress int,xstep text,xdetail text,xmessage text,xagain bigint,xage bigint} \
-             WHERE {held} RETURNING id || ''",
+             WHERE {held} AND {counted} RETURNING id || ''}",
         /// xdone: its executor has ended, so nobody else may have the job, however late its end is written. Any
         /// other lease that is over stays over.
         renew: "UPDATE jobs SET lease_until = {now} + xlease \

@@ -11,9 +11,8 @@ use crossbeam_channel::Receiver;
 use uuid::Uuid;
 
 use crate::jobs::database::{DatabaseError, Duty};
-use crate::jobs::job::JobStatus;
 use crate::jobs::storage::{Claim, Done};
-use crate::jobs::work::{Finish, Release, Reported};
+use crate::jobs::work::{End, Release, Reported};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::outage::Outage;
 use crate::jobs::worker::presence::WORK_AFTER;
@@ -49,7 +48,7 @@ pub(super) enum Event {
     Paused(Arc<JobRun>),
     /// It has a report that was not taken.
     Reported(Arc<JobRun>),
-    Ended(Box<Finish>),
+    Ended(End),
     /// Nothing more will come, and this is the time until when all is to be written.
     Stop(Stop),
 }
@@ -64,7 +63,7 @@ pub(super) struct Stop {
 pub(super) struct Completer {
     shared: Arc<Shared>,
     /// Not yet written.
-    ends: Vec<Finish>,
+    ends: Vec<End>,
     begun: Vec<Arc<JobRun>>,
     reported: Vec<Arc<JobRun>>,
     /// The first so many of those are being written, in parts.
@@ -166,7 +165,7 @@ impl Completer {
                 self.reports_due
             }
             Event::Ended(end) => {
-                self.ends.push(*end);
+                self.ends.push(end);
                 now
             }
             Event::Stop(stop) => {
@@ -242,7 +241,7 @@ impl Completer {
         let (shared, ends) = (self.shared.clone(), &self.ends[..count]);
         let finish = || shared.storage.finish_free(ends);
         let (free, written) = self.outage.watch(&shared.completing, finish)?;
-        let is_free = |end: &Finish| free.contains(&end.begin.claim.id);
+        let is_free = |end: &End| free.contains(&end.claim.id);
         self.ends[..count].sort_by_key(|end| !is_free(end));
         let count = self.ends[..count].iter().filter(|end| is_free(end)).count();
         self.are_written(count, &written);
@@ -269,17 +268,17 @@ impl Completer {
         Ok(())
     }
 
-    fn write_end(&mut self, end: &Finish) -> Done<Vec<Uuid>> {
+    fn write_end(&mut self, end: &End) -> Done<Vec<Uuid>> {
         let shared = self.shared.clone();
-        let mut finish = |end: &Finish| {
+        let mut finish = |end: &End| {
             let finish = || shared.storage.finish(std::slice::from_ref(end));
             self.outage.watch(&shared.completing, finish)
         };
         match finish(end) {
             Err(error) if !error.is_outage() => {
-                let id = end.begin.claim.id;
+                let id = end.claim.id;
                 log::error!("The database refuses what job {id} ended with: {error}");
-                finish(&without_texts(end, &error))
+                finish(&without_texts(end, &error)?)
             }
             written => written,
         }
@@ -289,7 +288,7 @@ impl Completer {
     fn are_written(&mut self, count: usize, written: &[Uuid]) {
         let ends: Vec<_> = self.ends.drain(..count).collect();
         self.shared.meter.finished(&ends, written);
-        self.shared.written(ends.iter().map(|end| end.begin.claim));
+        self.shared.written(ends.iter().map(|end| end.claim));
         // Shown, then made safe: nobody waits for the disk to learn of an end.
         if let Err(error) = self.shared.storage.settle() {
             self.outage.complain(&error);
@@ -457,15 +456,8 @@ fn due_at(run: &Arc<JobRun>) -> Instant {
 }
 
 /// The end, with words that every database can hold in place of the executor's.
-fn without_texts(end: &Finish, error: &DatabaseError) -> Finish {
+fn without_texts(end: &End, error: &DatabaseError) -> Done<End> {
     let why = format!("the database refuses what this attempt has to say: {error}");
     let why: String = why.chars().filter(char::is_ascii).take(500).collect();
-    let mut bare = end.clone();
-    bare.standing.step = None;
-    bare.standing.detail = None;
-    bare.result = None;
-    bare.status = JobStatus::Failed as u8;
-    bare.error = Some(serde_json::json!({ "message": why }).to_string());
-    bare.message = Some(serde_json::json!(why).to_string());
-    bare
+    end.without_texts(&why)
 }

@@ -28,6 +28,9 @@ const SLOW_PART: u32 = 10;
 /// How long a job is left alone whose earlier run has not heard yet that it is over.
 const STILL_RUNNING: Duration = Duration::from_millis(250);
 
+/// How long after a claim it is asked when the next job is due: what was claimed goes first.
+const SETTLE: Duration = Duration::from_millis(10);
+
 /// How often jobs whose worker was lost are looked for while there are more than may begin.
 const SUSPECTS_EVERY: Duration = Duration::from_millis(100);
 
@@ -67,8 +70,9 @@ impl Fetcher {
 
     pub(super) fn run(mut self, called: &Receiver<()>) {
         while !self.shared.is_stopping() {
-            let next = self.round().unwrap_or_else(|error| {
+            let next = self.round(called).unwrap_or_else(|error| {
                 self.outage.complain(&error);
+                self.shared.claimed(false);
                 self.outage.pause()
             });
             let _ = called.recv_timeout(next);
@@ -78,7 +82,7 @@ impl Fetcher {
     }
 
     /// Claims what there is room for; how long until the next look.
-    fn round(&mut self) -> Done<Duration> {
+    fn round(&mut self, called: &Receiver<()>) -> Done<Duration> {
         let look_every = self.shared.options.look_every();
         if self.promoted.is_none_or(|at| at.elapsed() >= look_every) {
             let shared = self.shared.clone();
@@ -91,8 +95,9 @@ impl Fetcher {
         self.claim_suspects()?;
         let has_room = self.claim_others()?;
         let next = match has_room {
-            true => self.until_next(look_every)?,
             false => look_every,
+            true if called.recv_timeout(SETTLE).is_ok() => Duration::ZERO,
+            true => self.until_next(look_every)?,
         };
         Ok(match self.shared.has_suspects.load(SeqCst) {
             true => next.min(SUSPECTS_EVERY),
@@ -118,10 +123,12 @@ impl Fetcher {
             self.shared.has_more.store(true, SeqCst);
             let room = self.shared.room(1, self.window);
             if room == 0 {
+                self.shared.claimed(false);
                 return Ok(false);
             }
             let claimed = self.claim(1, room)?;
             self.adapt(claimed == room);
+            self.shared.claimed(claimed < room);
             if claimed < room {
                 self.shared.has_more.store(false, SeqCst);
                 break;

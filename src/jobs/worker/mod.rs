@@ -29,7 +29,7 @@ use crate::engine::pool::Pool;
 use crate::jobs::clock::BootClock;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::{Claim, Storage};
-use crate::jobs::work::Finish;
+use crate::jobs::work::End;
 use crate::jobs::worker::claims::{Claims, Held};
 use crate::jobs::worker::completer::{Completer, Event, Stop};
 use crate::jobs::worker::fetcher::Fetcher;
@@ -44,6 +44,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most ends that wait to be written: no more is claimed before. What has run and is not written
 /// would run again after a crash.
 const MAX_UNWRITTEN: usize = 2_000;
+
+/// Calls workers, since jobs were added. Never blocks.
+pub(super) type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// How the queue runs.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +93,10 @@ struct Shared {
     low: AtomicUsize,
     /// The last claim took as many as it might, so that there may be more. Whoever adds some calls as well.
     has_more: AtomicBool,
+    /// Something was added that others were not told of: this process was thought to claim all of it.
+    is_untold: AtomicBool,
+    /// Calls the workers of other processes. Never blocks.
+    call_others: Bell,
     /// Ends that wait to be written.
     unwritten: AtomicUsize,
     /// The fetcher found no room but for what is being written.
@@ -124,9 +131,9 @@ impl Shared {
         let _ = self.events.send(Event::Reported(run));
     }
 
-    fn ended(&self, end: Finish) {
+    fn ended(&self, end: End) {
         self.unwritten.fetch_add(1, SeqCst);
-        let _ = self.events.send(Event::Ended(Box::new(end)));
+        let _ = self.events.send(Event::Ended(end));
     }
 
     /// The ends of these claims are written, or not ours to write.
@@ -163,6 +170,23 @@ impl Shared {
         let _ = self.wake.try_send(());
     }
 
+    /// Something was added. Others are called where this process has enough to do, or finds more than it can take.
+    fn added(&self) {
+        let is_idle = !self.has_more.load(SeqCst) && self.claims.figures().1 == 0;
+        match is_idle && !self.is_away() {
+            true => self.is_untold.store(true, SeqCst),
+            false => (self.call_others)(),
+        }
+        self.wake();
+    }
+
+    /// All that was due is claimed, or (`!is_all`) perhaps not.
+    fn claimed(&self, is_all: bool) {
+        if self.is_untold.swap(false, SeqCst) && !is_all {
+            (self.call_others)();
+        }
+    }
+
     /// This claim is another's, or nobody's.
     fn lose(&self, claim: Claim) {
         if self.claims.lose(claim) {
@@ -193,6 +217,7 @@ impl Queue {
         pool: Pool,
         options: QueueOptions,
         meter: Arc<JobMeter>,
+        call_others: Bell,
     ) -> std::io::Result<Queue> {
         let (events, happened) = unbounded();
         let (wake, called) = bounded(1);
@@ -208,6 +233,8 @@ impl Queue {
             renew,
             low: AtomicUsize::new(0),
             has_more: AtomicBool::new(true),
+            is_untold: AtomicBool::new(false),
+            call_others,
             unwritten: AtomicUsize::new(0),
             is_full: AtomicBool::new(false),
             has_suspects: AtomicBool::new(true),
@@ -252,6 +279,11 @@ impl Queue {
     /// Something may be due.
     pub(super) fn wake(&self) {
         self.shared.wake();
+    }
+
+    /// Something was added here: this process claims it, or calls others.
+    pub(super) fn added(&self) {
+        self.shared.added();
     }
 
     /// This claim was cancelled: its run is called off, where that is here.

@@ -12,7 +12,7 @@ use crate::engine::pool::Assignment;
 use crate::executor::{Report, TaskError, TaskInput};
 use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::storage::Claim;
-use crate::jobs::work::{Begin, Finish, Pause, Reported, Standing};
+use crate::jobs::work::{Begin, End, Finish, Pause, Reported, Standing};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
 use crate::jobs::worker::presence::Presence;
@@ -118,10 +118,9 @@ impl JobRun {
     }
 
     fn begin_entry(&self) -> Begin {
-        let age = self.begun.get().map_or(Duration::ZERO, Instant::elapsed);
         Begin {
             claim: self.claim(),
-            age: age.as_millis() as u64,
+            age: self.ran().as_millis() as u64,
             is_paused: u8::from(self.presence.is_paused()),
         }
     }
@@ -148,7 +147,7 @@ impl JobRun {
         self.news.lock().is_told = true;
     }
 
-    fn finish_with(&self, ending: Ending) -> Finish {
+    fn end_with(&self, ending: Ending) -> End {
         let mut standing = self.news.lock().standing.clone();
         let attempt = self.attempt();
         let (status, result, message) = match ending {
@@ -164,17 +163,23 @@ impl JobRun {
         let error = message
             .as_ref()
             .map(|message| json!({ "message": message, "attempt": attempt }).to_string());
-        Finish {
-            begin: self.begin_entry(),
+        let ran = self.ran();
+        let finish = Finish {
+            claim: self.claim(),
+            age: ran.as_millis() as u64,
             standing,
             status: status as u8,
             result: result.map(|json| json.get().to_owned()),
             error,
             message: message.map(|message| json!(message).to_string()),
             again: retry.then(|| back_off(failures).as_millis() as u64),
-            kind: self.job.kind.clone(),
-            ran: self.begun.get().map_or(Duration::ZERO, Instant::elapsed),
-        }
+        };
+        End::new(&finish, self.job.kind.clone(), status, ran)
+    }
+
+    /// How long ago its executor was called.
+    fn ran(&self) -> Duration {
+        self.begun.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 }
 
@@ -241,7 +246,7 @@ impl Assignment for JobRun {
                 );
             }
         }
-        self.shared.ended(self.finish_with(ending));
+        self.shared.ended(self.end_with(ending));
     }
 }
 

@@ -15,7 +15,8 @@ use libpq::Failure;
 const MIGRATIONS: &[Migration] = migrations!(
     "postgres",
     "2026-11-26-000002_counts",
-    "2026-11-26-000003_pauses"
+    "2026-11-26-000003_pauses",
+    "2026-11-30-000000_counted"
 );
 
 /// What a session sets for itself, whatever the server, the database or the role has as its default.
