@@ -75,12 +75,12 @@ pub(super) fn translate(template: &str, dialect: Dialect) -> String {
             _ => parts.to_owned(),
         }
     });
-    // One moment for a whole statement.
+    // One moment for a whole statement, looked up once, since it is a query. `date_part` does without arbitrary
+    // precision, unlike `extract`.
     sql = sql.replace(
         "{now}",
         word(
-            "CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER)",
-            // Unlike `extract`, without arbitrary precision; and, since it is a query, once for all rows.
+            "(SELECT CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER))",
             "(SELECT (date_part('epoch', statement_timestamp()) * 1000)::bigint)",
         ),
     );
@@ -161,8 +161,8 @@ fn rows(document: &str, columns: &str, postgres: bool) -> String {
         Some(format!("value ->> '$.{name}' AS {name}"))
     });
     let columns = columns.collect::<Vec<_>>().join(", ");
-    // With the limit each is read once a row, without it at each use.
-    format!("(SELECT {columns} FROM json_each({document}) LIMIT -1) AS i")
+    // With the limit each is read once a row, without it at each use. What `jsonb_each` gives is not parsed again.
+    format!("(SELECT {columns} FROM jsonb_each({document}) LIMIT -1) AS i")
 }
 
 /// Replaces every `{start…}` by what `with` makes of its inside, which may hold braces.
