@@ -220,7 +220,7 @@ fn a_newer_schema_is_refused_naming_both_versions(db: &Db) {
     db.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('20991231000000')");
     let said = judged(db, &db.url);
     assert!(
-        said.contains("20991231000000") && said.contains("20261126"),
+        said.contains("20991231000000") && said.contains("knows those up to 2026"),
         "{said}"
     );
 }
