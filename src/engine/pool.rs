@@ -268,6 +268,13 @@ impl Pool {
         }
     }
 
+    /// Whether a worker takes a run that comes now.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn has_free_worker(&self) -> bool {
+        let figures = self.figures();
+        figures.waiting == 0 && figures.busy < figures.workers
+    }
+
     /// Ends the threads, and waits for them until `deadline`; an executor that still blocks
     /// then is left behind. All attempts are over by now: the workers drop what still waits.
     /// Harmless when repeated.

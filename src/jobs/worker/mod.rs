@@ -172,7 +172,8 @@ impl Shared {
 
     /// Something was added. Others are called where this process has enough to do, or finds more than it can take.
     fn added(&self) {
-        let is_idle = !self.has_more.load(SeqCst) && self.claims.figures().1 == 0;
+        let (_, ahead) = self.claims.figures();
+        let is_idle = ahead == 0 && !self.has_more.load(SeqCst) && self.pool.has_free_worker();
         match is_idle && !self.is_away() {
             true => self.is_untold.store(true, SeqCst),
             false => (self.call_others)(),
