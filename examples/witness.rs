@@ -99,8 +99,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     registry.register("witness", move |input| {
         Witness::new(Path::new(&folder), input)
     });
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let server = Server::start(config, registry)?;
+    // Before this, while it may wait for its database, a signal ends the process at once.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     signals.forever().next();
     server.stop();
     Ok(())

@@ -133,10 +133,23 @@ pub(super) struct Renewal {
     pub(super) is_done: u8,
 }
 
-/// What became of renewals; a job that is in neither was taken from this worker.
-pub(super) struct Renewed {
-    pub(super) prolonged: HashSet<Uuid>,
+/// What became of rows that were to be written. A job that is in neither was taken from this worker.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) done: HashSet<Uuid>,
+    /// Somebody else was writing to it: to be written the next time.
     pub(super) locked: HashSet<Uuid>,
+}
+
+impl Written {
+    pub(super) fn extend(&mut self, more: Written) {
+        self.done.extend(more.done);
+        self.locked.extend(more.locked);
+    }
+
+    pub(super) fn holds(&self, claim: Claim) -> bool {
+        self.done.contains(&claim.id) || self.locked.contains(&claim.id)
+    }
 }
 
 /// A claim to be given back.
@@ -214,8 +227,15 @@ impl Storage {
             "lane": query.lane, "kinds": query.kinds, "count": query.count, "lease": millis(query.lease),
         });
         let rows = self.write(Duty::Claim, &self.work.claim, &document)?;
-        let jobs = rows.iter().map(|row| read(row, Claimed::parse));
-        let mut jobs = jobs.collect::<Done<Vec<_>>>()?;
+        let readable = |row: &String| match read(row, Claimed::parse) {
+            Ok(job) => Some(job),
+            // Somebody else wrote into it. No reason to leave the others alone.
+            Err(error) => {
+                log::error!("A job cannot be claimed: {error}");
+                None
+            }
+        };
+        let mut jobs: Vec<Claimed> = rows.iter().filter_map(readable).collect();
         // No database promises to give back in any order.
         jobs.sort_by_key(Claimed::place);
         Ok(jobs)
@@ -233,26 +253,46 @@ impl Storage {
         Ok(wait.map(|ms| Duration::from_millis(ms.max(0) as u64)))
     }
 
-    /// Writes down that attempts have begun; the jobs whose claims hold.
-    pub(super) fn begin(&self, begins: &[Begin]) -> Done<Vec<Uuid>> {
-        ids(&self.write(Duty::Complete, &self.work.begin, &begins)?)
+    /// Writes down that attempts have begun.
+    pub(super) fn begin(&self, begins: &[Begin]) -> Done<Written> {
+        let rows = self.write(Duty::Complete, &self.work.begin, &begins)?;
+        self.written(&rows, begins.iter().map(|begin| begin.claim))
     }
 
-    /// Writes down who pauses, and who is at work again; those for whom that is done.
-    pub(super) fn pause(&self, pauses: &[Pause]) -> Done<Vec<Uuid>> {
-        ids(&self.write(Duty::Complete, &self.work.pause, &pauses)?)
+    /// Writes down who pauses, and who is at work again.
+    pub(super) fn pause(&self, pauses: &[Pause]) -> Done<Written> {
+        let rows = self.write(Duty::Complete, &self.work.pause, &pauses)?;
+        self.written(&rows, pauses.iter().map(|pause| pause.claim))
     }
 
-    /// Writes standings down; the jobs whose claims hold.
-    pub(super) fn report(&self, reports: &[Reported]) -> Done<Vec<Uuid>> {
+    /// Writes standings down, and into the history.
+    pub(super) fn report(&self, reports: &[Reported]) -> Done<Written> {
         let document = serde_json::to_string(reports)?;
-        let mut holding = Vec::new();
+        let mut rows = Vec::new();
         self.database.transact(Duty::Complete, &mut |session| {
-            holding = session.run(&self.work.report, &document)?;
+            rows = session.run(&self.work.report, &document)?;
+            let done: HashSet<Uuid> = ids(&rows)?.into_iter().collect();
+            let claims = reports.iter().map(|report| report.claim);
+            let done: Vec<Claim> = claims.filter(|claim| done.contains(&claim.id)).collect();
+            let document = serde_json::to_string(&done)?;
             session.run(&self.work.log_reports, &document)?;
             session.run(&self.work.trim_reports, &document).map(drop)
         })?;
-        ids(&holding)
+        self.written(&rows, reports.iter().map(|report| report.claim))
+    }
+
+    /// `rows` are written. Of the others: do they hold?
+    fn written(&self, rows: &[String], claims: impl Iterator<Item = Claim>) -> Done<Written> {
+        let done: HashSet<Uuid> = ids(rows)?.into_iter().collect();
+        let others: Vec<Claim> = claims.filter(|claim| !done.contains(&claim.id)).collect();
+        let locked = match others.is_empty() {
+            true => Vec::new(),
+            false => ids(&self.read(Duty::Complete, &self.work.holding, &others)?)?,
+        };
+        Ok(Written {
+            done,
+            locked: locked.into_iter().collect(),
+        })
     }
 
     /// Writes ends down, to be [settled](Self::settle); the jobs whose claims held.
@@ -281,20 +321,20 @@ impl Storage {
     }
 
     /// Prolongs claims. One that somebody is writing to just now holds, and is prolonged next time.
-    pub(super) fn renew(&self, renewals: &[Renewal]) -> Done<Renewed> {
+    pub(super) fn renew(&self, renewals: &[Renewal]) -> Done<Written> {
         let document = serde_json::to_string(renewals)?;
         let rows = self.in_true_time(Duty::Renew, Some((&self.work.renew, &document)))?;
-        let prolonged: HashSet<Uuid> = ids(&rows)?.into_iter().collect();
+        let done: HashSet<Uuid> = ids(&rows)?.into_iter().collect();
         let others = renewals.iter();
         let others: Vec<_> = others
-            .filter(|renewal| !prolonged.contains(&renewal.claim.id))
+            .filter(|renewal| !done.contains(&renewal.claim.id))
             .collect();
         let mut locked = HashSet::new();
         if !others.is_empty() {
             let rows = self.read(Duty::Renew, &self.work.holding, &others)?;
             locked.extend(ids(&rows)?);
         }
-        Ok(Renewed { prolonged, locked })
+        Ok(Written { done, locked })
     }
 
     /// Gives claims back. What had begun is told, and does not count as an attempt.

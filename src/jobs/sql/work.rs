@@ -17,7 +17,7 @@ fn rescue() -> String {
          ready = CASE WHEN ready < 1 THEN 2 WHEN ready < {LANES} AND (ready = 1 OR ahead + paused = 0) \
            THEN ready + 1 ELSE ready END, \
          losses = losses + 1 - ahead, claim = claim + 1, lease_until = NULL, updated_at = {{now}}, \
-         ahead = 0, seq = seq + 1 - ahead, \
+         ahead = 0, paused = 0, seq = seq + 1 - ahead, \
          completed_at = CASE WHEN {is_last} THEN {{now}} END, \
          error = CASE WHEN {is_last} \
            THEN '{{\"message\":\"its worker was lost ' || (losses + 1) || ' times\",\"attempt\":' || attempts || '}}' \
@@ -53,27 +53,29 @@ statements! {
              RETURNING id || ' ' || claim || ' ' || ready || ' ' || attempts || ' ' || losses || ' ' || max_attempts || ' ' \
                || coalesce(timeout_ms, -1) || ' ' || ({now} - run_at) || ' ' || priority || ' ' || run_at || ' ' \
                || {quote}(kind) || coalesce('\n' || arguments, '')",
-        promote: "UPDATE jobs SET ready = 1 WHERE id {in_ids:SELECT id FROM jobs {by:jobs_later} \
+        promote: "UPDATE jobs SET ready = CASE WHEN losses > 0 THEN 2 ELSE 1 END WHERE id {in_ids:SELECT id FROM jobs {by:jobs_later} \
              WHERE status = 1 AND ready = 0 AND run_at <= {now} ORDER BY run_at LIMIT 10000 {skip}} \
              RETURNING id || ''",
         next_run: "SELECT (min(run_at) - {now}) || '' FROM jobs {by:jobs_later} WHERE status = 1 AND ready = 0 \
              HAVING min(run_at) IS NOT NULL",
-        /// xage: ms since the executor was called. What has begun already is left as it is.
+        /// xage: ms since the executor was called. What has begun already is left as it is. Here and with the next two, what
+        /// somebody else is writing to just now is left out, and written the next time.
         begin: "UPDATE jobs SET ahead = 0, paused = xpaused, attempts = attempts + ahead, \
              started_at = CASE WHEN ahead = 1 THEN {now} - xage ELSE started_at END, \
              updated_at = {now}, error = NULL, progress = 0, step = NULL, detail = NULL, seq = seq + ahead, \
              trail = CASE WHEN ahead = 1 THEN {trail} || (seq + 1) || ' ' || ({now} - xage) || ' started ' || \
                (attempts + 1) || ' 0 \n' ELSE trail END \
              FROM {rows:xid uuid,xclaim bigint,xage bigint,xpaused int} \
-             WHERE {held} RETURNING id || ''",
-        /// What somebody else is writing to just now is left out, and written the next time.
+             WHERE {held} AND id {in_ids:SELECT id FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}} \
+             RETURNING id || ''",
         pause: "UPDATE jobs SET paused = xpaused FROM {rows:xid uuid,xclaim bigint,xpaused int} \
              WHERE {held} AND id {in_ids:SELECT id FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}} \
              RETURNING id || ''",
         report: "UPDATE jobs SET progress = xprogress, step = xstep, detail = xdetail, \
              updated_at = {now}, seq = seq + 1 \
              FROM {rows:xid uuid,xclaim bigint,xprogress int,xstep text,xdetail text} \
-             WHERE {held} RETURNING id || ''",
+             WHERE {held} AND id {in_ids:SELECT id FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}} \
+             RETURNING id || ''",
         log_reports: "INSERT INTO job_progress (job_id, seq, at, attempt, progress, step, detail) \
              SELECT id, seq, updated_at, attempts, progress, step, detail \
              FROM jobs JOIN {rows:xid uuid,xclaim bigint} \
@@ -91,7 +93,7 @@ statements! {
              run_at = CASE WHEN xagain IS NULL THEN run_at ELSE {now} + xagain END, \
              run_given = CASE WHEN xagain IS NULL THEN run_given ELSE 0 END, \
              completed_at = CASE WHEN xagain IS NULL THEN {now} END, \
-             result = xresult, error = xerror, attempts = attempts + ahead, ahead = 0, \
+             result = xresult, error = xerror, attempts = attempts + ahead, ahead = 0, paused = 0, \
              started_at = CASE WHEN ahead = 1 THEN {now} - xage ELSE started_at END, \
              progress = CASE WHEN xagain IS NULL THEN xprogress ELSE 0 END, \
              step = CASE WHEN xagain IS NULL THEN xstep END, \
@@ -116,16 +118,16 @@ statements! {
              WHERE {held} AND (xdone = 1 OR lease_until >= {now}) \
              AND id {in_ids:SELECT id FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}} \
              RETURNING id || ''",
-        /// Which of these claims hold; waits for nobody.
+        /// Which of these claims hold; waits for nobody. xdone: null where the lease does not matter.
         holding: "SELECT id || '' FROM jobs JOIN {rows:xid uuid,xclaim bigint,xdone int} ON {held} \
-             WHERE xdone = 1 OR lease_until >= {now}",
+             WHERE coalesce(xdone, 1) = 1 OR lease_until >= {now}",
         /// Which of these rows nobody has locked, in this transaction's hands from now on.
         free: "SELECT id || '' FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}",
         /// A claim of which nothing was begun goes without a trace.
         release: "UPDATE jobs SET status = 1, ready = CASE WHEN xdelay > 0 THEN 0 WHEN ready > 0 THEN ready ELSE 1 END, \
              run_at = CASE WHEN xdelay > 0 THEN {now} + xdelay ELSE run_at END, \
              run_given = CASE WHEN xdelay > 0 THEN 0 ELSE run_given END, \
-             attempts = attempts - 1 + ahead, claim = claim + 1, ahead = 0, \
+             attempts = attempts - 1 + ahead, claim = claim + 1, ahead = 0, paused = 0, \
              lease_until = NULL, started_at = NULL, updated_at = {now}, seq = seq + 1 - ahead, \
              progress = 0, step = NULL, detail = NULL, \
              trail = CASE WHEN ahead = 1 THEN trail ELSE {trail} || (seq + 1) || ' ' || {now} || ' retried ' || \

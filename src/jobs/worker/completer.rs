@@ -3,7 +3,7 @@
 //! What comes while a batch is written is the next batch. An attempt that is over at once needs one write: its end tells
 //! of its begin too. At the stop the completer writes what is left, and gives back the rest.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use crossbeam_channel::Receiver;
 use uuid::Uuid;
 
 use crate::jobs::database::{DatabaseError, Duty};
-use crate::jobs::storage::{Claim, Done};
-use crate::jobs::work::{End, Release, Reported};
+use crate::jobs::storage::{Claim, Done, Storage};
+use crate::jobs::work::{End, Release, Written};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::outage::Outage;
 use crate::jobs::worker::presence::WORK_AFTER;
@@ -190,7 +190,11 @@ impl Completer {
     }
 
     fn round(&mut self) -> Done<()> {
-        self.write_ends()?;
+        let ends = self.write_ends();
+        // Somebody holds the rows of all that is left: no reason for the rest to wait.
+        if !matches!(ends, Ok(()) | Err(DatabaseError::Busy(_))) {
+            return ends;
+        }
         let now = Instant::now();
         if self.reports_left == 0 && now >= self.reports_due {
             self.reports_left = self.reported.len();
@@ -209,7 +213,7 @@ impl Completer {
             let finish = || shared.storage.finish(&[]);
             self.outage.watch(&shared.completing, finish)?;
         }
-        Ok(())
+        ends
     }
 
     fn write_ends(&mut self) -> Done<()> {
@@ -318,16 +322,14 @@ impl Completer {
             if begins.is_empty() {
                 continue;
             }
-            let holding = self
-                .outage
-                .watch(&shared.completing, || shared.storage.begin(&begins))?;
+            let written = self.write(&begins, |begin| begin.claim, Storage::begin)?;
             for (run, begin) in runs.iter().zip(&begins) {
-                run.presence.is_written(begin.is_paused == 1);
+                if written.done.contains(&begin.claim.id) {
+                    run.presence.is_written(begin.is_paused == 1);
+                } else if !written.holds(begin.claim) {
+                    shared.lose(begin.claim);
+                }
             }
-            let holding: HashSet<_> = holding.into_iter().collect();
-            let lost = begins.iter().map(|begin| begin.claim);
-            lost.filter(|claim| !holding.contains(&claim.id))
-                .for_each(|claim| shared.lose(claim));
         }
         Ok(())
     }
@@ -352,18 +354,15 @@ impl Completer {
     }
 
     fn write_pauses_of(&mut self, runs: &[Arc<JobRun>]) -> Done<()> {
-        let shared = self.shared.clone();
         let news = runs.iter();
         let news = news.filter_map(|run| Some((run, run.take_pause()?)));
         let (runs, pauses): (Vec<_>, Vec<_>) = news.unzip();
         if pauses.is_empty() {
             return Ok(());
         }
-        let pause = || shared.storage.pause(&pauses);
-        let written = self.outage.watch(&shared.completing, pause)?;
-        let written: HashSet<_> = written.into_iter().collect();
+        let written = self.write(&pauses, |pause| pause.claim, Storage::pause)?;
         for (run, pause) in runs.iter().zip(&pauses) {
-            if written.contains(&pause.claim.id) {
+            if written.done.contains(&pause.claim.id) {
                 run.presence.is_written(pause.is_paused == 1);
             }
         }
@@ -378,19 +377,23 @@ impl Completer {
             return Ok(());
         }
         let reports = self.reported[..count].iter();
-        let reports: Vec<_> = reports.filter_map(|run| run.take_report()).collect();
-        let holding = match self.write_batch(&reports) {
-            Ok(holding) => holding,
-            Err(error) => {
-                // They are told when the database is back.
-                self.reported.iter().for_each(|run| run.keep_report());
-                return Err(error);
+        let reports: Vec<_> = reports.filter_map(|run| run.report()).collect();
+        let written = self.write(&reports, |report| report.claim, Storage::report)?;
+        let reports: HashMap<_, _> = reports
+            .into_iter()
+            .map(|report| (report.claim, report))
+            .collect();
+        for run in self.reported.drain(..count).collect::<Vec<_>>() {
+            let Some(report) = reports.get(&run.held.claim) else {
+                continue;
+            };
+            let is_done = written.done.contains(&report.claim.id);
+            if !written.holds(report.claim) {
+                self.shared.lose(report.claim);
+            } else if !is_done || run.is_ahead_of(&report.standing) {
+                self.reported.push(run);
             }
-        };
-        self.reported.drain(..count);
-        let lost = reports.iter().map(|report| report.claim);
-        lost.filter(|claim| !holding.contains(&claim.id))
-            .for_each(|claim| self.shared.lose(claim));
+        }
         self.reports_left -= count;
         self.reports_took += begun.elapsed();
         if self.reports_left == 0 {
@@ -401,30 +404,36 @@ impl Completer {
         Ok(())
     }
 
-    /// Writes reports; one by one, and without those that are refused, where the database refuses one of them.
-    fn write_batch(&mut self, reports: &[Reported]) -> Done<HashSet<Uuid>> {
+    /// Writes rows together; one by one where the database refuses one of them for good. That one counts as written:
+    /// nobody is to wait for it.
+    fn write<T>(
+        &mut self,
+        rows: &[T],
+        claim: fn(&T) -> Claim,
+        write: fn(&Storage, &[T]) -> Done<Written>,
+    ) -> Done<Written> {
         let shared = self.shared.clone();
-        let mut write = |reports: &[Reported]| {
-            self.outage
-                .watch(&shared.completing, || shared.storage.report(reports))
+        let mut watched = |rows: &[T]| {
+            let write = || write(&shared.storage, rows);
+            self.outage.watch(&shared.completing, write)
         };
-        match write(reports) {
+        match watched(rows) {
             Err(error) if !error.is_outage() => {}
-            written => return Ok(written?.into_iter().collect()),
+            written => return written,
         }
-        let mut holding = HashSet::new();
-        for report in reports {
-            match write(std::slice::from_ref(report)) {
-                Ok(written) => holding.extend(written),
+        let mut all = Written::default();
+        for row in rows {
+            match watched(std::slice::from_ref(row)) {
+                Ok(written) => all.extend(written),
                 Err(error) if error.is_outage() => return Err(error),
                 Err(error) => {
-                    let id = report.claim.id;
-                    log::error!("The database refuses a report of job {id}: {error}");
-                    holding.insert(id);
+                    let id = claim(row).id;
+                    log::error!("The database refuses what is to be written of job {id}: {error}");
+                    all.done.insert(id);
                 }
             }
         }
-        Ok(holding)
+        Ok(all)
     }
 
     /// Gives back what has not been run to its end.

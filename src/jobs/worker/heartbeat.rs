@@ -91,11 +91,10 @@ impl Heartbeat<'_> {
         let renew = || shared.storage.renew(&renewals);
         let renewed = self.outage.watch(&shared.renewing, renew)?;
         let claims = || part.iter().map(|(claim, _)| *claim);
-        let is_prolonged = |claim: &Claim| renewed.prolonged.contains(&claim.id);
+        let is_prolonged = |claim: &Claim| renewed.done.contains(&claim.id);
         shared.claims.prolong(claims().filter(is_prolonged), until);
-        let holds = |claim: &Claim| is_prolonged(claim) || renewed.locked.contains(&claim.id);
         claims()
-            .filter(|claim| !holds(claim))
+            .filter(|claim| !renewed.holds(*claim))
             .for_each(|claim| shared.lose(claim));
         Ok(())
     }

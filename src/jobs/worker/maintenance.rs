@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::jobs::database::Duty;
-use crate::jobs::storage::{Done, Storage};
+use crate::jobs::storage::{Claim, Done, Storage};
+use crate::jobs::work::Rescued;
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::outage::{DutyState, Outage};
 use crate::threads::{self, join_until};
@@ -200,7 +201,10 @@ impl Rescuer {
         if lost.is_empty() {
             return Ok(());
         }
-        let rescued = storage.rescue(&lost)?;
+        let rescued = match storage.rescue(&lost) {
+            Err(error) if !error.is_outage() => rescue_each(storage, &lost)?,
+            rescued => rescued?,
+        };
         if !rescued.is_empty() {
             log::warn!("The workers of {} jobs were lost", rescued.len());
             self.shared.meter.rescued(&rescued);
@@ -211,4 +215,17 @@ impl Rescuer {
         }
         Ok(())
     }
+}
+
+/// The database refuses one of them for good: the others are taken back without it.
+fn rescue_each(storage: &Storage, lost: &[Claim]) -> Done<Vec<Rescued>> {
+    let mut all = Vec::new();
+    for claim in lost {
+        match storage.rescue(std::slice::from_ref(claim)) {
+            Ok(rescued) => all.extend(rescued),
+            Err(error) if error.is_outage() => return Err(error),
+            Err(error) => log::error!("Job {} cannot be taken back: {error}", claim.id),
+        }
+    }
+    Ok(all)
 }

@@ -23,7 +23,7 @@ const MAX_STEP: usize = 400;
 const MAX_MESSAGE: usize = 2_000;
 
 /// A job that loses its worker so often stays a suspect, however long it has run.
-const MANY_LOSSES: u32 = 10;
+const MANY_LOSSES: u32 = 4;
 
 /// The first pause after a failed attempt; each further one is twice as long.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ pub(super) struct JobRun {
     shared: Arc<Shared>,
     claimed: Instant,
     begun: OnceLock<Instant>,
+    /// When its executor was first called: a suspect waits before.
+    called: OnceLock<Instant>,
     pub(super) presence: Presence,
     news: Mutex<News>,
     /// Itself, for the completer.
@@ -59,6 +61,7 @@ impl JobRun {
             shared,
             claimed: Instant::now(),
             begun: OnceLock::new(),
+            called: OnceLock::new(),
             news: Mutex::default(),
             me: me.clone(),
         })
@@ -95,8 +98,8 @@ impl JobRun {
     /// Whether its executor is called only after it is written that it is at work, so that a job which ends its worker
     /// at once is blamed all the same. That costs much, and so ends soon for those that were blamed for no loss.
     pub(super) fn is_suspect(&self) -> bool {
-        let has_begun = self.begun.get();
-        let is_proven = has_begun.is_some_and(|at| at.elapsed() >= PROVEN_AFTER);
+        let called = self.called.get();
+        let is_proven = called.is_some_and(|at| at.elapsed() >= PROVEN_AFTER);
         let is_blamed = self.job.lane > 2 || self.job.losses >= MANY_LOSSES;
         self.job.lane > 1 && (is_blamed || !is_proven)
     }
@@ -130,21 +133,20 @@ impl JobRun {
         self.begun.get().copied()
     }
 
-    /// The newest report; the next one is told again.
-    pub(super) fn take_report(&self) -> Option<Reported> {
-        let mut news = self.news.lock();
-        news.is_told = false;
-        let report = Reported {
+    /// The newest report, where it still counts.
+    pub(super) fn report(&self) -> Option<Reported> {
+        let standing = self.news.lock().standing.clone();
+        self.held.is_running().then(|| Reported {
             claim: self.claim(),
-            standing: news.standing.clone(),
-        };
-        drop(news);
-        self.held.is_running().then_some(report)
+            standing,
+        })
     }
 
-    /// The newest report could not be written, and is to be taken again.
-    pub(super) fn keep_report(&self) {
-        self.news.lock().is_told = true;
+    /// This is written. Whether there is a newer report; if not, the completer is told of the next one.
+    pub(super) fn is_ahead_of(&self, written: &Standing) -> bool {
+        let mut news = self.news.lock();
+        news.is_told = news.standing != *written;
+        news.is_told
     }
 
     fn end_with(&self, ending: Ending) -> End {
@@ -208,6 +210,7 @@ impl Assignment for JobRun {
         if !self.wait_until_written() {
             return None;
         }
+        self.called.get_or_init(Instant::now);
         log::debug!("Starting execution of job {}", self.job.id);
         let until_claimed = Duration::from_millis(self.job.waited.max(0) as u64);
         let waited = until_claimed + self.claimed.elapsed();

@@ -52,7 +52,9 @@ fn counts_equal_a_recount_whatever_happens(db: &Db) {
         User::of(&server.client, name).settle();
     }
     assert_eq!(counted(db), db.rows(RECOUNT));
-    // By whoever deletes them, and whether or not the changes are folded meanwhile.
+    // Whoever changes or deletes them, and whether or not the changes are folded meanwhile.
+    db.execute("UPDATE jobs SET status = 4 WHERE user_id = 'bob' AND status = 3");
+    assert_eq!(counted(db), db.rows(RECOUNT));
     db.execute("DELETE FROM jobs WHERE user_id = 'carol'");
     assert_eq!(counted(db), db.rows(RECOUNT));
     assert!(counted(db).iter().all(|row| !row.starts_with("carol")));

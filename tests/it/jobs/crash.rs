@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Db, User, metric};
 use crate::support::{Process, TempDir, run, stderr, wait_until, wait_until_every};
@@ -226,25 +226,31 @@ fn a_job_that_crashes_its_worker_takes_no_other_with_it(db: &Db) {
     );
 }
 
-/// However few attempts it has: it did not fail. But it does not go on for ever, also where it crashes after a pause.
-fn a_job_that_crashes_its_worker_each_time_fails(db: &Db) {
-    let lines = TempDir::new();
-    let front = witness(db, &lines, "false");
+/// Adds a job that ends its worker in that step each time, and starts workers until it has failed; how many it ended.
+fn crash_until_failed(db: &Db, lines: &TempDir, step: u32, step_ms: u32) -> (Value, usize) {
+    let front = witness(db, lines, "false");
     let alice = User::of(&front.client, "alice");
-    let crashes = json!({ "steps": 3, "stepMs": 300, "crashes": 99, "crashStep": 1 });
+    let crashes = json!({ "steps": step + 2, "stepMs": step_ms, "crashes": 99, "crashStep": step });
     let culprit = alice.add(json!({
         "type": "witness", "arguments": crashes, "maxAttempts": 1
     }));
     let mut crashed = 0;
-    let mut worker = witness(db, &lines, "true");
+    let mut worker = witness(db, lines, "true");
     while worker.ends_unless(|| alice.job(&culprit)["status"] == "failed") {
         crashed += 1;
-        worker = witness(db, &lines, "true");
+        worker = witness(db, lines, "true");
     }
-    assert_eq!(crashed, 5);
     let failed = "task_system_jobs_finished_total{type=\"witness\",status=\"failed\"}";
     assert_eq!(metric(&worker, failed), 1.0, "by who found it out");
-    let lost = alice.job(&culprit);
+    let mut job = alice.job(&culprit);
+    job["events"] = json!(alice.events(&culprit));
+    (job, crashed)
+}
+
+/// However few attempts it has: it did not fail. But it does not go on for ever, also where it crashes after a pause.
+fn a_job_that_crashes_its_worker_each_time_fails(db: &Db) {
+    let (lost, crashed) = crash_until_failed(db, &TempDir::new(), 1, 300);
+    assert_eq!(crashed, 5);
     // The first time its begin may not have been written down yet.
     let attempts = lost["attempts"].as_u64().expect("a number") as usize;
     assert!((4..=5).contains(&attempts), "{attempts}");
@@ -253,7 +259,14 @@ fn a_job_that_crashes_its_worker_each_time_fails(db: &Db) {
     let mut expected = vec!["created"];
     expected.extend(["started", "retried"].repeat(attempts - 1));
     expected.extend(["started", "failed"]);
-    assert_eq!(alice.events(&culprit), expected);
+    assert_eq!(lost["events"], json!(expected));
+}
+
+/// By then nobody waits any more for it to be written that it is at work; so it is found out later.
+#[test]
+fn a_job_that_crashes_its_worker_long_after_its_begin_fails() {
+    let (_, crashed) = crash_until_failed(&Db::sqlite(), &TempDir::new(), 5, 500);
+    assert!((5..=8).contains(&crashed), "{crashed}");
 }
 
 /// Its executor is on no thread meanwhile.
