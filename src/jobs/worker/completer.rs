@@ -19,7 +19,7 @@ use crate::jobs::worker::presence::WORK_AFTER;
 use crate::jobs::worker::run::JobRun;
 
 /// The most written at once.
-const MAX_BATCH: usize = 1_000;
+const MAX_BATCH: usize = 2_000;
 
 /// How often reports and pauses are written, where that is easy.
 const REPORT_EVERY: Duration = Duration::from_millis(250);

@@ -43,7 +43,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The most ends that wait to be written: no more is claimed before. What has run and is not written
 /// would run again after a crash.
-const MAX_UNWRITTEN: usize = 2_000;
+const MAX_UNWRITTEN: usize = 4_000;
 
 /// Calls workers, since jobs were added. Never blocks.
 pub(super) type Bell = Arc<dyn Fn() + Send + Sync>;
