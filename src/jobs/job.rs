@@ -341,3 +341,32 @@ impl From<ReportRow> for Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claimed_row_is_read_whatever_its_type_and_arguments_are() {
+        let id = Uuid::from_u128(7);
+        for kind in ["dummy", "of two words", "a \"quoted\"\none"] {
+            for arguments in [None, Some("{\n  \"a\": \"b c\"\n}"), Some("")] {
+                let quoted = serde_json::json!(kind);
+                let tail = arguments.map_or(String::new(), |text| format!("\n{text}"));
+                let row = format!("{id} 5 2 1 0 3 -1 -40 -9 1700000000000 {quoted}{tail}");
+                let job = Claimed::parse(&row).expect("it is whole");
+                assert_eq!(
+                    (job.kind.as_str(), job.arguments.as_deref()),
+                    (kind, arguments)
+                );
+                assert_eq!((job.id, job.claim, job.lane, job.attempts), (id, 5, 2, 1));
+                assert_eq!(
+                    (job.losses, job.max, job.timeout, job.waited),
+                    (0, 3, None, -40)
+                );
+                assert_eq!((job.priority, job.run), (-9, 1_700_000_000_000));
+            }
+        }
+        assert!(Claimed::parse(&format!("{id} 5 2 -1 0 3 -1 0 0 0 \"dummy\"")).is_none());
+    }
+}

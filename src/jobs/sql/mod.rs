@@ -69,12 +69,8 @@ pub(super) fn translate(template: &str, dialect: Dialect) -> String {
     // SQLite's triggers count each row; PostgreSQL's are spared, as the migration says.
     let counted = "(SELECT set_config('jobs.counted', 'on', true)) = 'on'";
     sql = sql.replace("{counted}", word("true", counted));
-    sql = expand(&sql, "{counting:", |parts| {
-        match parts.split_once(" RETURNING ") {
-            Some((change, given)) if postgres => counting(change, given),
-            _ => parts.to_owned(),
-        }
-    });
+    sql = expand(&sql, "{adding:", |change| counting(change, ADDED, postgres));
+    sql = expand(&sql, "{ending:", |change| counting(change, ENDED, postgres));
     // One moment for a whole statement, looked up once, since it is a query. `date_part` does without arbitrary
     // precision, unlike `extract`.
     sql = sql.replace(
@@ -125,26 +121,31 @@ pub(super) fn translate(template: &str, dialect: Dialect) -> String {
     sql
 }
 
-/// Counts the rows that `change` has added or ended, in the same statement, which says that it does. What is given of
-/// them comes in the lines of one row, since many small rows cost more than they carry.
-fn counting(change: &str, given: &str) -> String {
-    let (columns, counts) = match change.starts_with("INSERT") {
-        true => (
-            "id, user_id, kind, created_at, run_at",
-            "SELECT coalesce(user_id, ''), kind, 1, count(*) FROM changed GROUP BY 1, 2",
+/// The columns that are counted by, or given, of added rows; and how they change the counts.
+const ADDED: (&str, &str) = (
+    "id, user_id, kind, created_at, run_at",
+    "SELECT coalesce(user_id, ''), kind, 1, count(*) FROM changed GROUP BY 1, 2",
+);
+
+/// The same of rows that have ended, or are to run again.
+const ENDED: (&str, &str) = (
+    "id, user_id, kind, status",
+    "SELECT coalesce(user_id, ''), kind, c.status, sum(c.change) FROM changed \
+     CROSS JOIN LATERAL (VALUES (1, -1), (changed.status, 1)) AS c(status, change) \
+     WHERE changed.status > 2 GROUP BY 1, 2, 3",
+);
+
+/// Lets a change with a `RETURNING` write its counts itself, where no trigger does it for each row. What is given comes in
+/// the lines of one row, since many small rows cost more than they carry.
+fn counting(change: &str, (columns, counts): (&str, &str), postgres: bool) -> String {
+    match change.split_once(" RETURNING ") {
+        Some((change, given)) if postgres => format!(
+            "WITH changed AS ({change} RETURNING {columns}), counted AS (\
+             INSERT INTO job_count_changes (user_id, kind, status, change) {counts}) \
+             SELECT string_agg({given}, '\n') FROM changed HAVING count(*) > 0"
         ),
-        false => (
-            "id, user_id, kind, status",
-            "SELECT coalesce(user_id, ''), kind, c.status, sum(c.change) FROM changed \
-             CROSS JOIN LATERAL (VALUES (1, -1), (changed.status, 1)) AS c(status, change) \
-             WHERE changed.status > 2 GROUP BY 1, 2, 3",
-        ),
-    };
-    format!(
-        "WITH changed AS ({change} RETURNING {columns}), counted AS (\
-         INSERT INTO job_count_changes (user_id, kind, status, change) {counts}) \
-         SELECT string_agg({given}, '\n') FROM changed HAVING count(*) > 0"
-    )
+        _ => change.to_owned(),
+    }
 }
 
 /// The rows of a document, or of a part of one, as a table `i`; `columns` are names with PostgreSQL's types.

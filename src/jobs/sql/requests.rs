@@ -33,7 +33,7 @@ fn list(ended: &str, claimed: &str) -> String {
 statements! {
     /// The statements of requests, in one dialect.
     RequestStatements {
-        insert: "{counting:INSERT INTO jobs (id, user_id, kind, ready, arguments, max_attempts, \
+        insert: "{adding:INSERT INTO jobs (id, user_id, kind, ready, arguments, max_attempts, \
              priority, run_at, run_given, created_at, updated_at, unique_key, timeout_ms, trail) \
              SELECT xid, xuser, xkind, \
                CASE WHEN coalesce(xrun, {now} + xdelay) <= {now} THEN 1 ELSE 0 END, \

@@ -88,7 +88,7 @@ statements! {
               WHERE jobs.seq % 100 = 0) RETURNING job_id || ''"
         ),
         /// xagain: null for an end; else the ms to the next attempt. xage: as with `begin`.
-        finish: "{counting:UPDATE jobs SET status = CASE WHEN xagain IS NULL THEN xstatus ELSE 1 END, \
+        finish: "{ending:UPDATE jobs SET status = CASE WHEN xagain IS NULL THEN xstatus ELSE 1 END, \
              ready = CASE WHEN xagain > 0 THEN 0 ELSE 1 END, \
              run_at = CASE WHEN xagain IS NULL THEN run_at ELSE {now} + xagain END, \
              run_given = CASE WHEN xagain IS NULL THEN run_given ELSE 0 END, \

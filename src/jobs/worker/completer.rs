@@ -390,7 +390,7 @@ impl Completer {
             let is_done = written.done.contains(&report.claim.id);
             if !written.holds(report.claim) {
                 self.shared.lose(report.claim);
-            } else if !is_done || run.is_ahead_of(&report.standing) {
+            } else if !is_done || run.has_newer_report(&report.standing) {
                 self.reported.push(run);
             }
         }

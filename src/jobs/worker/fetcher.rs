@@ -72,7 +72,7 @@ impl Fetcher {
         while !self.shared.is_stopping() {
             let next = self.round(called).unwrap_or_else(|error| {
                 self.outage.complain(&error);
-                self.shared.claimed(false);
+                self.shared.leave_to_others();
                 self.outage.pause()
             });
             let _ = called.recv_timeout(next);
@@ -123,13 +123,15 @@ impl Fetcher {
             self.shared.has_more.store(true, SeqCst);
             let room = self.shared.room(1, self.window);
             if room == 0 {
-                self.shared.claimed(false);
+                self.shared.leave_to_others();
                 return Ok(false);
             }
             let claimed = self.claim(1, room)?;
             self.adapt(claimed == room);
-            self.shared.claimed(claimed < room);
-            if claimed < room {
+            if claimed == room {
+                self.shared.leave_to_others();
+            } else {
+                self.shared.all_claimed();
                 self.shared.has_more.store(false, SeqCst);
                 break;
             }

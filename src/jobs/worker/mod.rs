@@ -181,9 +181,14 @@ impl Shared {
         self.wake();
     }
 
-    /// All that was due is claimed, or (`!is_all`) perhaps not.
-    fn claimed(&self, is_all: bool) {
-        if self.is_untold.swap(false, SeqCst) && !is_all {
+    /// All that was due is claimed: others need not be called.
+    fn all_claimed(&self) {
+        self.is_untold.store(false, SeqCst);
+    }
+
+    /// There may be more than this process can claim: others are called, where they were not before.
+    fn leave_to_others(&self) {
+        if self.is_untold.swap(false, SeqCst) {
             (self.call_others)();
         }
     }

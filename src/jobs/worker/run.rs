@@ -128,7 +128,7 @@ impl JobRun {
         }
     }
 
-    /// When its executor was called.
+    /// When it began: then its executor is called, that of a suspect when this is written.
     pub(super) fn begun(&self) -> Option<Instant> {
         self.begun.get().copied()
     }
@@ -143,7 +143,7 @@ impl JobRun {
     }
 
     /// This is written. Whether there is a newer report; if not, the completer is told of the next one.
-    pub(super) fn is_ahead_of(&self, written: &Standing) -> bool {
+    pub(super) fn has_newer_report(&self, written: &Standing) -> bool {
         let mut news = self.news.lock();
         news.is_told = news.standing != *written;
         news.is_told
@@ -179,7 +179,7 @@ impl JobRun {
         End::new(&finish, self.job.kind.clone(), status, ran)
     }
 
-    /// How long ago its executor was called.
+    /// How long ago it began.
     fn ran(&self) -> Duration {
         self.begun.get().map_or(Duration::ZERO, Instant::elapsed)
     }

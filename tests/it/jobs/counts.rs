@@ -52,7 +52,12 @@ fn counts_equal_a_recount_whatever_happens(db: &Db) {
         User::of(&server.client, name).settle();
     }
     assert_eq!(counted(db), db.rows(RECOUNT));
-    // Whoever changes or deletes them, and whether or not the changes are folded meanwhile.
+    // Whoever adds, changes or deletes them, and whether or not the changes are folded meanwhile.
+    db.execute(
+        "INSERT INTO jobs (id, user_id, kind, ready, max_attempts, run_at, created_at, updated_at, trail) \
+         VALUES ('00000000-0000-7000-8000-000000000001', 'carol', 'elsewhere', 1, 1, 1, 1, 1, '')",
+    );
+    assert_eq!(counted(db), db.rows(RECOUNT));
     db.execute("UPDATE jobs SET status = 4 WHERE user_id = 'bob' AND status = 3");
     assert_eq!(counted(db), db.rows(RECOUNT));
     db.execute("DELETE FROM jobs WHERE user_id = 'carol'");

@@ -207,6 +207,32 @@ fn hold(db: &Db, job: &str) {
     }
 }
 
+/// Somebody holds the row of one that begins, and that reports.
+#[test]
+fn a_row_that_is_held_keeps_no_other_job_from_beginning_and_reporting() {
+    let Some(db) = Db::postgres() else { return };
+    let server = db.start(&[]);
+    let alice = User::of(&server.client, "alice");
+    let held = alice.add(once(6.0));
+    wait_for_processing(&alice, 1);
+    std::thread::scope(|scope| {
+        let holding = scope.spawn(|| hold(&db, &held));
+        wait_until(|| {
+            let waits = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'BEGIN; SELECT 1 FROM jobs%' \
+                 AND state = 'active' AND pid <> pg_backend_pid()";
+            !db.rows(waits).is_empty()
+        });
+        let others: Vec<_> = (0..5).map(|_| alice.add(once(1.5))).collect();
+        for other in &others {
+            wait_until_every(Duration::from_millis(20), || {
+                alice.job(other)["progress"].as_u64() > Some(0)
+            });
+        }
+        assert!(!holding.is_finished(), "all of that while it was held");
+    });
+    assert_eq!(alice.settle(), (6, 0));
+}
+
 fn many_who_list_at_once_are_all_answered_and_hold_up_no_addition(db: &Db) {
     let server = db.start(&[("MAX_BODY_BYTES", "1000000")]);
     let alice = User::of(&server.client, "alice");

@@ -1,5 +1,7 @@
 //! What the database refuses for good, unlike an outage, is no reason to try again, and none for others to wait.
 
+use std::time::Duration;
+
 use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskInput};
 use serde_json::{Value, json};
 
@@ -49,13 +51,17 @@ fn an_addition_that_the_database_refuses_is_told_apart_from_an_outage(db: &Db) {
     server.client.get("/health").expect(200);
 }
 
-/// Reports its word as a step, and ends with it.
+/// Reports its word as a step, pauses for so long that the report is written, and ends with its word.
 fn saying(registry: &mut ExecutorRegistry) {
     registry.register("saying", |input: &TaskInput| {
         let word = input.arguments::<Value>()?["word"].clone();
+        let mut has_said = false;
         Ok(move |context: &mut TaskContext<'_>| {
+            if std::mem::replace(&mut has_said, true) {
+                return Ok(Outcome::done(word.clone()));
+            }
             context.progress(50, word.as_str().unwrap_or_default(), "")?;
-            Ok(Outcome::done(word.clone()))
+            Ok(Outcome::Again(Duration::from_millis(1_500)))
         })
     });
 }
@@ -70,15 +76,19 @@ fn a_report_or_an_end_that_the_database_refuses_holds_up_no_other(db: &Db) {
     let mut jobs = vec![job("honey"); 40];
     jobs[20] = job("poison");
     let added = alice.post("/jobs/bulk", json!({ "jobs": jobs }));
-    let ids = pluck(
+    let mut ids = pluck(
         added.expect(201).json()["jobs"].as_array().expect("a list"),
         "id",
     );
     assert_eq!(alice.settle(), (39, 1));
-    let failed = alice.job(&ids[20]);
+    let failed = alice.job(&ids.remove(20));
     let message = failed["error"]["message"].as_str().expect("a message");
     assert!(
         message.contains("the database refuses") && message.contains("no such"),
         "{message}"
     );
+    for id in ids {
+        let history = alice.get(&format!("/jobs/{id}/history")).expect(200).json();
+        assert!(history.to_string().contains("honey"), "{history}");
+    }
 }
