@@ -41,7 +41,7 @@ const HELD: &str = "id = xid AND claim = xclaim AND status + 0 = 2";
 
 /// The trail that the next entry is put behind. A long one loses what lies between its first and its newest
 /// entries, so that an entry costs the same however many came before; the numbers tell the gap.
-const TRAIL: &str = "CASE WHEN length(trail) < 8000 THEN trail ELSE \
+const TRAIL: &str = "CASE WHEN octet_length(trail) < 8000 THEN trail ELSE \
     substr(trail, 1, 2000 + instr(substr(trail, 2001), '\n')) || \
     substr(trail, length(trail) - 3999 + instr(substr(trail, length(trail) - 3999), '\n')) END";
 

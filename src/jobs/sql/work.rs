@@ -50,9 +50,8 @@ statements! {
                  AND ({rank}, y.run_at, y.id) > (xrank, xrun, xid) \
                  ORDER BY {rank}, y.run_at, y.id LIMIT ({arg:count}){int} {skip}} \
                ORDER BY x.priority DESC, x.run_at, x.id LIMIT ({arg:count}){int}} \
-             RETURNING id || ' ' || claim || ' ' || ready || ' ' || attempts || ' ' || losses || ' ' || max_attempts || ' ' \
-               || coalesce(timeout_ms, -1) || ' ' || ({now} - run_at) || ' ' || priority || ' ' || run_at || ' ' \
-               || {quote}(kind) || coalesce('\n' || arguments, '')",
+             RETURNING concat_ws(' ', id, claim, ready, attempts, losses, max_attempts, coalesce(timeout_ms, -1), \
+               {now} - run_at, priority, run_at, {quote}(kind), '\n' || arguments)",
         promote: "UPDATE jobs SET ready = CASE WHEN losses > 0 THEN 2 ELSE 1 END WHERE id {in_ids:SELECT id FROM jobs {by:jobs_later} \
              WHERE status = 1 AND ready = 0 AND run_at <= {now} ORDER BY run_at LIMIT 10000 {skip}} \
              RETURNING id || ''",

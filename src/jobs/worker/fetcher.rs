@@ -1,4 +1,4 @@
-//! Claims jobs into the pool: few where jobs take long, up to a thousand where they are over at once.
+//! Claims jobs into the pool: few where jobs take long, up to two thousand where they are over at once.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -16,7 +16,7 @@ use crate::jobs::worker::outage::Outage;
 use crate::jobs::worker::run::JobRun;
 
 /// The most jobs claimed ahead.
-const MAX_WINDOW: usize = 1_000;
+const MAX_WINDOW: usize = 2_000;
 
 /// A claim from the first due job on that takes longer walks over dead rows, which the database cannot remove while
 /// somebody holds an old snapshot.

@@ -153,6 +153,7 @@ impl Process {
     }
 
     /// Waits for its end, or until there is something else; whether it has ended.
+    #[cfg(feature = "jobs")]
     pub(crate) fn ends_unless(&mut self, other: impl Fn() -> bool) -> bool {
         let mut has_ended = false;
         wait_until_every(Duration::from_millis(20), || {
