@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::executor::ExecutorRegistry;
-use crate::http::head;
 use crate::http::request::{Client, Headers};
 use crate::http::response::Body;
 use crate::http::router::Router;
-use crate::http::{Method, Request};
+use crate::http::transport::head;
+use crate::http::{Method, Peer, Request};
 use crate::jobs::Jobs;
 use crate::system::TaskSystem;
 
@@ -33,7 +33,8 @@ pub fn check_head(bytes: &[u8]) {
     if let Ok(Some(length)) = whole {
         assert!(bytes[..length].ends_with(b"\r\n"));
         assert!(matches!(head::find_end(&bytes[..length - 1]), Ok(None)));
-        if let Ok(head) = head::parse(&bytes[..length], MAX_BODY) {
+        let text = head::text_of(&bytes[..length]);
+        if let Ok(head) = head::parse(&text, MAX_BODY) {
             assert!(bytes[..length].ends_with(b"\r\n\r\n"));
             assert!(!head.method.is_empty() && !head.target.is_empty());
         }
@@ -94,12 +95,13 @@ impl Routes {
                 .collect(),
         );
         let client = Client {
-            peer: Some([192, 0, 2, 1].into()),
+            address: Some([192, 0, 2, 1].into()),
             request_id: "fuzz",
-            is_open: &|| false,
+            state: &|| Peer::Gone,
         };
         let method = Method::parse(method);
-        let request = Request::new(method, target, &headers, body.as_bytes(), client);
+        let body = body.as_bytes().to_vec();
+        let request = Request::new(method, target, &headers, &body, client);
         let response = self.api.serve(&self.router, &request);
         assert!((200..500).contains(&response.status) || response.status == 503);
         for (name, value) in &response.headers {

@@ -36,7 +36,7 @@ impl Idempotency {
         let Some(key) = key_of(request)? else {
             return create();
         };
-        let body = request.body;
+        let body = request.body()?;
         let fingerprint = self.fingerprints.hash_one((request.path(), body));
         match self.tasks.once(session, key, fingerprint, body.len())? {
             Once::Repeat(answer) => Ok(repeat(201, answer.location.clone(), answer.body.clone())),

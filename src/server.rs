@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::api::Api;
 use crate::config::Config;
 use crate::executor::ExecutorRegistry;
-use crate::http::Request;
 use crate::http::router::Router;
-use crate::http::transport::{Transport, TransportOptions};
+use crate::http::transport::{Service, Transport, TransportOptions};
+use crate::http::{Problem, Request, Response};
 use crate::jobs::Jobs;
 use crate::system::{STOP_WITHIN, TaskSystem};
 use crate::{api, jobs};
@@ -85,8 +85,10 @@ impl Server {
         routes.extend(jobs.routes(api.streams()));
         let router = Router::new(routes);
         api.measure(&router);
-        let serving = api.clone();
-        let service = Box::new(move |request: &Request<'_>| serving.serve(&router, request));
+        let service = Box::new(Routed {
+            api: api.clone(),
+            router,
+        });
         let transport = Transport::start(listener, options, service).inspect_err(|_| {
             jobs.close();
             system.stop();
@@ -156,5 +158,21 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// The API behind its routes, as the transport calls it.
+struct Routed {
+    api: Arc<Api>,
+    router: Router,
+}
+
+impl Service for Routed {
+    fn answer(&self, request: &Request<'_>) -> Response {
+        self.api.serve(&self.router, request)
+    }
+
+    fn refuse(&self, request: &Request<'_>, problem: Problem) -> Response {
+        self.api.refuse(request, problem)
     }
 }

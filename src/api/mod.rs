@@ -141,7 +141,20 @@ impl Api {
             Ok(()) => router.answer(request),
             Err(problem) => (usize::MAX, Err(problem)),
         };
-        let mut response = answer.unwrap_or_else(|problem| problem.into_response(request.id));
+        let response = answer.unwrap_or_else(|problem| problem.into_response(request.id));
+        if let Some((meter, begun)) = measured {
+            meter.count(route, request.method, response.status, begun.elapsed());
+        }
+        self.finish(request, response)
+    }
+
+    /// Refuses a request that no route is asked about.
+    pub(crate) fn refuse(&self, request: &Request<'_>, problem: Problem) -> Response {
+        self.finish(request, problem.into_response(request.id))
+    }
+
+    /// Adds the headers that responses of a kind share.
+    fn finish(&self, request: &Request<'_>, mut response: Response) -> Response {
         let path = request.path();
         let scoped = is_under(path, &TASK_ROUTES) || path == HEALTH || path == HOME;
         // What no handler answered (405, OPTIONS, off) tells the session too.
@@ -150,9 +163,6 @@ impl Api {
             && let Ok(session) = self.session_of(request)
         {
             response = response.with(SESSION_HEADER, session.as_str().to_owned());
-        }
-        if let Some((meter, begun)) = measured {
-            meter.count(route, request.method, response.status, begun.elapsed());
         }
         origin::allow(&self.config, request, response)
     }

@@ -27,14 +27,14 @@ impl Api {
     fn client_address(&self, request: &Request<'_>) -> Option<IpAddr> {
         let proxies = self.config.trusted_proxies;
         if proxies == 0 {
-            return request.peer;
+            return request.address;
         }
         let forwarded = request.headers.all("X-Forwarded-For").join(",");
         forwarded
             .rsplit(',')
             .nth(proxies - 1)
             .and_then(|text| parse_address(text.trim()))
-            .or(request.peer)
+            .or(request.address)
     }
 }
 

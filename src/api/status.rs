@@ -7,7 +7,7 @@ use super::tasks::id;
 use super::view::StatusView;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
-use crate::http::{Problem, Response};
+use crate::http::{Peer, Problem, Response};
 use crate::store::{Refused, Wait};
 use crate::task::{Task, TaskId};
 
@@ -77,7 +77,7 @@ fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
     loop {
         let (answer, ready) = poll(call, id)?;
         let left = deadline.saturating_duration_since(Instant::now());
-        if ready || left.is_zero() || !(call.request.is_open)() {
+        if ready || left.is_zero() || (call.request.client)() != Peer::Open {
             return Ok(answer);
         }
         if bell.wait(left.min(LOOK)) == Wait::Over {

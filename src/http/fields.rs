@@ -25,7 +25,7 @@ pub(crate) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// The body's fields; none where there is no body.
     pub(crate) fn parse(request: &Request<'a>) -> Result<Fields<'a>, Problem> {
-        let body = request.body;
+        let body = request.body()?;
         let mut fields = Fields::new(Vec::new(), String::new());
         if body.is_empty() {
             return Ok(fields);

@@ -51,6 +51,7 @@ fn quality(parameter: &str) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use crate::http::Peer;
     use crate::http::request::{Client, Headers, Method, Request};
 
     #[test]
@@ -81,13 +82,14 @@ mod tests {
             (",;q=1,/,text/html/x", "text/plain"),
         ] {
             let client = Client {
-                peer: None,
+                address: None,
                 request_id: "",
-                is_open: &|| true,
+                state: &|| Peer::Open,
             };
             let values = accept.split('|').map(|value| ("Accept", value));
             let headers = Headers(values.collect());
-            let request = Request::new(Method::Get, "/", &headers, b"", client);
+            let body = Vec::new();
+            let request = Request::new(Method::Get, "/", &headers, &body, client);
             let offers = ["text/html", "application/json"];
             assert_eq!(request.wanted(&offers, "text/plain"), wanted, "{accept}");
         }

@@ -11,7 +11,7 @@ use crate::http::response::{Response, reason_phrase};
 const MAX_ERRORS: usize = 100;
 
 /// An answer that says no, and what to do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Problem {
     pub(crate) status: u16,
     code: &'static str,

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
+use crate::http::{Peer, Problem};
+
 /// The methods that routes know; any other is `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
@@ -57,21 +59,37 @@ pub(crate) struct Request<'a> {
     path: &'a str,
     /// As it was sent.
     query_text: &'a str,
-    pub(crate) peer: Option<IpAddr>,
+    pub(crate) address: Option<IpAddr>,
     pub(crate) headers: &'a Headers<'a>,
-    pub(crate) body: &'a [u8],
+    body: &'a dyn RequestBody,
     /// The client's own id where it is sane, else one of ours.
     pub(crate) id: &'a str,
-    /// Whether the client still waits, for handlers that let it.
-    pub(crate) is_open: &'a dyn Fn() -> bool,
+    /// What is known of the client while its request is handled.
+    pub(crate) client: &'a dyn Fn() -> Peer,
     query: OnceCell<Vec<(String, String)>>,
 }
 
-/// Who asks.
+/// The body of a request. That of a client that waits for `100 Continue` is asked for only by the first call.
+pub(crate) trait RequestBody {
+    /// The whole body.
+    ///
+    /// # Errors
+    ///
+    /// It did not arrive, or is too large.
+    fn whole(&self) -> Result<&[u8], Problem>;
+}
+
+impl RequestBody for Vec<u8> {
+    fn whole(&self) -> Result<&[u8], Problem> {
+        Ok(self)
+    }
+}
+
+/// Where a request comes from.
 pub(crate) struct Client<'a> {
-    pub(crate) peer: Option<IpAddr>,
+    pub(crate) address: Option<IpAddr>,
     pub(crate) request_id: &'a str,
-    pub(crate) is_open: &'a dyn Fn() -> bool,
+    pub(crate) state: &'a dyn Fn() -> Peer,
 }
 
 impl<'a> Request<'a> {
@@ -79,7 +97,7 @@ impl<'a> Request<'a> {
         method: Method,
         target: &'a str,
         headers: &'a Headers<'a>,
-        body: &'a [u8],
+        body: &'a dyn RequestBody,
         client: Client<'a>,
     ) -> Request<'a> {
         let (authority, target) = split_authority(target);
@@ -90,13 +108,22 @@ impl<'a> Request<'a> {
             authority,
             path: without_slash(path),
             query_text,
-            peer: client.peer,
+            address: client.address,
             headers,
             body,
             id: client.request_id,
-            is_open: client.is_open,
+            client: client.state,
             query: OnceCell::new(),
         }
+    }
+
+    /// The body, whole.
+    ///
+    /// # Errors
+    ///
+    /// It did not arrive, or is too large.
+    pub(crate) fn body(&self) -> Result<&'a [u8], Problem> {
+        self.body.whole()
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&'a str> {
@@ -142,8 +169,11 @@ impl<'a> Request<'a> {
 
 /// `http://host/path` names the same target as `/path`.
 fn split_authority(target: &str) -> (Option<&str>, &str) {
-    let schemes = ["http://", "https://"].into_iter();
-    match schemes.filter_map(|s| target.strip_prefix(s)).next() {
+    let without = |scheme: &str| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    match without("http://").or_else(|| without("https://")) {
         Some(rest) => {
             let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
             (Some(authority), if path.is_empty() { "/" } else { path })
@@ -213,16 +243,18 @@ mod tests {
             ("/", "", "/", vec![]),
             ("http://h:1/a?b", "h:1", "/a", vec![("b", "")]),
             ("http://h", "h", "/", vec![]),
+            ("HTTP://h/a", "h", "/a", vec![]),
             ("*", "", "*", vec![]),
             ("/a?%zz=%4", "", "/a", vec![("%zz", "%4")]),
         ] {
             let client = Client {
-                peer: None,
+                address: None,
                 request_id: "",
-                is_open: &|| true,
+                state: &|| Peer::Open,
             };
             let headers = Headers(Vec::new());
-            let request = Request::new(Method::Get, target, &headers, b"", client);
+            let body = Vec::new();
+            let request = Request::new(Method::Get, target, &headers, &body, client);
             assert_eq!(request.host(), host);
             assert_eq!(request.path(), path);
             let pairs: Vec<_> = request

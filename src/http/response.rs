@@ -5,6 +5,8 @@ use std::io;
 
 use serde::Serialize;
 
+use crate::http::Peer;
+
 /// Status, headers and body. The transport adds what every answer carries.
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -32,8 +34,8 @@ pub(crate) type Stream = dyn FnOnce(&mut dyn Outlet) -> io::Result<()> + Send;
 pub(crate) trait Outlet {
     /// Sends `bytes` at once.
     fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Whether the client is still there, as far as one can tell without sending.
-    fn is_open(&self) -> bool;
+    /// What is known of the client, without sending anything.
+    fn peer(&self) -> Peer;
 }
 
 impl Response {

@@ -4,11 +4,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::http::sse::EventFormat;
-use crate::http::{Outlet, Problem, Request};
+use crate::http::{Outlet, Peer, Problem, Request};
 use crate::permits::{Permit, Permits};
 
 /// How often a stream that has nothing to say looks whether its client is still there.
 const LOOK: Duration = Duration::from_millis(1_500);
+
+/// How soon after a heartbeat that was a question it looks for the answer.
+const PROBE: Duration = Duration::from_millis(100);
 
 /// How long a stream is silent at most.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -55,24 +58,73 @@ pub(crate) fn pour(
     mut next: impl FnMut(&mut Vec<u8>, Duration) -> bool,
 ) -> io::Result<()> {
     let mut buffer = Vec::new();
-    let mut sent = Instant::now();
+    let mut silence = Silence::default();
     let mut more = true;
     while more {
-        let silence = HEARTBEAT.saturating_sub(sent.elapsed());
-        more = next(&mut buffer, patience.min(silence));
+        more = next(&mut buffer, patience.min(silence.left()));
         if buffer.is_empty() {
-            if !out.is_open() {
-                return Err(io::ErrorKind::BrokenPipe.into());
+            match silence.judge(out.peer(), heartbeat) {
+                Judgement::Wait => continue,
+                Judgement::Send => buffer.extend_from_slice(heartbeat),
+                Judgement::Stop => return Err(io::ErrorKind::BrokenPipe.into()),
             }
-            if sent.elapsed() < HEARTBEAT {
-                continue;
-            }
-            buffer.extend_from_slice(heartbeat);
         }
         out.send(&buffer)?;
         buffer.clear();
         buffer.shrink_to(2_048);
-        sent = Instant::now();
+        silence.begun = Instant::now();
     }
     Ok(())
+}
+
+/// How long a stream has been silent, and what that means.
+struct Silence {
+    begun: Instant,
+    /// A heartbeat was sent to find out whether a client that sends no more has closed the connection: then its
+    /// system answers that nobody is there.
+    is_probed: bool,
+    is_probing: bool,
+}
+
+enum Judgement {
+    Wait,
+    Send,
+    Stop,
+}
+
+impl Default for Silence {
+    fn default() -> Silence {
+        Silence {
+            begun: Instant::now(),
+            is_probed: false,
+            is_probing: false,
+        }
+    }
+}
+
+impl Silence {
+    /// How long to wait at most before the next judgement.
+    fn left(&self) -> Duration {
+        match self.is_probing {
+            true => PROBE,
+            false => HEARTBEAT.saturating_sub(self.begun.elapsed()),
+        }
+    }
+
+    fn judge(&mut self, peer: Peer, heartbeat: &[u8]) -> Judgement {
+        self.is_probing = false;
+        let is_long = self.begun.elapsed() >= HEARTBEAT;
+        match peer {
+            Peer::Gone => Judgement::Stop,
+            // There is nothing to ask it with.
+            Peer::HalfClosed if is_long && heartbeat.is_empty() => Judgement::Stop,
+            Peer::HalfClosed if !self.is_probed && !heartbeat.is_empty() => {
+                self.is_probed = true;
+                self.is_probing = true;
+                Judgement::Send
+            }
+            _ if is_long => Judgement::Send,
+            _ => Judgement::Wait,
+        }
+    }
 }

@@ -110,8 +110,9 @@ impl Call<'_> {
             ))
         };
         let (system, request) = (self.system, self.request);
-        let key = key_of(request)?
-            .map(|key| RepeatKey::new(&self.user.name, key, request.path(), request.body));
+        let body = request.body()?;
+        let key =
+            key_of(request)?.map(|key| RepeatKey::new(&self.user.name, key, request.path(), body));
         if let Some(key) = &key
             && let Some(before) = system.storage.receipt(key)?
         {

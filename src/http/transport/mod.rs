@@ -1,25 +1,25 @@
-//! The transport: the only module that names `tiny_http`.
+//! The transport: HTTP/1.1 over the sockets of the standard library.
 //!
-//! One thread accepts; each connection has a thread that reads a request, has it answered in
-//! place and writes the answer, with no queue between. Connection threads are reused and
-//! bounded. A guard closes connections that miss a deadline.
-//!
-//! `tiny_http` accepts, and parses requests with a body up to the connection's first without one;
-//! from there on the gate, which looks at every head anyway, reads what it has looked at.
-//!
-//! Answers are written here, through a second handle on the socket, because the crate's own cannot
-//! say `Connection: close`, answers what nobody asked when an idle connection ends, and reads a
-//! refused body to its end before the refusal goes out. What it has buffered to write meanwhile is
-//! discarded by shutting the socket down first.
+//! One thread accepts the connections of each address. Each connection has a thread that reads a request, has it answered
+//! in place and writes the response, with no queue between. Connection threads are reused, and their number is bounded.
+//! [`connection`] is where to begin to read.
 
-mod accept;
-mod serve;
+mod chunks;
+mod connection;
+mod encode;
+pub(crate) mod head;
+mod input;
+mod listener;
+mod open;
+mod overload;
+mod socket;
+#[cfg(feature = "tiny-http")]
+pub(crate) mod tiny;
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -27,10 +27,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::http::connection::Connection;
+use self::open::OpenConnections;
+use self::overload::Overload;
+pub(crate) use self::socket::Peer;
 use crate::http::meter::StatusCounts;
-use crate::http::{Request, Response, sys};
-use crate::metrics::Exposition;
+use crate::http::{Problem, Request, Response};
+use crate::metrics::{Counter, Exposition};
 use crate::threads;
 
 /// How many connections, how long, how large.
@@ -45,10 +47,12 @@ pub(crate) struct TransportOptions {
 }
 
 /// What answers requests.
-pub(crate) type Service = dyn Fn(&Request<'_>) -> Response + Send + Sync;
+pub(crate) trait Service: Send + Sync {
+    fn answer(&self, request: &Request<'_>) -> Response;
 
-/// How often the guard looks at the deadlines.
-const GUARD_TICK: Duration = Duration::from_millis(100);
+    /// The response to a request that the transport refuses, with the headers that every response has.
+    fn refuse(&self, request: &Request<'_>, problem: Problem) -> Response;
+}
 
 /// How often the stop looks whether all connections have ended.
 const STOP_TICK: Duration = Duration::from_millis(2);
@@ -57,69 +61,41 @@ const STOP_TICK: Duration = Duration::from_millis(2);
 /// this long,
 const GRACE: Duration = Duration::from_millis(300);
 
-/// and this long after its last answer.
+/// and this long after its last response.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Descriptors that a connection takes: the parser's two and ours.
-const PER_CONNECTION: u64 = 3;
+/// Open files that everything but connections may take.
+const OTHER_FILES: u64 = 32;
 
-/// Descriptors that everything else may take.
-const OTHERS: u64 = 32;
-
+/// What the threads of a transport share.
 struct Shared {
     options: TransportOptions,
-    service: Box<Service>,
-    /// Guards which connections are open. No other lock is taken under it.
-    open: Mutex<HashMap<SocketAddr, Arc<Connection>>>,
+    service: Box<dyn Service>,
+    open: OpenConnections,
+    overload: Overload,
     stopping: AtomicBool,
-    /// Milliseconds that the guard has waited so far.
-    now: AtomicU64,
     ids: (RandomState, AtomicU64),
     /// What was answered here, before or instead of the service.
     refused: StatusCounts,
+    not_accepted: Counter,
 }
 
 impl Shared {
-    fn new(options: TransportOptions, service: Box<Service>) -> Shared {
+    fn new(options: TransportOptions, service: Box<dyn Service>) -> Shared {
         Shared {
             options,
             service,
-            open: Mutex::default(),
+            open: OpenConnections::default(),
+            overload: Overload::default(),
             stopping: AtomicBool::new(false),
-            now: AtomicU64::new(0),
             ids: Default::default(),
             refused: StatusCounts::default(),
+            not_accepted: Counter::default(),
         }
     }
 
-    /// A connection is over. Its socket is closed under the lock: as long as a descriptor of it can
-    /// be found, it is known ([`sys::accepted_socket`]).
-    fn forget(&self, connection: Arc<Connection>) {
-        let mut open = self.open.lock();
-        open.remove(&connection.peer);
-        drop(connection);
-    }
-
-    /// The time for deadlines, in milliseconds, up to a tick slow. It is the guard's own: each request
-    /// needs it three times, and would pay more for the system's than for all else about deadlines.
-    /// And time in which the whole process was halted is nobody's fault.
-    fn now(&self) -> u64 {
-        self.now.load(Ordering::Relaxed)
-    }
-
-    /// A moment that has not passed yet, from which deadlines are reckoned.
-    fn clock(&self) -> u64 {
-        self.now() + millis(GUARD_TICK)
-    }
-
-    /// Waits, and moves the clock on; the time then.
-    fn tick(&self, wait: Duration) -> u64 {
-        std::thread::sleep(wait);
-        self.now.fetch_add(millis(wait), Ordering::Relaxed) + millis(wait)
-    }
-
     fn write_metrics(&self, out: &mut Exposition) {
-        let open = self.open.lock().len();
+        let open = self.open.count();
         out.gauge("task_system_connections", "Open connections.", open);
         let max = self.options.max_connections;
         let help = "How many there may be.";
@@ -128,6 +104,10 @@ impl Shared {
         let help = "Refused before any route, and handlers that panicked, by status.";
         out.family(name, "counter", help);
         self.refused.write(name, &[], out);
+        let name = "task_system_accept_failures_total";
+        let help = "Connections that could not be accepted, since files or threads were lacking.";
+        out.family(name, "counter", help);
+        out.sample(name, &[], self.not_accepted.value());
     }
 
     fn is_stopping(&self) -> bool {
@@ -145,6 +125,14 @@ impl Shared {
         }
         id
     }
+
+    /// The client's own request id, if it can do no harm in a header or a log; else a new one.
+    fn id_or_new(&self, id: Option<&str>) -> String {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+        let is_sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(allowed);
+        id.filter(is_sane)
+            .map_or_else(|| self.new_id(), str::to_owned)
+    }
 }
 
 /// The running transport.
@@ -155,9 +143,9 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// Takes the address. Who connects waits until [`start`](Self::start).
-    pub(crate) fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
-        accept::bind(host, port).map_err(|error| {
+    /// Takes the addresses of `host`. Who connects waits until [`start`](Self::start).
+    pub(crate) fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
+        listener::bind(host, port).map_err(|error| {
             let text = format!("HOST={host} PORT={port}: {error}");
             io::Error::new(error.kind(), text)
         })
@@ -165,9 +153,9 @@ impl Transport {
 
     /// Starts to serve.
     pub(crate) fn start(
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         mut options: TransportOptions,
-        service: Box<Service>,
+        service: Box<dyn Service>,
     ) -> io::Result<Transport> {
         let (wanted, places) = (options.max_connections, places());
         if places < wanted {
@@ -177,16 +165,18 @@ impl Transport {
             );
             options.max_connections = places;
         }
-        let local = listener.local_addr()?;
+        let first = listeners.first().ok_or(io::ErrorKind::NotFound)?;
         let transport = Transport {
+            local: first.local_addr()?,
             shared: Arc::new(Shared::new(options, service)),
-            local,
             threads: Mutex::default(),
         };
         let shared = transport.shared.clone();
-        transport.spawn("guard", move || guard(&shared))?;
-        let shared = transport.shared.clone();
-        transport.spawn("accept", move || accept::accept(&shared, listener, local))?;
+        transport.spawn("overload", move || shared.overload.run(&shared.stopping))?;
+        for listener in listeners {
+            let shared = transport.shared.clone();
+            transport.spawn("accept", move || listener::accept(&shared, &listener))?;
+        }
         Ok(transport)
     }
 
@@ -209,8 +199,8 @@ impl Transport {
         }
     }
 
-    /// From now on an answer is its connection's last, and only connections that have been made
-    /// already are taken in.
+    /// From now on a response is its connection's last, and only connections that have been made
+    /// already are accepted.
     pub(crate) fn stop_accepting(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
     }
@@ -222,82 +212,27 @@ impl Transport {
         let threads = std::mem::take(&mut *self.threads.lock());
         let begun = Instant::now();
         loop {
-            let late = Instant::now() >= deadline;
-            // The guard has ended.
-            let now = self.shared.tick(STOP_TICK);
-            let quiet = now.saturating_sub(millis(LAST_REQUEST));
-            let open = self.shared.open.lock();
-            for connection in open.values() {
-                if late {
-                    let _ = connection.socket.shutdown(Shutdown::Both);
-                } else if begun.elapsed() >= GRACE && connection.is_idle_since(quiet) {
-                    // A request that has just come in whole can still be answered.
-                    connection.shut();
-                }
+            let is_late = Instant::now() >= deadline;
+            if is_late {
+                self.shared.open.close_all();
+            } else if begun.elapsed() >= GRACE {
+                self.shared.open.close_idle(LAST_REQUEST);
             }
-            let is_empty = open.is_empty();
-            drop(open);
-            if late || is_empty && threads.iter().all(JoinHandle::is_finished) {
+            let is_empty = self.shared.open.count() == 0;
+            if is_late || is_empty && threads.iter().all(JoinHandle::is_finished) {
                 break;
             }
+            std::thread::sleep(STOP_TICK);
         }
         for thread in threads {
-            let _ = thread.join();
+            threads::join_until(thread, deadline);
         }
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// How many connections the limit of open descriptors leaves room for.
+/// How many connections the limit of open files leaves room for.
 fn places() -> usize {
-    let limit = sys::raise_descriptor_limit().unwrap_or(u64::MAX);
-    let places = limit.saturating_sub(OTHERS) / PER_CONNECTION;
+    let files = socket::raise_file_limit().saturating_sub(OTHER_FILES);
+    let places = files - overload::MAX_FILES.min(files / 4);
     usize::try_from(places).unwrap_or(usize::MAX).max(1)
-}
-
-/// Closes connections whose deadline has passed.
-fn guard(shared: &Shared) {
-    while !shared.is_stopping() {
-        let now = shared.tick(GUARD_TICK);
-        for connection in shared.open.lock().values() {
-            connection.guard(now);
-        }
-    }
-}
-
-#[cfg(test)]
-impl Shared {
-    /// For one connection, in no hurry.
-    fn of_one(service: Box<Service>) -> Shared {
-        let minute = Duration::from_secs(60);
-        let options = TransportOptions {
-            max_connections: 1,
-            max_connections_per_ip: 1,
-            head_timeout: minute,
-            request_timeout: minute,
-            keep_alive_timeout: minute,
-            max_body_bytes: 1_000,
-        };
-        Shared::new(options, service)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::Response;
-
-    /// A process that was halted comes back with a clock that has stood still.
-    #[test]
-    fn time_in_which_nobody_looked_does_not_count() {
-        let shared = Shared::of_one(Box::new(|_| Response::empty(204)));
-        let tick = Duration::from_millis(1);
-        assert_eq!(shared.tick(tick), 1);
-        std::thread::sleep(Duration::from_millis(30));
-        assert_eq!(shared.tick(tick), 2);
-        assert_eq!(shared.clock(), 2 + millis(GUARD_TICK));
-    }
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Client, TempDir, wait_until, wait_until_every};
+#[cfg(feature = "jobs")]
+use super::wait_until_every;
+use super::{Client, TempDir, wait_until};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_async-task-system");
 

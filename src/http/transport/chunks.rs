@@ -1,12 +1,10 @@
-//! Bodies in chunks, read to the letter.
+//! Chunked bodies (RFC 9112, 7.1), read to the letter.
 //!
-//! The decoder that `tiny_http` uses accepts a body cut off within a chunk as complete, and
-//! lets signs and bare line feeds pass. Here it is whole only with its last chunk and its
-//! trailers, which are read and dropped.
+//! A body is whole only with its last chunk and its trailers. Trailers are read and dropped.
 
 use std::io::{BufRead, Read};
 
-use crate::http::head::{MAX_HEAD, is_visible};
+use crate::http::transport::head::{MAX_HEAD, is_text};
 
 /// Why a body is not one.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,7 +59,7 @@ fn line(from: &mut impl BufRead, spare: &mut usize) -> Result<Vec<u8>, Broken> {
     let read = from.take(most as u64).read_until(b'\n', &mut line);
     *spare -= read.map_err(|_| Broken::Cut)?;
     match line.strip_suffix(b"\r\n") {
-        Some(text) if text.iter().all(|&byte| is_visible(byte)) => {
+        Some(text) if is_text(text) => {
             line.truncate(text.len());
             Ok(line)
         }
@@ -71,7 +69,7 @@ fn line(from: &mut impl BufRead, spare: &mut usize) -> Result<Vec<u8>, Broken> {
     }
 }
 
-/// Hexadecimal digits; what follows a semicolon is nobody's concern.
+/// Reads the hexadecimal size of a chunk. Extensions behind a semicolon are ignored.
 fn chunk_size(line: &[u8]) -> Result<usize, Broken> {
     let text = std::str::from_utf8(line).map_err(|_| Broken::Malformed)?;
     let size = text.split(';').next().unwrap_or_default();

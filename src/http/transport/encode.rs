@@ -1,0 +1,289 @@
+//! Writes responses as bytes.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, Write};
+use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::executor::panic_text;
+use crate::http::Peer;
+use crate::http::response::{Body, Outlet, Parts, Response, Stream, reason_phrase};
+use crate::http::transport::socket;
+
+/// Where a response goes: the socket of a connection, as a rule.
+pub(super) trait Sink: Write {
+    /// What is known of the client, without sending anything.
+    fn peer(&self) -> Peer;
+}
+
+/// How a response is framed, and what happens to the connection after it.
+#[derive(Clone, Copy)]
+pub(super) struct Framing {
+    pub(super) head_only: bool,
+    /// Whether the client understands chunks; if not, the end of the connection ends a body of unknown length.
+    pub(super) chunks: bool,
+    pub(super) connection: After,
+}
+
+/// What happens to the connection after a response.
+#[derive(Clone, Copy)]
+pub(super) enum After {
+    Close,
+    /// It is kept for so many seconds. HTTP/1.0 has to be `told`, since closing is its default.
+    Keep {
+        seconds: u64,
+        told: bool,
+    },
+    /// Somebody else decides and tells.
+    #[cfg(feature = "tiny-http")]
+    Unsaid,
+}
+
+impl Sink for &TcpStream {
+    fn peer(&self) -> Peer {
+        socket::peer(self)
+    }
+}
+
+impl Framing {
+    pub(super) const CLOSE: Framing = Framing {
+        head_only: false,
+        chunks: true,
+        connection: After::Close,
+    };
+}
+
+/// A body up to this size goes out with the head; a thread keeps a buffer for both.
+const KEPT_BUFFER: usize = 16 * 1024;
+
+/// What a thread keeps of that buffer between two responses.
+const IDLE_BUFFER: usize = 2 * 1024;
+
+/// A client that reads an answer slower than this, in bytes a second, only holds it.
+const MIN_SPEED: u64 = 4 * 1024;
+
+/// Writes a response; whether the connection can take another. The time a response may take begins with `within`, and
+/// grows with what the client has read.
+pub(super) fn write(
+    out: &mut dyn Sink,
+    response: Response,
+    id: &str,
+    framing: Framing,
+    within: Duration,
+) -> bool {
+    thread_local! {
+        /// Each connection thread renders into one buffer, again and again.
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let bodiless = framing.head_only || matches!(response.status, 204 | 304);
+    let written = BUFFER.with_borrow_mut(|buffer| {
+        buffer.clear();
+        render_head(buffer, &response, id, framing);
+        if let (Body::Bytes(body), false) = (&response.body, bodiless)
+            && body.len() <= KEPT_BUFFER
+        {
+            buffer.extend_from_slice(body);
+        }
+        let written = out.write_all(buffer).is_ok();
+        buffer.clear();
+        buffer.shrink_to(IDLE_BUFFER);
+        written
+    });
+    if !written || bodiless {
+        return written;
+    }
+    let mut paced = Paced::new(out, within);
+    match response.body {
+        Body::Bytes(body) if body.len() > KEPT_BUFFER => paced.write_all(&body).is_ok(),
+        Body::Bytes(_) => true,
+        Body::Parts(first, parts) => {
+            let all = move |out: &mut dyn Outlet| send_parts(out, first, parts);
+            send_stream(&mut paced, Box::new(all), framing.chunks)
+        }
+        // Its pace is that of the events.
+        Body::Stream(stream) => send_stream(out, stream, framing.chunks),
+    }
+}
+
+/// A whole response in one piece. Its body must not be a stream.
+pub(super) fn to_bytes(response: Response, id: &str, framing: Framing) -> Vec<u8> {
+    let mut out = Vec::new();
+    render_head(&mut out, &response, id, framing);
+    if let Body::Bytes(body) = &response.body {
+        out.extend_from_slice(body);
+    }
+    out
+}
+
+/// Lets a client go on that waits to be told before it sends its body.
+pub(super) fn tell_to_continue(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+}
+
+/// Writes as long as the client reads on at some speed.
+struct Paced<'a> {
+    out: &'a mut dyn Sink,
+    begun: Instant,
+    within: Duration,
+    written: u64,
+}
+
+impl<'a> Paced<'a> {
+    fn new(out: &'a mut dyn Sink, within: Duration) -> Paced<'a> {
+        Paced {
+            out,
+            begun: Instant::now(),
+            within,
+            written: 0,
+        }
+    }
+}
+
+impl Write for Paced<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let earned = Duration::from_secs(self.written / MIN_SPEED);
+        if self.begun.elapsed() > self.within + earned {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let written = self.out.write(bytes)?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Sink for Paced<'_> {
+    fn peer(&self) -> Peer {
+        self.out.peer()
+    }
+}
+
+fn send_parts(out: &mut dyn Outlet, first: Vec<u8>, mut parts: Box<Parts>) -> io::Result<()> {
+    let (mut part, mut more) = (first, true);
+    while more {
+        out.send(&part)?;
+        part.clear();
+        more = parts(&mut part);
+    }
+    out.send(&part)
+}
+
+fn render_head(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framing) {
+    let status = response.status;
+    let mut put = |parts: &[&str]| {
+        for part in parts {
+            out.extend_from_slice(part.as_bytes());
+        }
+    };
+    let date = http_date();
+    let code = status.to_string();
+    put(&["HTTP/1.1 ", &code, " ", reason_phrase(status)]);
+    put(&["\r\nDate: ", &date, "\r\nX-Request-Id: ", id]);
+    put(&["\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff"]);
+    for (name, value) in &response.headers {
+        // Nothing a handler hands on can end the line early.
+        debug_assert!(!value.contains(['\r', '\n']));
+        put(&["\r\n", name, ": ", value]);
+    }
+    let mut after = framing.connection;
+    match &response.body {
+        _ if matches!(status, 204 | 304) => {}
+        Body::Bytes(body) => put(&["\r\nContent-Length: ", &body.len().to_string()]),
+        _ if framing.chunks => put(&["\r\nTransfer-Encoding: chunked"]),
+        _ => after = After::Close,
+    }
+    match after {
+        After::Close => put(&["\r\nConnection: close"]),
+        After::Keep { seconds, told } => {
+            if told {
+                put(&["\r\nConnection: keep-alive"]);
+            }
+            put(&["\r\nKeep-Alive: timeout=", &seconds.to_string()]);
+        }
+        #[cfg(feature = "tiny-http")]
+        After::Unsaid => {}
+    }
+    put(&["\r\n\r\n"]);
+}
+
+/// The time for the `Date` header, written anew once a second.
+fn http_date() -> Rc<str> {
+    thread_local! {
+        static LAST: RefCell<(u64, Rc<str>)> = RefCell::new((0, "".into()));
+    }
+    // No date before that can be told.
+    let now = SystemTime::now().max(SystemTime::UNIX_EPOCH);
+    let second = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != second {
+            *text = httpdate::fmt_http_date(now).into();
+            *last = second;
+        }
+        text.clone()
+    })
+}
+
+/// Runs a stream to its end; whether the connection can take another response.
+fn send_stream(out: &mut dyn Sink, stream: Box<Stream>, chunks: bool) -> bool {
+    let mut body = StreamBody {
+        out,
+        chunks,
+        buffer: Vec::new(),
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| stream(&mut body)));
+    match ended {
+        Ok(Ok(())) => chunks && body.put(b"0\r\n\r\n").is_ok(),
+        // The client is gone.
+        Ok(Err(_)) => false,
+        Err(panic) => {
+            let text = panic_text(&*panic);
+            log::error!("A stream panicked: {}", crate::log_safe::LogSafe(text));
+            false
+        }
+    }
+}
+
+struct StreamBody<'a> {
+    out: &'a mut dyn Sink,
+    chunks: bool,
+    buffer: Vec<u8>,
+}
+
+impl StreamBody<'_> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.out.flush()
+    }
+}
+
+impl Outlet for StreamBody<'_> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // A chunk of no bytes would end the body.
+        if bytes.is_empty() || !self.chunks {
+            return self.put(bytes);
+        }
+        self.buffer.clear();
+        write!(self.buffer, "{:x}\r\n", bytes.len())?;
+        if bytes.len() > KEPT_BUFFER {
+            // Copied, it would be held twice for as long as the client does not read.
+            self.out.write_all(&self.buffer)?;
+            self.out.write_all(bytes)?;
+            return self.put(b"\r\n");
+        }
+        self.buffer.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(b"\r\n");
+        self.out.write_all(&self.buffer)?;
+        self.out.flush()
+    }
+
+    fn peer(&self) -> Peer {
+        self.out.peer()
+    }
+}

@@ -1,0 +1,1 @@
+//! A second transport: `tiny_http`, used as its documentation shows.
