@@ -30,6 +30,12 @@ impl<'a> Fields<'a> {
         if body.is_empty() {
             return Ok(fields);
         }
+        let coding = request.header("Content-Encoding").unwrap_or("identity");
+        if !coding.eq_ignore_ascii_case("identity") {
+            let message = "The body must not be compressed";
+            let problem = Problem::new(415, "unsupported_media_type", message);
+            return Err(problem.with("Accept-Encoding", "identity"));
+        }
         let content_type = request.header("Content-Type").unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         if !media_type.eq_ignore_ascii_case("application/json") {

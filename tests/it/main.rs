@@ -63,3 +63,5 @@ mod support;
 mod tasks;
 /// The progress bar for terminals.
 mod terminal;
+/// What real clients send, and what they see of a refusal.
+mod tolerance;

@@ -179,11 +179,12 @@ fn start(
     let serve = move || serve_all(&inside, first, &waiting);
     spawn_with_stack("connection", CONNECTION_STACK, serve)
         .map(drop)
-        .inspect_err(|_| {
+        .map_err(|error| {
             shared.open.remove(&connection);
             if let Some(connection) = Arc::into_inner(connection) {
                 turn_away(shared, connection.socket);
             }
+            io::Error::other(format!("no thread can be started for it: {error}"))
         })
 }
 

@@ -81,12 +81,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(options: TransportOptions, service: Box<dyn Service>) -> Shared {
+    fn new(options: TransportOptions, service: Box<dyn Service>, overload: usize) -> Shared {
         Shared {
             options,
             service,
             open: OpenConnections::default(),
-            overload: Overload::default(),
+            overload: Overload::new(overload),
             stopping: AtomicBool::new(false),
             ids: Default::default(),
             refused: StatusCounts::default(),
@@ -157,7 +157,8 @@ impl Transport {
         mut options: TransportOptions,
         service: Box<dyn Service>,
     ) -> io::Result<Transport> {
-        let (wanted, places) = (options.max_connections, places());
+        let (places, overload) = places();
+        let wanted = options.max_connections;
         if places < wanted {
             log::warn!(
                 "The limit of open files leaves room for {places} connections, not for {wanted} \
@@ -168,7 +169,7 @@ impl Transport {
         let first = listeners.first().ok_or(io::ErrorKind::NotFound)?;
         let transport = Transport {
             local: first.local_addr()?,
-            shared: Arc::new(Shared::new(options, service)),
+            shared: Arc::new(Shared::new(options, service, overload)),
             threads: Mutex::default(),
         };
         let shared = transport.shared.clone();
@@ -230,9 +231,10 @@ impl Transport {
     }
 }
 
-/// How many connections the limit of open files leaves room for.
-fn places() -> usize {
+/// How many connections the limit of open files leaves room for, and how many that are refused.
+fn places() -> (usize, usize) {
     let files = socket::raise_file_limit().saturating_sub(OTHER_FILES);
-    let places = files - overload::MAX_FILES.min(files / 4);
-    usize::try_from(places).unwrap_or(usize::MAX).max(1)
+    let refused = overload::MAX_FILES.min(files / 4);
+    let places = usize::try_from(files - refused).unwrap_or(usize::MAX);
+    (places.max(1), refused as usize)
 }

@@ -5,12 +5,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
-/// How many there may be at once. Beyond that they are closed at once.
+/// The most of them at once. Beyond that they are told and closed at once.
 pub(super) const MAX_FILES: u64 = 64;
 
 /// How long, and how much of each, is read away.
@@ -26,6 +26,9 @@ const IDLE: Duration = Duration::from_millis(100);
 pub(super) struct Overload {
     refuse: Sender<Refused>,
     refused: Receiver<Refused>,
+    /// How many there may be, and how many there are.
+    max: usize,
+    count: AtomicUsize,
 }
 
 /// A connection that has been told.
@@ -35,25 +38,31 @@ struct Refused {
     read: usize,
 }
 
-impl Default for Overload {
-    fn default() -> Overload {
-        let (refuse, refused) = bounded(MAX_FILES as usize);
-        Overload { refuse, refused }
-    }
-}
-
 impl Overload {
+    pub(super) fn new(max: usize) -> Overload {
+        let (refuse, refused) = unbounded();
+        Overload {
+            refuse,
+            refused,
+            max,
+            count: AtomicUsize::new(0),
+        }
+    }
+
     /// Sends `response`, the last one of this connection. Never blocks.
     pub(super) fn refuse(&self, socket: TcpStream, response: &[u8]) {
         let _ = socket.set_nonblocking(true);
         let _ = (&socket).write_all(response);
         let _ = socket.shutdown(Shutdown::Write);
-        let refused = Refused {
+        if self.count.fetch_add(1, SeqCst) >= self.max {
+            self.count.fetch_sub(1, SeqCst);
+            return;
+        }
+        let _ = self.refuse.send(Refused {
             socket,
             until: Instant::now() + PATIENCE,
             read: 0,
-        };
-        let _ = self.refuse.try_send(refused);
+        });
     }
 
     /// Reads away what these clients go on sending.
@@ -65,7 +74,9 @@ impl Overload {
                 all.push(refused);
                 continue;
             }
+            let before = all.len();
             all.retain_mut(Refused::goes_on);
+            self.count.fetch_sub(before - all.len(), SeqCst);
         }
     }
 }
