@@ -1,7 +1,7 @@
 //! The HTTP server: joins the route tables over a task system, and starts and stops it all.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,9 @@ use crate::api::Api;
 use crate::config::Config;
 use crate::executor::ExecutorRegistry;
 use crate::http::router::Router;
-use crate::http::transport::{Service, Transport, TransportOptions};
+#[cfg(feature = "tiny-http")]
+use crate::http::transport::tiny::TinyTransport;
+use crate::http::transport::{RunningTransport, Service, Transport, TransportOptions};
 use crate::http::{Problem, Request, Response};
 use crate::jobs::Jobs;
 use crate::system::{STOP_WITHIN, TaskSystem};
@@ -32,7 +34,7 @@ const REQUESTS_IN_HAND: Duration = Duration::from_secs(2);
 pub struct Server {
     system: TaskSystem,
     jobs: Jobs,
-    transport: Transport,
+    transport: Box<dyn RunningTransport>,
 }
 
 impl Server {
@@ -67,7 +69,7 @@ impl Server {
     /// As [`TaskSystem::start`], and where the address cannot be listened on.
     pub fn start(config: Config, mut registry: ExecutorRegistry) -> io::Result<Server> {
         // First of all: a process that cannot serve does no work either.
-        let listener = Transport::bind(&config.host, config.port)?;
+        let listeners = Transport::bind(&config.host, config.port)?;
         api::register(&mut registry);
         jobs::register(&mut registry);
         let system = TaskSystem::start(&config, registry)?;
@@ -80,6 +82,7 @@ impl Server {
             keep_alive_timeout: config.keep_alive_timeout,
             max_body_bytes: config.max_body_bytes,
         };
+        let is_tiny_http = config.is_tiny_http;
         let api = Arc::new(Api::new(system.clone(), config));
         let mut routes = api::routes(&api);
         routes.extend(jobs.routes(api.streams()));
@@ -89,11 +92,12 @@ impl Server {
             api: api.clone(),
             router,
         });
-        let transport = Transport::start(listener, options, service).inspect_err(|_| {
-            jobs.close();
-            system.stop();
-            jobs.stop(Instant::now() + STOP_WITHIN);
-        })?;
+        let transport =
+            start_transport(is_tiny_http, listeners, options, service).inspect_err(|_| {
+                jobs.close();
+                system.stop();
+                jobs.stop(Instant::now() + STOP_WITHIN);
+            })?;
         api.report(jobs.metrics());
         api.ask_of_health(jobs.ailment());
         api.report(transport.metrics());
@@ -159,6 +163,21 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn start_transport(
+    is_tiny_http: bool,
+    listeners: Vec<TcpListener>,
+    options: TransportOptions,
+    service: Box<dyn Service>,
+) -> io::Result<Box<dyn RunningTransport>> {
+    #[cfg(feature = "tiny-http")]
+    if is_tiny_http {
+        let transport = TinyTransport::start(listeners, options, service)?;
+        return Ok(Box::new(transport));
+    }
+    debug_assert!(!is_tiny_http, "the configuration refuses it in this build");
+    Ok(Box::new(Transport::start(listeners, options, service)?))
 }
 
 /// The API behind its routes, as the transport calls it.

@@ -60,6 +60,8 @@ pub struct Config {
     pub max_failed_tasks: usize,
     pub max_cancelled_tasks: usize,
     pub audit_log: Option<PathBuf>,
+    /// Whether `tiny_http` speaks HTTP: `HTTP_SERVER`.
+    pub is_tiny_http: bool,
     pub max_connections: usize,
     pub max_connections_per_ip: usize,
     pub head_timeout: Duration,

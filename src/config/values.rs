@@ -84,6 +84,17 @@ impl Values {
         Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
     }
 
+    /// `HTTP_SERVER`, as far as this build has it.
+    fn is_tiny_http(&self) -> Result<bool, ConfigError> {
+        match self.text("HTTP_SERVER") {
+            "tiny_http" if cfg!(not(feature = "tiny-http")) => {
+                let allowed = "std in this build; build with --features tiny-http for more";
+                Err(refuse("HTTP_SERVER", "tiny_http", allowed))
+            }
+            name => Ok(name == "tiny_http"),
+        }
+    }
+
     /// `STORAGE` and `DATABASE_URL`, which must fit together.
     fn database_url(&self) -> Result<Option<Secret>, ConfigError> {
         let storage = self.text("STORAGE");
@@ -153,6 +164,7 @@ impl Values {
             max_failed_tasks: self.count("MAX_FAILED_TASKS"),
             max_cancelled_tasks: self.count("MAX_CANCELLED_TASKS"),
             audit_log: self.optional("AUDIT_LOG").map(PathBuf::from),
+            is_tiny_http: self.is_tiny_http()?,
             max_connections: self.count("MAX_CONNECTIONS"),
             max_connections_per_ip: self.count("MAX_CONNECTIONS_PER_IP"),
             head_timeout: self.millis("HEAD_TIMEOUT"),

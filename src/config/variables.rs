@@ -109,6 +109,7 @@ variables! {
     "MAX_FAILED_TASKS" "20" Kind::Count(0, MANY), "failed tasks that a cleanup keeps in a session";
     "MAX_CANCELLED_TASKS" "20" Kind::Count(0, MANY), "cancelled tasks that a cleanup keeps in a session";
     "AUDIT_LOG" "" Kind::Text, "file to which every history entry is appended as a line of JSON";
+    "HTTP_SERVER" "std" Kind::OneOf(&["std", "tiny_http"]), "what speaks HTTP: std, or tiny_http in a build with that feature, for trusted networks";
     "MAX_CONNECTIONS" "1024" Kind::Count(1, 1_000_000), "connections at once";
     "MAX_CONNECTIONS_PER_IP" "128" Kind::Count(1, 1_000_000), "connections at once from one address, loopback excepted";
     "HEAD_TIMEOUT" "10000" Kind::Millis, "ms within which a request's head must have come, from the connection's opening or its first byte";

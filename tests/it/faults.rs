@@ -196,8 +196,14 @@ fn an_audit_log_that_cannot_be_opened_stops_the_start() {
 
 /// Asks again and again on one connection until an answer says that it is the last. Fails where
 /// a request is left without its answer.
-fn poll_to_the_last_answer(client: &Client, path: &str, answers: &AtomicUsize) {
+fn poll_to_the_last_answer(
+    client: &Client,
+    path: &str,
+    connected: &AtomicUsize,
+    answers: &AtomicUsize,
+) {
     let socket = client.connect();
+    connected.fetch_add(1, Ordering::Relaxed);
     let mut reader = BufReader::new(&socket);
     let request = format!("GET {API}{path} HTTP/1.1\r\nHost: h\r\nX-App-Session: me\r\n\r\n");
     loop {
@@ -230,7 +236,7 @@ fn under_load_the_stop_answers_everyone_and_tells_every_task() {
     }
     let done: Vec<_> = (0..20).map(|_| run_a_task(&client)).collect();
     let path = format!("/tasks/{}/status", running[0]);
-    let answers = AtomicUsize::new(0);
+    let (connected, answers) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let stopping = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let streams: Vec<_> = running
@@ -239,7 +245,7 @@ fn under_load_the_stop_answers_everyone_and_tells_every_task() {
             .collect();
         let session = client.call("GET", "/tasks/events").open();
         let pollers: Vec<_> = (0..200)
-            .map(|_| scope.spawn(|| poll_to_the_last_answer(&client, &path, &answers)))
+            .map(|_| scope.spawn(|| poll_to_the_last_answer(&client, &path, &connected, &answers)))
             .collect();
         // And clients that make a connection each time.
         let newcomers = scope.spawn(|| {
@@ -247,7 +253,9 @@ fn under_load_the_stop_answers_everyone_and_tells_every_task() {
                 client.get(&path).expect(200);
             }
         });
-        wait_until(|| answers.load(Ordering::Relaxed) > 1_000);
+        wait_until(|| {
+            connected.load(Ordering::Relaxed) == 200 && answers.load(Ordering::Relaxed) > 1_000
+        });
         stopping.store(true, Ordering::SeqCst);
         newcomers
             .join()

@@ -3,10 +3,8 @@
 use std::cell::{OnceCell, RefCell};
 use std::io::{BufRead, Read};
 use std::net::Shutdown;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use crate::executor::panic_text;
 use crate::http::request::{Client, RequestBody};
 use crate::http::response::Response;
 use crate::http::transport::chunks::{self, Broken};
@@ -14,7 +12,7 @@ use crate::http::transport::encode::{self, After, Framing};
 use crate::http::transport::head::{self, BodyLength, Head, Version, body_too_large, malformed};
 use crate::http::transport::input::{End, Input};
 use crate::http::transport::open::Open;
-use crate::http::transport::{Shared, socket};
+use crate::http::transport::{Shared, call, socket};
 use crate::http::{Method, Problem, Request};
 
 /// How long, and how much, is read away after the last response. Closing over unread bytes would reset the connection,
@@ -161,7 +159,7 @@ impl Connection<'_> {
         let request = Request::new(method, head.target, &head.headers, &body, client);
         let response = match early {
             Some(unread) => refuse_request(shared, &request, unread.problem()),
-            None => call(shared, &request),
+            None => call(&*shared.service, &shared.refused, &request),
         };
         let is_read = matches!(body.read.get(), Some(Ok(_)));
         let keep = head.keep_alive && is_read && !shared.is_stopping();
@@ -296,16 +294,4 @@ fn too_slow() -> Problem {
 fn refuse_request(shared: &Shared, request: &Request<'_>, problem: Problem) -> Response {
     shared.refused.count(problem.status);
     shared.service.refuse(request, problem)
-}
-
-/// Has the service answer. A panic costs this request alone.
-fn call(shared: &Shared, request: &Request<'_>) -> Response {
-    let response = catch_unwind(AssertUnwindSafe(|| shared.service.answer(request)));
-    response.unwrap_or_else(|panic| {
-        let text = panic_text(&*panic).to_owned();
-        log::error!("A handler panicked: {}", crate::log_safe::LogSafe(&text));
-        let message = "Something went wrong here; the server's log has the details";
-        let problem = Problem::new(500, "internal_error", message);
-        refuse_request(shared, request, problem)
-    })
 }

@@ -50,6 +50,12 @@ pub(crate) fn request_id(head: &str) -> Option<&str> {
     ids.next().map(|(_, id)| id.trim())
 }
 
+/// The client's own request id, if it can do no harm in a header or a log.
+pub(crate) fn sane_id(id: Option<&str>) -> Option<&str> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    id.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(allowed))
+}
+
 /// The length of the head at the start of `bytes`, with the empty line that ends it. `Ok(None)`: all is well
 /// so far, and more has to come.
 ///

@@ -20,6 +20,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -30,6 +31,7 @@ use parking_lot::Mutex;
 use self::open::OpenConnections;
 use self::overload::Overload;
 pub(crate) use self::socket::Peer;
+use crate::executor::panic_text;
 use crate::http::meter::StatusCounts;
 use crate::http::{Problem, Request, Response};
 use crate::metrics::{Counter, Exposition};
@@ -52,6 +54,44 @@ pub(crate) trait Service: Send + Sync {
 
     /// The response to a request that the transport refuses, with the headers that every response has.
     fn refuse(&self, request: &Request<'_>, problem: Problem) -> Response;
+}
+
+fn write_refused(refused: &StatusCounts, out: &mut Exposition) {
+    let name = "task_system_http_refused_total";
+    let help = "Refused before any route, and handlers that panicked, by status.";
+    out.family(name, "counter", help);
+    refused.write(name, &[], out);
+}
+
+/// Writes a transport's numbers as long as it is there.
+type Metrics = Box<dyn Fn(&mut Exposition) + Send + Sync>;
+
+/// A transport that serves.
+pub(crate) trait RunningTransport: Send + Sync {
+    fn local_addr(&self) -> SocketAddr;
+
+    fn metrics(&self) -> Metrics;
+
+    /// From now on a response is its connection's last, and only connections that have been made
+    /// already are accepted.
+    fn stop_accepting(&self);
+
+    /// Stops accepting, lets requests in hand finish until `deadline`, and closes the rest.
+    /// Harmless when repeated.
+    fn stop(&self, deadline: Instant);
+}
+
+/// Has the service answer. A panic costs this request alone.
+fn call(service: &dyn Service, refused: &StatusCounts, request: &Request<'_>) -> Response {
+    let response = catch_unwind(AssertUnwindSafe(|| service.answer(request)));
+    response.unwrap_or_else(|panic| {
+        let text = panic_text(&*panic).to_owned();
+        log::error!("A handler panicked: {}", crate::log_safe::LogSafe(&text));
+        let message = "Something went wrong here; the server's log has the details";
+        let problem = Problem::new(500, "internal_error", message);
+        refused.count(problem.status);
+        service.refuse(request, problem)
+    })
 }
 
 /// How often the stop looks whether all connections have ended.
@@ -95,15 +135,12 @@ impl Shared {
     }
 
     fn write_metrics(&self, out: &mut Exposition) {
+        write_refused(&self.refused, out);
         let open = self.open.count();
         out.gauge("task_system_connections", "Open connections.", open);
         let max = self.options.max_connections;
         let help = "How many there may be.";
         out.gauge("task_system_connections_limit", help, max);
-        let name = "task_system_http_refused_total";
-        let help = "Refused before any route, and handlers that panicked, by status.";
-        out.family(name, "counter", help);
-        self.refused.write(name, &[], out);
         let name = "task_system_accept_failures_total";
         let help = "Connections that could not be accepted, since files or threads were lacking.";
         out.family(name, "counter", help);
@@ -126,12 +163,9 @@ impl Shared {
         id
     }
 
-    /// The client's own request id, if it can do no harm in a header or a log; else a new one.
+    /// The client's own request id, if it is sane; else a new one.
     fn id_or_new(&self, id: Option<&str>) -> String {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
-        let is_sane = |id: &&str| (1..=128).contains(&id.len()) && id.bytes().all(allowed);
-        id.filter(is_sane)
-            .map_or_else(|| self.new_id(), str::to_owned)
+        head::sane_id(id).map_or_else(|| self.new_id(), str::to_owned)
     }
 }
 
@@ -185,30 +219,27 @@ impl Transport {
         self.threads.lock().push(threads::spawn(name, body)?);
         Ok(())
     }
+}
 
-    pub(crate) fn local_addr(&self) -> SocketAddr {
+impl RunningTransport for Transport {
+    fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
-    /// Writes its numbers as long as it is there.
-    pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
+    fn metrics(&self) -> Metrics {
         let shared = Arc::downgrade(&self.shared);
-        move |out| {
+        Box::new(move |out| {
             if let Some(shared) = shared.upgrade() {
                 shared.write_metrics(out);
             }
-        }
+        })
     }
 
-    /// From now on a response is its connection's last, and only connections that have been made
-    /// already are accepted.
-    pub(crate) fn stop_accepting(&self) {
+    fn stop_accepting(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
     }
 
-    /// Stops accepting, lets requests in hand finish until `deadline`, and closes the rest.
-    /// Harmless when repeated.
-    pub(crate) fn stop(&self, deadline: Instant) {
+    fn stop(&self, deadline: Instant) {
         self.stop_accepting();
         let threads = std::mem::take(&mut *self.threads.lock());
         let begun = Instant::now();
