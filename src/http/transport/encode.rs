@@ -86,7 +86,7 @@ pub(super) fn write(
         {
             buffer.extend_from_slice(body);
         }
-        let written = out.write_all(buffer).is_ok();
+        let written = out.write_all(buffer).and_then(|()| out.flush()).is_ok();
         buffer.clear();
         buffer.shrink_to(IDLE_BUFFER);
         written
@@ -96,7 +96,10 @@ pub(super) fn write(
     }
     let mut paced = Paced::new(out, within);
     match response.body {
-        Body::Bytes(body) if body.len() > KEPT_BUFFER => paced.write_all(&body).is_ok(),
+        Body::Bytes(body) if body.len() > KEPT_BUFFER => {
+            let written = paced.write_all(&body);
+            written.and_then(|()| paced.flush()).is_ok()
+        }
         Body::Bytes(_) => true,
         Body::Parts(first, parts) => {
             let all = move |out: &mut dyn Outlet| send_parts(out, first, parts);

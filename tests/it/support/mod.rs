@@ -172,7 +172,10 @@ impl TestServer {
         variables: &[(&str, &str)],
         register: impl FnOnce(&mut ExecutorRegistry),
     ) -> TestServer {
-        let pairs = [("PORT", "0")].iter().chain(variables).copied();
+        // CI runs the tests of the API over the other transport as well.
+        let transport = std::env::var("TEST_HTTP_SERVER").unwrap_or("std".to_owned());
+        let defaults = [("PORT", "0"), ("HTTP_SERVER", &transport)];
+        let pairs = defaults.iter().chain(variables).copied();
         let config = Config::from_pairs(pairs).expect("the test's configuration is valid");
         let gate = Gate::default();
         let mut registry = registry(&gate);
