@@ -461,6 +461,59 @@ mod tests {
         assert!(!is_last("X: close"));
     }
 
+    /// What another parser makes of a head: method, target, and the headers.
+    type Parts = (String, String, Vec<(String, Vec<u8>)>);
+
+    fn parts_by_httparse(bytes: &[u8]) -> Option<Parts> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        let length = request.parse(bytes).ok()?;
+        let fields = request.headers.iter();
+        let fields = fields.map(|h| (h.name.to_owned(), h.value.trim_ascii().to_vec()));
+        let parts = (
+            request.method?.to_owned(),
+            request.path?.to_owned(),
+            fields.collect(),
+        );
+        (length == httparse::Status::Complete(bytes.len())).then_some(parts)
+    }
+
+    fn parts_of(bytes: &[u8]) -> Option<Parts> {
+        let end = find_end(bytes).ok()??;
+        let text = text_of(&bytes[..end]);
+        let head = parse(&text, usize::MAX).ok()?;
+        let fields = head.headers.0.iter();
+        let fields = fields.map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+        let parts = (
+            head.method.to_owned(),
+            head.target.to_owned(),
+            fields.collect(),
+        );
+        (end == bytes.len()).then_some(parts)
+    }
+
+    proptest::proptest! {
+        /// Heads with some bytes changed: what is accepted here, another parser accepts too, and reads the same.
+        #[test]
+        fn another_parser_reads_the_same(
+            changes in proptest::collection::vec((0_usize..200, proptest::num::u8::ANY), 0..4),
+            value in "[\\x20-\\x7eü\t]{0,20}",
+        ) {
+            let head = format!("GET /a?b=c HTTP/1.1\r\nHost: h:80\r\nX-Y: {value}\r\nA:b\r\nContent-Length: 3\r\n\r\n");
+            let mut bytes = head.into_bytes();
+            for (at, byte) in changes {
+                if let Some(place) = bytes.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            if let Some(parts) = parts_of(&bytes)
+                && std::str::from_utf8(&bytes).is_ok()
+            {
+                proptest::prop_assert_eq!(Some(parts), parts_by_httparse(&bytes));
+            }
+        }
+    }
+
     #[test]
     fn size_and_number_have_a_limit() {
         let with = |filler: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{filler}\r\n");
