@@ -8,9 +8,9 @@ use crate::executor::ExecutorRegistry;
 use crate::http::request::{Client, Headers};
 use crate::http::response::Body;
 use crate::http::router::Router;
-use crate::http::transport::head;
 use crate::http::{Method, Peer, Request};
 use crate::jobs::Jobs;
+use crate::net::head;
 use crate::system::TaskSystem;
 
 const MAX_BODY: usize = 65_536;

@@ -40,6 +40,7 @@ mod jobs;
 mod log_safe;
 mod metrics;
 mod nesting;
+mod net;
 mod permits;
 mod refusal;
 mod server;

@@ -9,11 +9,11 @@ use crate::api::Api;
 use crate::config::Config;
 use crate::executor::ExecutorRegistry;
 use crate::http::router::Router;
-#[cfg(feature = "tiny-http")]
-use crate::http::transport::tiny::TinyTransport;
-use crate::http::transport::{RunningTransport, Service, Transport, TransportOptions};
 use crate::http::{Problem, Request, Response};
 use crate::jobs::Jobs;
+#[cfg(feature = "tiny-http")]
+use crate::net::tiny::TinyTransport;
+use crate::net::{RunningTransport, Service, Transport, TransportOptions};
 use crate::system::{STOP_WITHIN, TaskSystem};
 use crate::{api, jobs};
 

@@ -1,6 +1,6 @@
-//! HTTP without opinion: requests, responses, problems, a route table, and the transport.
+//! HTTP's messages: requests, responses, problems, events, and the table of routes.
 //!
-//! Nothing here knows what a task is. Only [`transport`] knows sockets.
+//! Nothing here knows what a task is, nor what a socket is.
 
 pub(crate) mod fields;
 pub(crate) mod meter;
@@ -11,9 +11,7 @@ pub(crate) mod response;
 pub(crate) mod router;
 pub(crate) mod sse;
 pub(crate) mod streaming;
-pub(crate) mod transport;
 
 pub(crate) use problem::Problem;
-pub(crate) use request::{Method, Request};
+pub(crate) use request::{Method, Peer, Request};
 pub(crate) use response::{Outlet, Response};
-pub(crate) use transport::Peer;

@@ -12,10 +12,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::executor::panic_text;
 use crate::http::Problem;
-use crate::http::transport::Shared;
-use crate::http::transport::connection::serve;
-use crate::http::transport::encode::{self, Framing};
-use crate::http::transport::open::Open;
+use crate::net::Shared;
+use crate::net::connection::serve;
+use crate::net::encode::{self, Framing};
+use crate::net::open::Open;
 use crate::threads::spawn_with_stack;
 
 /// How long an idle connection thread waits for the next connection before it ends.

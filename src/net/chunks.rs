@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, Read};
 
-use crate::http::transport::head::{MAX_HEAD, is_text};
+use crate::net::head::{MAX_HEAD, is_text};
 
 /// Why a body is not one.
 #[derive(Debug, PartialEq, Eq)]

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::encode::{self, After, Framing, Sink};
-use super::head::{self, body_too_large};
-use super::{Metrics, Peer, RunningTransport, Service, TransportOptions};
+use super::framing::{body_too_large, malformed};
+use super::head;
+use super::{Metrics, RunningTransport, Service, TransportOptions};
 use crate::http::meter::StatusCounts;
 use crate::http::request::{Client, Headers};
-use crate::http::{Method, Problem, Request};
+use crate::http::{Method, Peer, Problem, Request};
 use crate::threads::{self, spawn_with_stack};
 
 /// What is said at the start.
@@ -195,7 +196,7 @@ fn read_body(raw: &mut tiny_http::Request, max: usize) -> Result<Vec<u8>, Proble
     match read.is_ok() {
         true if body.len() > max => Err(body_too_large(max)),
         true => Ok(body),
-        false => Err(head::malformed("The body did not arrive whole")),
+        false => Err(malformed("The body did not arrive whole")),
     }
 }
 

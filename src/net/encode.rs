@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::executor::panic_text;
 use crate::http::Peer;
 use crate::http::response::{Body, Outlet, Parts, Response, Stream, reason_phrase};
-use crate::http::transport::socket;
+use crate::net::socket;
 
 /// Where a response goes: the socket of a connection, as a rule.
 pub(super) trait Sink: Write {

@@ -1,4 +1,4 @@
-//! The transport: HTTP/1.1 over the sockets of the standard library.
+//! The transport: HTTP/1.1 over the sockets of the standard library. It hands [messages](crate::http) on.
 //!
 //! One thread accepts the connections of each address. Each connection has a thread that reads a request, has it answered
 //! in place and writes the response, with no queue between. Connection threads are reused, and their number is bounded.
@@ -7,6 +7,7 @@
 mod chunks;
 mod connection;
 mod encode;
+mod framing;
 pub(crate) mod head;
 mod input;
 mod listener;
@@ -30,7 +31,6 @@ use parking_lot::Mutex;
 
 use self::open::OpenConnections;
 use self::overload::Overload;
-pub(crate) use self::socket::Peer;
 use crate::executor::panic_text;
 use crate::http::meter::StatusCounts;
 use crate::http::{Problem, Request, Response};

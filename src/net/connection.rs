@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use crate::http::request::{Client, RequestBody};
 use crate::http::response::Response;
-use crate::http::transport::chunks::{self, Broken};
-use crate::http::transport::encode::{self, After, Framing};
-use crate::http::transport::head::{self, BodyLength, Head, Version, body_too_large, malformed};
-use crate::http::transport::input::{End, Input};
-use crate::http::transport::open::Open;
-use crate::http::transport::{Shared, call, socket};
 use crate::http::{Method, Problem, Request};
+use crate::net::chunks::{self, Broken};
+use crate::net::encode::{self, After, Framing};
+use crate::net::framing::{BodyLength, Version, body_too_large, malformed};
+use crate::net::head::{self, Head};
+use crate::net::input::{End, Input};
+use crate::net::open::Open;
+use crate::net::{Shared, call, socket};
 
 /// How long, and how much, is read away after the last response. Closing over unread bytes would reset the connection,
 /// and take the response with it.

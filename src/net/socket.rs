@@ -4,14 +4,7 @@ use std::net::TcpStream;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is known of the other side of a connection, without sending anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Peer {
-    Open,
-    /// It sends no more. It may have closed the connection, or go on reading.
-    HalfClosed,
-    Gone,
-}
+use crate::http::Peer;
 
 /// Sees the end of the stream behind bytes that are still unread.
 #[cfg(all(target_os = "linux", not(portable)))]
