@@ -41,6 +41,7 @@ mod log_safe;
 mod metrics;
 mod nesting;
 mod permits;
+mod program;
 mod refusal;
 mod server;
 pub mod store;
@@ -68,6 +69,8 @@ pub use executor::{
 };
 #[doc(inline)]
 pub use jobs::{migrate, migration_sql, token};
+#[doc(inline)]
+pub use program::{check, run};
 #[doc(inline)]
 pub use server::Server;
 #[doc(inline)]

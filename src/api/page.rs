@@ -19,6 +19,9 @@ pub(super) fn home(call: &Call<'_>) -> Answer {
             let page = INDEX.replace("{{session}}", call.session.as_str());
             html(200, &page.replace("{{version}}", VERSION))
         }
+        false if !call.api.config.enable_session_isolation => {
+            Response::bytes(TEXT_UTF8, text_off(call))
+        }
         false => Response::bytes(TEXT_UTF8, text(call)),
     };
     Ok(response.with("Vary", "Accept"))
@@ -62,6 +65,16 @@ fn host<'a>(call: &'a Call<'_>) -> &'a str {
         true => host,
         false => "localhost:3000",
     }
+}
+
+/// No command that would be refused.
+fn text_off(call: &Call<'_>) -> String {
+    format!(
+        "Async Task System {VERSION}\n\n\
+         The Task System is off: start the server with ENABLE_SESSION_ISOLATION=true.\n\
+         All routes: http://{}/docs\n",
+        host(call)
+    )
 }
 
 /// What to paste next: commands that stay in the session that this request named.

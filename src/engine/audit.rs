@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use crate::log_safe::LogSafe;
 use crate::store::Observer;
 use crate::task::{EventKind, HistoryEvent, Millis, SessionKey, TaskId};
 use crate::threads::{self, join_until};
@@ -75,9 +76,16 @@ struct Counters {
     lost: AtomicUsize,
 }
 
+/// What the writer is told.
+enum Told {
+    Entry(Entry),
+    /// To open the file anew, behind what was told before.
+    Reopen,
+}
+
 /// The writer's thread and the way to it.
 pub(crate) struct Audit {
-    entries: Arc<Mutex<Option<Sender<Entry>>>>,
+    entries: Arc<Mutex<Option<Sender<Told>>>>,
     counters: Arc<Counters>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -85,11 +93,12 @@ pub(crate) struct Audit {
 impl Audit {
     /// Opens `path` for appending and starts the writer.
     pub(crate) fn start(path: &Path) -> io::Result<Audit> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let path = path.to_owned();
+        let file = open(&path)?;
         let (entries, queue) = crossbeam_channel::unbounded();
         let counters = Arc::<Counters>::default();
         let inside = counters.clone();
-        let thread = threads::spawn("audit", move || Writer::new(file, inside).run(&queue))?;
+        let thread = threads::spawn("audit", move || Writer::new(path, file, inside).run(&queue))?;
         Ok(Audit {
             entries: Arc::new(Mutex::new(Some(entries))),
             counters,
@@ -118,9 +127,16 @@ impl Audit {
             };
             if let Some(entries) = &*entries.lock() {
                 counters.waiting.fetch_add(1, Relaxed);
-                let _ = entries.send(entry);
+                let _ = entries.send(Told::Entry(entry));
             }
         })
+    }
+
+    /// Has the writer open the path anew: the file that it has may have been moved away.
+    pub(crate) fn reopen(&self) {
+        if let Some(entries) = &*self.entries.lock() {
+            let _ = entries.send(Told::Reopen);
+        }
     }
 
     /// Writes what waits and ends the thread.
@@ -136,7 +152,39 @@ impl Audit {
     }
 }
 
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Why the audit log cannot be written at `path`, whenever it is tried. A file that was not there is not
+/// there afterwards.
+pub(crate) fn mistake(path: &Path) -> Option<String> {
+    let new = OpenOptions::new().create_new(true).append(true).open(path);
+    let error = match new {
+        Ok(_) => {
+            return std::fs::remove_file(path)
+                .err()
+                .map(|error| told(path, &error));
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(path).err()?,
+        Err(error) => error,
+    };
+    // A full disk is not a mistake.
+    let is_full = matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    );
+    (!is_full).then(|| told(path, &error))
+}
+
+/// What is said where the file cannot be opened.
+pub(crate) fn told(path: &Path, error: &io::Error) -> String {
+    let path = path.display().to_string();
+    format!("AUDIT_LOG={}: {error}", LogSafe(&path))
+}
+
 struct Writer {
+    path: PathBuf,
     file: File,
     counters: Arc<Counters>,
     /// Lines, perhaps from the middle of the first, that the file has not taken yet.
@@ -146,8 +194,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(file: File, counters: Arc<Counters>) -> Writer {
+    fn new(path: PathBuf, file: File, counters: Arc<Counters>) -> Writer {
         Writer {
+            path,
             file,
             counters,
             pending: Vec::new(),
@@ -156,12 +205,12 @@ impl Writer {
         }
     }
 
-    fn run(mut self, queue: &Receiver<Entry>) {
+    fn run(mut self, queue: &Receiver<Told>) {
         let mut open = true;
         while open || !self.pending.is_empty() {
             if self.pending.is_empty() {
                 match queue.recv() {
-                    Ok(entry) => self.add(&entry),
+                    Ok(told) => self.take(told),
                     Err(_) => {
                         open = false;
                         continue;
@@ -169,9 +218,9 @@ impl Writer {
                 }
             }
             while self.pending.len() < 64 * 1024
-                && let Ok(entry) = queue.try_recv()
+                && let Ok(told) = queue.try_recv()
             {
-                self.add(&entry);
+                self.take(told);
             }
             if let Err(error) = self.flush() {
                 self.complain(&error);
@@ -180,9 +229,31 @@ impl Writer {
         }
     }
 
-    fn add(&mut self, entry: &Entry) {
-        entry.write(&mut self.pending);
-        self.entries += 1;
+    fn take(&mut self, told: Told) {
+        match told {
+            Told::Entry(entry) => {
+                entry.write(&mut self.pending);
+                self.entries += 1;
+            }
+            Told::Reopen => self.reopen(),
+        }
+    }
+
+    /// What was told before goes into the file that was there before, where it takes it.
+    fn reopen(&mut self) {
+        if let Err(error) = self.flush() {
+            self.complain(&error);
+        }
+        match open(&self.path) {
+            Ok(file) => {
+                self.file = file;
+                log::info!("The audit log was opened anew");
+            }
+            Err(error) => log::error!(
+                "The audit log cannot be opened anew, entries go into the old file: {}",
+                told(&self.path, &error)
+            ),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

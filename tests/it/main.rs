@@ -53,10 +53,14 @@ mod process;
 mod protocol;
 /// The README's tour, line by line.
 mod readme;
+/// SIGHUP and SIGUSR1: files that were moved away.
+mod rotation;
 /// Which session a request belongs to, and how long a session lives.
 mod sessions;
 /// Share links.
 mod share;
+/// How a start, and `--check`, judge the configuration.
+mod start;
 /// The server, client and waits that all of them use.
 mod support;
 /// The life of a task through its routes: create, start, cancel, retry, status, history.
