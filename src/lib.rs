@@ -26,6 +26,7 @@
 //! To read the source, go from the values up: [`task`], [`executor`], [`events`], [`config`], [`store`],
 //! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs` and [`Server`]. Imports point only that way.
 
+mod actor;
 mod api;
 pub mod config;
 mod demo;
@@ -44,6 +45,7 @@ mod permits;
 mod program;
 mod refusal;
 mod server;
+mod spelling;
 pub mod store;
 mod system;
 pub mod task;

@@ -84,7 +84,8 @@ impl TaskSystem {
         };
         let observer = audit.as_deref().map(Audit::observer);
         let meter = config.metrics.then(|| WorkMeter::new(registry.types()));
-        let tasks = TaskManager::with_meter(limits, observer, meter);
+        let on_removal = audit.as_deref().map(Audit::on_removal);
+        let tasks = TaskManager::observed(limits, observer, on_removal, meter);
         let execution = TaskExecutionService::start_threads(tasks.clone(), registry, options)?;
         let cleanup = TaskCleanupService::start(tasks, config.task_cleanup_interval)?;
         Ok(TaskSystem {

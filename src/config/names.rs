@@ -1,8 +1,8 @@
 //! Names that are not in the table: variables of the original, and misspelt ones.
 
 use super::variables::VARIABLES;
-use super::variables::Variable;
 use crate::log_safe::LogSafe;
+use crate::spelling::nearest;
 
 /// A variable of the original that protected something, and that this program does not have.
 struct Retired {
@@ -66,40 +66,9 @@ pub(super) fn is_retired(name: &str) -> bool {
 
 /// What to say of a name that is almost one of ours.
 pub(super) fn misspelt(name: &str) -> Option<String> {
-    let meant = meant_by(name)?.name;
+    let meant = nearest(name, VARIABLES.iter().map(|variable| variable.name))?;
     let name = LogSafe(name);
     Some(format!(
         "{name} is not a variable of this program: did you mean {meant}?"
     ))
-}
-
-/// The variable that a name is almost the name of.
-fn meant_by(name: &str) -> Option<&'static Variable> {
-    VARIABLES.iter().find(|variable| {
-        // Two letters off a name of four is another word: HOME is not a misspelt HOST.
-        let tolerance = if variable.name.len() <= 4 { 1 } else { 2 };
-        distance(name, variable.name) <= tolerance
-    })
-}
-
-/// How many letters to insert, remove, replace or swap with a neighbour, to turn `a` into `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    if a.len().abs_diff(b.len()) > 2 {
-        return usize::MAX;
-    }
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }

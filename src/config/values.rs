@@ -91,12 +91,14 @@ impl Values {
     fn origins(&self) -> Result<Vec<String>, String> {
         let origin = |word: &String| {
             let word = word.to_ascii_lowercase();
-            let (scheme, host) = word.split_once("://").filter(|(_, host)| is_host(host))?;
-            Some(format!("{scheme}://{}", without_usual_port(scheme, host)))
+            let (scheme, host) = word.split_once("://")?;
+            // Any port, as in http://localhost:*
+            let name = host.strip_suffix(":*").unwrap_or(host);
+            is_host(name).then(|| format!("{scheme}://{}", without_usual_port(scheme, host)))
         };
         let words = self.words("CORS_ALLOWED_ORIGINS");
         let origins = words.iter().map(|word| {
-            let allowed = "origins such as https://app.example, without a path, comma-separated";
+            let allowed = "origins such as https://app.example or http://localhost:*, without a path, comma-separated";
             origin(word).ok_or_else(|| refuse("CORS_ALLOWED_ORIGINS", word, allowed))
         });
         origins.collect()

@@ -116,7 +116,7 @@ variables! {
     "KEEP_ALIVE_TIMEOUT" "30000" Kind::Millis, "ms after which an idle connection is closed";
     "MAX_STREAMS" "1000" Kind::Count(1, 1_000_000), "open event streams at once";
     "ALLOWED_HOSTS" "" Kind::Text, "comma-separated Host names to answer to; all where not set";
-    "CORS_ALLOWED_ORIGINS" "" Kind::Text, "comma-separated origins whose pages may use the API";
+    "CORS_ALLOWED_ORIGINS" "" Kind::Text, "comma-separated origins whose pages may use the API; http://localhost:* for every port";
     "METRICS" "false" Kind::Flag, "count, and show it to Prometheus at /metrics";
     "STORAGE" "memory" Kind::OneOf(&["memory", "sqlite", "postgres", "prisma"]), "where the Job API keeps its jobs: sqlite, postgres (or prisma); memory: no Job API";
     "ENABLE_QUEUE" "false" Kind::Flag, "run the Job API's workers in this process";

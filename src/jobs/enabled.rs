@@ -257,7 +257,11 @@ pub(crate) fn mistakes(config: &Config) -> Vec<String> {
         return Vec::new();
     };
     let address = database::url::parse(url).and_then(|address| database::check(&address));
-    let keys = tokens(config).map_err(|error| error.to_string());
+    let keys = match config.jwt_secret.is_some() || config.jwt_public_key_file.is_some() {
+        true => tokens(config).map_err(|error| error.to_string()),
+        // The configuration has said so itself.
+        false => return Vec::from_iter(address.err()),
+    };
     let keys = keys.and_then(|tokens| Gatekeeper::new(&tokens).map(drop));
     [address, keys]
         .into_iter()

@@ -159,7 +159,8 @@ fn tasks_of_other_types_block_where_the_default_type_does() {
             })
         });
     });
-    let tasks: Vec<_> = (0..2).map(|_| server.run("unheard-of")).collect();
+    let body = json!({ "name": "n", "metadata": { "type": "unheard-of" }, "start": true });
+    let tasks: Vec<_> = (0..2).map(|_| server.create(body.clone())).collect();
     server.wait_status(&tasks[0], "running");
     server.run_to("quick", "completed");
     assert_eq!(server.task(&tasks[1])["status"], "pending");

@@ -16,12 +16,16 @@ mod config;
 mod connections;
 /// The five demo routes and what their tasks show.
 mod demo;
+/// Sessions that are emptied, and what the audit log says of it.
+mod emptying;
 /// Refusals: their form, the methods, the queries and the limits.
 mod errors;
 /// How executors run: panics, time limits, blocking ones, results.
 mod execution;
 /// What the machine may lack: descriptors, threads, room on the disk; and the stop under load.
 mod faults;
+/// How a task's type is judged, and how numbers and answers are written.
+mod forms;
 /// `/`: the text for terminals, the page's own rules.
 mod home;
 /// `Idempotency-Key`.

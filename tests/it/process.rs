@@ -313,10 +313,12 @@ fn nothing_that_a_client_sends_can_forge_a_log_line() {
     let forged = "2025-08-12 05:56:10 [INFO] forged";
     let nasty = format!("x\n{forged}\r{forged}\u{1b}[2J\u{0}\u{7f}\u{85}\u{2028}{forged}");
     let body = json!({
-        "name": nasty, "description": nasty, "type": nasty, "metadata": { "a": nasty },
+        "name": nasty, "description": nasty, "metadata": { "a": nasty, "type": nasty },
         "start": true,
     });
-    client.post("/tasks", body);
+    client.post("/tasks", body).expect(201);
+    let body = json!({ "name": "n", "type": nasty });
+    client.post("/tasks", body).expect(400);
     let step = json!({ "name": nasty, "description": nasty, "durationMs": 1 });
     let body = json!({ "name": nasty, "description": nasty, "steps": [step], "failAt": 0 });
     client.post("/demo/tasks/workflow", body);

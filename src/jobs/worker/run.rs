@@ -67,6 +67,13 @@ impl JobRun {
         })
     }
 
+    /// How the log names this run. Who ran it can have chosen the type's name.
+    fn name(&self) -> String {
+        let (id, kind) = (self.job.id, crate::log_safe::LogSafe(&self.job.kind));
+        let (attempt, max) = (self.attempt(), self.job.max);
+        format!("job {id} ({kind}), attempt {attempt} of {max}")
+    }
+
     /// Which attempt this is.
     fn attempt(&self) -> u32 {
         self.job.attempts + 1
@@ -240,11 +247,11 @@ impl Assignment for JobRun {
             return;
         }
         match &ending {
-            Ending::Completed(_) => log::debug!("Completed execution of job {}", self.job.id),
+            Ending::Completed(_) => log::info!("Completed execution of {}", self.name()),
             Ending::Failed(why) => {
                 log::warn!(
-                    "Job {} failed: {}",
-                    self.job.id,
+                    "Failed execution of {}: {}",
+                    self.name(),
                     crate::log_safe::LogSafe(why)
                 );
             }
