@@ -25,7 +25,7 @@ pub use cleanup::TaskCleanupService;
 
 pub use crate::config::default_workers;
 
-use crate::executor::{ExecutorRegistry, Report, TaskError, TaskInput};
+use crate::executor::{ExecutorRegistry, Report, StopHandle, TaskError, TaskInput};
 use crate::permits::{Permit, Permits};
 use crate::store::{Attempt, Ending, NewTask, Refused, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
@@ -112,6 +112,11 @@ impl Report for TaskAssignment {
 
     fn is_stopped(&self) -> bool {
         !self.tasks.is_running(&self.attempt)
+    }
+
+    fn stop_handle(&self) -> StopHandle {
+        let (tasks, attempt) = (self.tasks.clone(), self.attempt.clone());
+        StopHandle::new(move || !tasks.is_running(&attempt))
     }
 }
 

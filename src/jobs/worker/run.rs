@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::engine::pool::Assignment;
-use crate::executor::{Report, TaskError, TaskInput};
+use crate::executor::{Report, StopHandle, TaskError, TaskInput};
 use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::storage::Claim;
 use crate::jobs::work::{Begin, End, Finish, Pause, Reported, Standing};
@@ -286,6 +286,11 @@ impl Report for JobRun {
 
     fn is_stopped(&self) -> bool {
         self.shared.claims.is_over(&self.held)
+    }
+
+    fn stop_handle(&self) -> StopHandle {
+        let me = self.me.clone();
+        StopHandle::new(move || me.upgrade().is_none_or(|run| run.is_stopped()))
     }
 }
 
