@@ -24,7 +24,7 @@
 //! ```
 //!
 //! To read the source, go from the values up: [`task`], [`executor`], [`events`], [`config`], [`store`],
-//! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs` and [`Server`]. Imports point only that way.
+//! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs`, [`Server`] and [`run`]. Imports point only that way.
 
 mod actor;
 mod api;

@@ -44,7 +44,8 @@ fn main() -> ExitCode {
         }
         _ => {
             let given = words.join(" ").escape_debug().to_string();
-            fail(&format!("{given} is not understood; see --help"), MISUSE)
+            let hint = "settings are variables, as in PORT=3000; see --help";
+            fail(&format!("unknown option {given}: {hint}"), MISUSE)
         }
     }
 }
