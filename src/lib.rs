@@ -38,6 +38,8 @@ pub mod fuzzing;
 mod http;
 mod idempotency;
 mod jobs;
+#[cfg(test)]
+mod log_notes;
 mod log_safe;
 mod metrics;
 mod nesting;

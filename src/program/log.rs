@@ -36,31 +36,12 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-
-    static TOLD: Mutex<Vec<(::log::Level, String)>> = Mutex::new(Vec::new());
-
-    struct Notes;
-
-    impl ::log::Log for Notes {
-        fn enabled(&self, _: &::log::Metadata<'_>) -> bool {
-            true
-        }
-
-        fn log(&self, record: &::log::Record<'_>) {
-            let line = (record.level(), record.args().to_string());
-            TOLD.lock().expect("no poison").push(line);
-        }
-
-        fn flush(&self) {}
-    }
+    use crate::log_notes;
 
     #[test]
     fn a_panic_of_the_main_thread_is_an_error_in_one_line() {
-        ::log::set_logger(&Notes).expect("the only logger");
-        ::log::set_max_level(LevelFilter::Trace);
+        log_notes::begin();
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(tell_panic));
         for name in ["main", "worker"] {
@@ -69,7 +50,7 @@ mod tests {
             assert!(thread.join().is_err());
         }
         std::panic::set_hook(usual);
-        let told = TOLD.lock().expect("no poison");
+        let told = log_notes::with("program/log.rs");
         let [main, worker] = &told[..] else {
             panic!("two lines: {told:?}");
         };
@@ -77,11 +58,7 @@ mod tests {
             (main.0, worker.0),
             (::log::Level::Error, ::log::Level::Debug)
         );
-        assert!(
-            main.1.contains("log.rs") && main.1.contains(r"two\nlines"),
-            "{}",
-            main.1
-        );
+        assert!(main.1.contains(r"two\nlines"), "{}", main.1);
         assert!(!worker.1.contains("two"), "{}", worker.1);
     }
 }
