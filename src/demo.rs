@@ -20,6 +20,15 @@ pub(crate) const MAX_DELAY_MS: u64 = 3_600_000;
 /// What `speed` may be.
 pub(crate) const SPEEDS: std::ops::RangeInclusive<f64> = 0.1..=1000.0;
 
+/// A whole number as people write it: 1024, and not 1024.0.
+pub(crate) fn plain(number: f64) -> Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match number.fract() == 0.0 && number.abs() < EXACT {
+        true => json!(number as i64),
+        false => json!(number),
+    }
+}
+
 /// Registers the demo types that `registry` does not have, and tells which.
 pub(crate) fn register(registry: &mut ExecutorRegistry) -> Vec<&'static str> {
     type Planner = fn(&TaskInput) -> Result<Plan, TaskError>;
@@ -218,7 +227,7 @@ fn file_processing(input: &TaskInput) -> Result<Plan, TaskError> {
         result: json!({
             "message": "File processing simulated; no file was opened",
             "filePath": arguments.file_path,
-            "fileSize": arguments.file_size,
+            "fileSize": arguments.file_size.map(plain),
             "processingType": arguments.processing_type.as_deref().unwrap_or("default"),
         }),
     })

@@ -24,8 +24,9 @@
 //! ```
 //!
 //! To read the source, go from the values up: [`task`], [`executor`], [`events`], [`config`], [`store`],
-//! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs` and [`Server`]. Imports point only that way.
+//! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs`, [`Server`] and [`run`]. Imports point only that way.
 
+mod actor;
 mod api;
 pub mod config;
 mod demo;
@@ -37,13 +38,17 @@ pub mod fuzzing;
 mod http;
 mod idempotency;
 mod jobs;
+#[cfg(test)]
+mod log_notes;
 mod log_safe;
 mod metrics;
 mod nesting;
 mod net;
 mod permits;
+mod program;
 mod refusal;
 mod server;
+mod spelling;
 pub mod store;
 mod system;
 pub mod task;
@@ -65,10 +70,13 @@ pub use config::{Config, ConfigError};
 pub use engine::{TaskCleanupService, TaskExecutionService};
 #[doc(inline)]
 pub use executor::{
-    ExecutorRegistry, FieldError, Outcome, Report, TaskContext, TaskError, TaskExecutor, TaskInput,
+    ExecutorRegistry, FieldError, Outcome, Report, StopHandle, TaskContext, TaskError,
+    TaskExecutor, TaskInput,
 };
 #[doc(inline)]
 pub use jobs::{migrate, migration_sql, token};
+#[doc(inline)]
+pub use program::{check, run};
 #[doc(inline)]
 pub use server::Server;
 #[doc(inline)]

@@ -1,21 +1,23 @@
 //! The HTTP server: joins the route tables over a task system, and starts and stops it all.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api::Api;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
+use crate::engine::audit;
 use crate::executor::ExecutorRegistry;
 use crate::http::router::Router;
 use crate::http::{Problem, Request, Response};
 use crate::jobs::Jobs;
+use crate::log_safe::LogSafe;
 #[cfg(feature = "tiny-http")]
 use crate::net::tiny::TinyTransport;
 use crate::net::{RunningTransport, Service, Transport, TransportOptions};
 use crate::system::{STOP_WITHIN, TaskSystem};
-use crate::{api, jobs};
+use crate::{api, jobs, system};
 
 /// How long requests in hand may take at the stop.
 const REQUESTS_IN_HAND: Duration = Duration::from_secs(2);
@@ -38,19 +40,38 @@ pub struct Server {
 }
 
 impl Server {
-    /// What a start would find wrong with the keys that the configuration names. Neither the address
-    /// nor a database is tried.
+    /// Everything that a start would find wrong with what the configuration names: the address, the
+    /// audit log, the database's address and folder, the keys. A port in use is no mistake, and no
+    /// database is connected to.
     ///
     /// ```
     /// # use async_task_system::{Config, Server};
-    /// assert_eq!(Server::check(&Config::default()), Ok(()));
+    /// assert_eq!(Server::check(&Config::from_pairs([("PORT", "0")])?), Ok(()));
+    /// # Ok::<(), async_task_system::ConfigError>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// What is missing, for the person at the terminal.
-    pub fn check(config: &Config) -> Result<(), String> {
-        jobs::check(config)
+    /// What is wrong or missing, for the person at the terminal.
+    pub fn check(config: &Config) -> Result<(), ConfigError> {
+        let mut mistakes = match Server::check_settings(config) {
+            Ok(()) => Vec::new(),
+            Err(error) => error.into_mistakes(),
+        };
+        if number_mistake(config).is_none() {
+            mistakes.extend(address_mistake(config));
+        }
+        ConfigError::unless_none(mistakes)
+    }
+
+    /// The part of it that no later start could find otherwise.
+    pub(crate) fn check_settings(config: &Config) -> Result<(), ConfigError> {
+        let mut mistakes = Vec::from_iter(number_mistake(config));
+        if let Some(path) = &config.audit_log {
+            mistakes.extend(audit::mistake(path));
+        }
+        mistakes.extend(jobs::mistakes(config));
+        ConfigError::unless_none(mistakes)
     }
 
     /// Listens and starts the system.
@@ -68,11 +89,15 @@ impl Server {
     ///
     /// As [`TaskSystem::start`], and where the address cannot be listened on.
     pub fn start(config: Config, mut registry: ExecutorRegistry) -> io::Result<Server> {
+        for warning in &config.warnings {
+            log::warn!("{warning}");
+        }
         // First of all: a process that cannot serve does no work either.
-        let listeners = Transport::bind(&config.host, config.port)?;
+        let listeners = Transport::bind(&config.host, config.port).map_err(with_hint)?;
         api::register(&mut registry);
         jobs::register(&mut registry);
-        let system = TaskSystem::start(&config, registry)?;
+        let system = TaskSystem::start_threads(&config, registry)?;
+        let is_on = config.enable_session_isolation;
         let jobs = Jobs::start(&config, system.execution()).inspect_err(|_| system.stop())?;
         let options = TransportOptions {
             max_connections: config.max_connections,
@@ -102,6 +127,12 @@ impl Server {
         api.ask_of_health(jobs.ailment());
         api.report(transport.metrics());
         log::info!("Listening on http://{}", transport.local_addr());
+        match is_on {
+            true => system::say_initialized(),
+            false => log::warn!(
+                "The Task System is off (ENABLE_SESSION_ISOLATION=false): its routes answer 503"
+            ),
+        }
         Ok(Server {
             system,
             jobs,
@@ -134,6 +165,20 @@ impl Server {
     /// ```
     pub fn system(&self) -> &TaskSystem {
         &self.system
+    }
+
+    /// Opens the files that it writes anew: `AUDIT_LOG`, after somebody has moved it away.
+    /// [`run`](crate::run) does this at SIGHUP.
+    ///
+    /// ```
+    /// # use async_task_system::{Config, ExecutorRegistry, Server};
+    /// let config = Config::from_pairs([("PORT", "0")])?;
+    /// let server = Server::start(config, ExecutorRegistry::new())?;
+    /// server.reopen_files();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reopen_files(&self) {
+        self.system.reopen_files();
     }
 
     /// Stops accepting, lets the requests in hand finish, and stops the system; all within
@@ -194,4 +239,34 @@ impl Service for Routed {
     fn refuse(&self, request: &Request<'_>, problem: Problem) -> Response {
         self.api.refuse(request, problem)
     }
+}
+
+/// Why `HOST` is no address, where it is written like one: a name may be found later, a number not.
+fn number_mistake(config: &Config) -> Option<String> {
+    let host = &config.host;
+    let is_number = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let error = match is_number {
+        true => (&**host, config.port).to_socket_addrs().err()?,
+        false => return None,
+    };
+    Some(format!("HOST={host} is not an address: {error}"))
+}
+
+/// Says what to do where another program has the port.
+fn with_hint(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            io::Error::new(error.kind(), format!("{error}; set PORT to another"))
+        }
+        _ => error,
+    }
+}
+
+/// Why no server can listen there. The port may be in use: by the server that this configuration is
+/// to restart, for one.
+fn address_mistake(config: &Config) -> Option<String> {
+    let host = config.host.trim_matches(['[', ']']);
+    let error = TcpListener::bind((host, config.port)).err()?;
+    let is_mistake = error.kind() != io::ErrorKind::AddrInUse;
+    is_mistake.then(|| format!("HOST={} PORT={}: {error}", LogSafe(host), config.port))
 }

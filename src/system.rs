@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::demo;
-use crate::engine::audit::Audit;
+use crate::engine::audit::{self, Audit};
 use crate::engine::{EngineOptions, TaskCleanupService, TaskExecutionService};
 use crate::executor::ExecutorRegistry;
 use crate::metrics::WorkMeter;
@@ -51,13 +51,21 @@ impl TaskSystem {
     /// # Errors
     ///
     /// The audit log cannot be opened, or a thread cannot be started.
-    pub fn start(config: &Config, mut registry: ExecutorRegistry) -> io::Result<TaskSystem> {
+    pub fn start(config: &Config, registry: ExecutorRegistry) -> io::Result<TaskSystem> {
+        let system = TaskSystem::start_threads(config, registry)?;
+        say_initialized();
+        Ok(system)
+    }
+
+    pub(crate) fn start_threads(
+        config: &Config,
+        mut registry: ExecutorRegistry,
+    ) -> io::Result<TaskSystem> {
         demo::register(&mut registry);
         let audit = match &config.audit_log {
             None => None,
             Some(path) => Some(Arc::new(Audit::start(path).map_err(|error| {
-                let text = format!("AUDIT_LOG={}: {error}", path.display());
-                io::Error::new(error.kind(), text)
+                io::Error::new(error.kind(), audit::told(path, &error))
             })?)),
         };
         let limits = Limits {
@@ -76,10 +84,10 @@ impl TaskSystem {
         };
         let observer = audit.as_deref().map(Audit::observer);
         let meter = config.metrics.then(|| WorkMeter::new(registry.types()));
-        let tasks = TaskManager::with_meter(limits, observer, meter);
+        let on_removal = audit.as_deref().map(Audit::on_removal);
+        let tasks = TaskManager::observed(limits, observer, on_removal, meter);
         let execution = TaskExecutionService::start_threads(tasks.clone(), registry, options)?;
         let cleanup = TaskCleanupService::start(tasks, config.task_cleanup_interval)?;
-        log::info!("Task system initialized successfully");
         Ok(TaskSystem {
             execution,
             cleanup,
@@ -152,6 +160,13 @@ impl TaskSystem {
         self.stop_until(Instant::now() + STOP_WITHIN);
     }
 
+    /// Opens the audit log anew, after somebody has moved it away.
+    pub(crate) fn reopen_files(&self) {
+        if let Some(audit) = &self.audit {
+            audit.reopen();
+        }
+    }
+
     pub(crate) fn stop_until(&self, deadline: Instant) {
         self.execution.stop(deadline);
         self.cleanup.stop(deadline);
@@ -159,4 +174,9 @@ impl TaskSystem {
             audit.stop(deadline);
         }
     }
+}
+
+/// Said once, when everything has started.
+pub(crate) fn say_initialized() {
+    log::info!("Task system initialized successfully");
 }

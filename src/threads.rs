@@ -68,28 +68,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-    use parking_lot::Mutex;
-
     use super::*;
-
-    /// The errors that this process has logged; other tests may add theirs.
-    struct Errors(Mutex<Vec<String>>);
-
-    impl log::Log for Errors {
-        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-            true
-        }
-
-        fn log(&self, record: &log::Record<'_>) {
-            if record.level() == log::Level::Error {
-                self.0.lock().push(record.args().to_string());
-            }
-        }
-
-        fn flush(&self) {}
-    }
-
-    static ERRORS: Errors = Errors(Mutex::new(Vec::new()));
+    use crate::log_notes;
 
     #[test]
     fn a_thread_that_ends_on_its_own_is_waited_for_though_the_time_is_up() {
@@ -108,18 +88,17 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_says_so_and_with_which_words() {
-        log::set_logger(&ERRORS).expect("no other test sets one");
-        log::set_max_level(log::LevelFilter::Error);
+        log_notes::begin();
         let started = spawn("fragile", || panic!("so\nmuch"));
         assert!(started.expect("a thread").join().is_ok());
         let small = spawn_with_stack("small", 64 * 1024, || panic!("less"));
         assert!(small.expect("a thread").join().is_ok());
-        let said = ERRORS.0.lock();
         for line in [
             "Thread fragile panicked: so\\nmuch",
             "Thread small panicked: less",
         ] {
-            assert!(said.iter().any(|told| told == line), "{said:?}");
+            let said = log_notes::with(line);
+            assert_eq!(said, [(log::Level::Error, line.to_owned())]);
         }
     }
 }

@@ -48,7 +48,8 @@ static FILE_PROCESSING: Demo = Demo {
     read: |fields, metadata| {
         let file_path = fields.required_text("filePath", MAX_TEXT);
         metadata.insert("filePath".to_owned(), json!(file_path));
-        keep(metadata, "fileSize", fields.number("fileSize", 0.0..=1e15));
+        let size = fields.number("fileSize", 0.0..=1e15).map(demo::plain);
+        keep(metadata, "fileSize", size);
         let processing = fields.text("processingType", 200);
         keep(metadata, "processingType", processing);
         None
@@ -176,7 +177,8 @@ impl Demo {
         metadata.insert("type".to_owned(), json!(self.kind));
         let own_name = (self.read)(fields, &mut metadata);
         let description = description(fields);
-        keep(&mut metadata, "speed", fields.number("speed", SPEEDS));
+        let speed = fields.number("speed", SPEEDS).map(demo::plain);
+        keep(&mut metadata, "speed", speed);
         keep(&mut metadata, "failAt", fields.whole("failAt", 0..=100));
         let attempts = fields.whole("failAttempts", 1..=1_000);
         keep(&mut metadata, "failAttempts", attempts);

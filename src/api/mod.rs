@@ -22,10 +22,11 @@ use std::time::Instant;
 
 pub(crate) use self::demo::register;
 use self::metrics::Metrics;
+use crate::actor::{self, Actor};
 use crate::config::Config;
 use crate::http::fields::Fields;
 use crate::http::router::{Answer, Handler, Route, Router};
-use crate::http::{Problem, Request, Response};
+use crate::http::{Method, Problem, Request, Response};
 use crate::idempotency::Idempotency;
 use crate::permits::Permits;
 use crate::system::TaskSystem;
@@ -82,6 +83,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         get("/api/v1/tasks/events", live::session_events),
         get("/api/v1/tasks/cleanup/status", tasks::cleanup_status),
         post("/api/v1/tasks/cleanup/run", tasks::cleanup_run),
+        Route::delete(SESSION, on(tasks::remove_session)),
         get("/api/v1/tasks/:id", tasks::show),
         get("/api/v1/tasks/:id/status", status::status),
         get("/api/v1/tasks/:id/history", tasks::history),
@@ -99,7 +101,8 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
     ]
 }
 
-const TASK_ROUTES: [&str; 2] = ["/api/v1/tasks", "/api/v1/demo"];
+const SESSION: &str = "/api/v1/session";
+const TASK_ROUTES: [&str; 3] = ["/api/v1/tasks", "/api/v1/demo", SESSION];
 const SESSION_HEADER: &str = "X-App-Session";
 const HEALTH: &str = "/api/v1/health";
 const HOME: &str = "/";
@@ -179,12 +182,26 @@ impl Api {
             session: self.session_of(request)?,
             parameters,
         };
-        let answer = handler(&call);
+        let answer = match self.actor(request) {
+            Some(actor) => actor::during(actor, || handler(&call)),
+            None => handler(&call),
+        };
         let key = call.session.as_str().to_owned();
         match answer {
             Ok(response) => Ok(response.with(SESSION_HEADER, key)),
             Err(problem) => Err(problem.with(SESSION_HEADER, key)),
         }
+    }
+}
+
+impl Api {
+    /// Who asks, where a trail is kept of it.
+    fn actor(&self, request: &Request<'_>) -> Option<Actor> {
+        let changes = matches!(request.method, Method::Post | Method::Delete);
+        (changes && self.config.audit_log.is_some()).then(|| Actor {
+            client: self.client_address(request),
+            request_id: request.id.into(),
+        })
     }
 }
 

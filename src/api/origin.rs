@@ -8,16 +8,42 @@ use crate::http::{Method, Problem, Request, Response};
 pub(super) fn check(config: &Config, request: &Request<'_>) -> Result<(), Problem> {
     let host = request.host();
     if !is_ours(config, host) {
-        let message = "This host name is not one of ALLOWED_HOSTS";
+        let message = match is_plain(host) {
+            true => format!("Host {host} is not in ALLOWED_HOSTS"),
+            false => "This host name is not in ALLOWED_HOSTS".to_owned(),
+        };
         return Err(Problem::new(421, "host_not_allowed", message));
     }
-    let origin = request.header("Origin");
-    let foreign = origin.is_some_and(|origin| !is_same(origin, host) && !is_listed(config, origin));
-    if request.method == Method::Post && foreign {
-        let message = "Pages of this origin may not use the API; see CORS_ALLOWED_ORIGINS";
-        return Err(Problem::new(403, "origin_not_allowed", message));
+    let changes = matches!(request.method, Method::Post | Method::Delete);
+    match request.header("Origin").filter(|_| changes) {
+        Some(origin) if !is_same(origin, host) && !is_listed(config, origin) => {
+            let message = refusal(origin);
+            Err(Problem::new(403, "origin_not_allowed", message))
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Names the variable that helps, with the value to give it.
+fn refusal(origin: &str) -> String {
+    let (scheme, host) = origin.split_once("://").unwrap_or_default();
+    if !is_plain(host) || !matches!(scheme, "http" | "https") {
+        return "Pages of this origin may not use the API; see CORS_ALLOWED_ORIGINS".to_owned();
+    }
+    let any_port = match host.split_once(':') {
+        Some(("localhost", _)) => format!(", or {scheme}://localhost:* for every port"),
+        _ => String::new(),
+    };
+    format!(
+        "Pages of {origin} may not use the API: start the server with \
+         CORS_ALLOWED_ORIGINS={origin}{any_port}"
+    )
+}
+
+/// Whether a name from outside can be repeated.
+fn is_plain(host: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".:-[]".contains(&b);
+    (1..=255).contains(&host.len()) && host.bytes().all(plain)
 }
 
 /// Whether the page is this host's own. Browsers leave the usual port out, some proxies add it.
@@ -60,7 +86,10 @@ pub(super) fn allow(config: &Config, request: &Request<'_>, response: Response) 
         return response;
     }
     response
-        .with("Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS")
+        .with(
+            "Access-Control-Allow-Methods",
+            "GET, HEAD, POST, DELETE, OPTIONS",
+        )
         .with(
             "Access-Control-Allow-Headers",
             "Content-Type, X-App-Session, X-Request-Id, Idempotency-Key, If-None-Match, \
@@ -70,12 +99,27 @@ pub(super) fn allow(config: &Config, request: &Request<'_>, response: Response) 
 }
 
 fn is_listed(config: &Config, origin: &str) -> bool {
-    config.cors_allowed_origins.iter().any(|o| o == origin)
+    let mut listed = config.cors_allowed_origins.iter();
+    listed.any(|listed| match listed.strip_suffix(":*") {
+        Some(name) => is_at_any_port(origin, name),
+        None => listed == origin,
+    })
+}
+
+/// `http://localhost` and `http://localhost:5173`, where `name` is `http://localhost`.
+fn is_at_any_port(origin: &str, name: &str) -> bool {
+    match origin.strip_prefix(name) {
+        Some("") => true,
+        Some(rest) => rest
+            .strip_prefix(':')
+            .is_some_and(|port| port.parse::<u16>().is_ok()),
+        None => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_same;
+    use super::{is_at_any_port, is_same, refusal};
 
     #[test]
     fn a_page_of_the_same_host_is_known_with_and_without_the_usual_port() {
@@ -90,6 +134,37 @@ mod tests {
             ("null", "a.example", false),
         ] {
             assert_eq!(is_same(origin, host), same, "{origin} at {host}");
+        }
+    }
+
+    #[test]
+    fn any_port_is_a_port_and_no_other_name() {
+        let name = "http://localhost";
+        for (origin, fits) in [
+            ("http://localhost", true),
+            ("http://localhost:5173", true),
+            ("http://localhost:70000", false),
+            ("http://localhost:1.evil.example", false),
+            ("http://localhost.evil.example", false),
+            ("https://localhost:5173", false),
+        ] {
+            assert_eq!(is_at_any_port(origin, name), fits, "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_repeats_no_origin_that_is_none() {
+        for origin in [
+            "null",
+            "http://a b",
+            "file://",
+            "javascript://x",
+            "http://<x>",
+        ] {
+            assert!(
+                refusal(origin).starts_with("Pages of this origin"),
+                "{origin}"
+            );
         }
     }
 }

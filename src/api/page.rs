@@ -19,6 +19,9 @@ pub(super) fn home(call: &Call<'_>) -> Answer {
             let page = INDEX.replace("{{session}}", call.session.as_str());
             html(200, &page.replace("{{version}}", VERSION))
         }
+        false if !call.api.config.enable_session_isolation => {
+            Response::bytes(TEXT_UTF8, text_off(call))
+        }
         false => Response::bytes(TEXT_UTF8, text(call)),
     };
     Ok(response.with("Vary", "Accept"))
@@ -54,19 +57,36 @@ fn html(status: u16, page: &str) -> Response {
         .with("Referrer-Policy", "no-referrer")
 }
 
-/// The host as the client knows it, where that can be pasted into a shell without harm.
-fn host<'a>(call: &'a Call<'_>) -> &'a str {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b".:-[]".contains(&b);
+/// The start of this server's addresses, as the client knows it, where that can be pasted into a shell
+/// without harm. A trusted proxy tells the scheme.
+pub(super) fn base(call: &Call<'_>) -> String {
     let host = call.request.host();
-    match !host.is_empty() && host.bytes().all(plain) {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".:-[]".contains(&b);
+    let host = match !host.is_empty() && host.bytes().all(plain) {
         true => host,
         false => "localhost:3000",
+    };
+    let proxied = call.api.config.trusted_proxies > 0;
+    let scheme = call.request.header("X-Forwarded-Proto");
+    match scheme.filter(|scheme| proxied && *scheme == "https") {
+        Some(_) => format!("https://{host}"),
+        None => format!("http://{host}"),
     }
+}
+
+/// No command that would be refused.
+fn text_off(call: &Call<'_>) -> String {
+    format!(
+        "Async Task System {VERSION}\n\n\
+         The Task System is off: start the server with ENABLE_SESSION_ISOLATION=true.\n\
+         All routes: {}/docs\n",
+        base(call)
+    )
 }
 
 /// What to paste next: commands that stay in the session that this request named.
 fn text(call: &Call<'_>) -> String {
-    let (host, session) = (host(call), call.session.as_str());
+    let (base, session) = (base(call), call.session.as_str());
     let header = match session::named(call.request) {
         Some(_) => format!(" -H 'X-App-Session: {session}'"),
         None => String::new(),
@@ -78,22 +98,22 @@ Your session: {session}
 
 Start a demo task, and watch it run:
 
-  ID=$(curl -s -X POST http://{host}/api/v1/demo/tasks/sample{header} | sed 's/.*"id":"\([^"]*\).*/\1/')
-  curl -N http://{host}/api/v1/tasks/$ID/watch{header}
+  ID=$(curl -s -X POST {base}/api/v1/demo/tasks/sample{header} | sed 's/.*"id":"\([^"]*\).*/\1/')
+  curl -N {base}/api/v1/tasks/$ID/watch{header}
 
 Your own process, step by step:
 
-  curl -X POST http://{host}/api/v1/demo/tasks/workflow{header} \
+  curl -X POST {base}/api/v1/demo/tasks/workflow{header} \
     -H 'Content-Type: application/json' \
     -d '{{"name":"Order","steps":[{{"name":"Pick","durationMs":2000}},{{"name":"Ship","durationMs":3000}}]}}'
 
 Look around:
 
-  curl http://{host}/api/v1/tasks{header}
-  curl http://{host}/api/v1/tasks/stats{header}
-  curl -N http://{host}/api/v1/tasks/events{header}
+  curl {base}/api/v1/tasks{header}
+  curl {base}/api/v1/tasks/stats{header}
+  curl -N {base}/api/v1/tasks/events{header}
 
-The same with a page: open http://{host}/?session={session} in a browser; all routes: http://{host}/docs
+The same with a page: open {base}/?session={session} in a browser; all routes: {base}/docs
 "#
     )
 }

@@ -24,7 +24,7 @@ impl Api {
 
     /// The address that the outermost trusted proxy saw. One that fewer proxies vouch for than
     /// there are did not come through them, and counts as the connection's own.
-    fn client_address(&self, request: &Request<'_>) -> Option<IpAddr> {
+    pub(super) fn client_address(&self, request: &Request<'_>) -> Option<IpAddr> {
         let proxies = self.config.trusted_proxies;
         if proxies == 0 {
             return request.address;

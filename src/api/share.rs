@@ -21,7 +21,10 @@ const JSON: &str = "application/json";
 #[derive(Serialize)]
 struct ShareAnswer<'a> {
     success: bool,
+    /// The path, for whoever knows where the server is.
     url: &'a str,
+    /// The whole address, as this client knows the server.
+    link: String,
 }
 
 pub(super) fn share(call: &Call<'_>) -> Answer {
@@ -30,7 +33,8 @@ pub(super) fn share(call: &Call<'_>) -> Answer {
         let token = call.api.system.tasks().share(&call.session, id(call)?)?;
         let url = &*format!("/s/{token}");
         let success = true;
-        let answer = Response::json(201, &ShareAnswer { success, url });
+        let link = format!("{}{url}", page::base(call));
+        let answer = Response::json(201, &ShareAnswer { success, url, link });
         Ok(answer.with("Location", url.to_owned()))
     })
 }

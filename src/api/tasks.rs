@@ -9,6 +9,7 @@ use crate::http::fields::{Fields, Query};
 use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
+use crate::spelling::nearest;
 use crate::store::{ListQuery, NewTask, Refused, Stats, TaskManager};
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
 
@@ -30,12 +31,18 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
         let named = fields
             .text("type", MAX_TYPE)
             .filter(|kind| !kind.is_empty());
+        let unknown = named.as_deref().and_then(|kind| unknown_type(call, kind));
         if let Some(kind) = named.or_else(|| metadata.and_then(type_in)) {
             new = new.kind(&kind);
         }
         new.metadata = metadata.map(ToOwned::to_owned);
         new.timeout_ms = fields.whole("timeoutMs", 1..=MAX_TIMEOUT_MS);
         let start = fields.flag("start").unwrap_or(false);
+        match unknown {
+            Some(message) if fields.faults() > 0 => fields.fault("type", message),
+            Some(message) => return Err(Problem::new(400, "unknown_type", message).about("type")),
+            None => {}
+        }
         fields.finish()?;
         let system = &call.api.system;
         let task = match start {
@@ -45,6 +52,21 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
         let answer = TaskAnswer::new(&task, Some("Task created successfully"));
         Ok(Response::json(201, &answer).with("Location", path(task.id)))
     })
+}
+
+/// What to say of a type that nobody registered: a typo must not complete as if work had been done.
+fn unknown_type(call: &Call<'_>, kind: &str) -> Option<String> {
+    let mut known: Vec<&str> = call.api.system.execution().registry().types().collect();
+    if known.contains(&kind) {
+        return None;
+    }
+    known.sort_unstable();
+    let hint = match nearest(kind, known.iter().copied()) {
+        Some(name) => format!("; did you mean {name}?"),
+        None => String::new(),
+    };
+    let known = known.join(", ");
+    Some(format!("type must be one of {known}{hint}"))
 }
 
 pub(super) fn description(fields: &mut Fields<'_>) -> Option<String> {
@@ -296,11 +318,24 @@ struct CleanedAnswer {
 }
 
 pub(super) fn cleanup_run(call: &Call<'_>) -> Answer {
-    call.no_fields()?;
+    let mut fields = call.fields()?;
+    let all = fields.flag("all").unwrap_or(false);
+    fields.finish()?;
+    let cleanup = call.api.system.cleanup();
     let answer = CleanedAnswer {
         success: true,
         message: "Cleanup completed successfully",
-        cleaned_count: call.api.system.cleanup().run(&call.session),
+        cleaned_count: match all {
+            true => cleanup.run_all(&call.session),
+            false => cleanup.run(&call.session),
+        },
     };
     Ok(Response::json(200, &answer))
+}
+
+/// The session with all its tasks; one that is not there is removed already.
+pub(super) fn remove_session(call: &Call<'_>) -> Answer {
+    call.no_fields()?;
+    call.api.system.execution().remove_session(&call.session);
+    Ok(Response::empty(204))
 }

@@ -2,19 +2,18 @@
 
 use std::path::Path;
 
-use crate::config::ConfigError;
 use crate::config::variables::find;
 use crate::log_safe::LogSafe;
 
 /// The pairs of names and values; none where the file is not there.
-pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
     let broken = |error: dotenvy::Error| {
         let reason = match error {
             dotenvy::Error::LineParse(line, _) => unreadable(&line),
             other => other.to_string(),
         };
         let reason = LogSafe(&reason);
-        ConfigError(format!("{} cannot be read: {reason}", path.display()))
+        format!("{} cannot be read: {reason}", path.display())
     };
     if !path.exists() {
         return Ok(Vec::new());

@@ -3,23 +3,25 @@
 //! `--help`, the checks and `.env.example` all follow [`VARIABLES`]; a new variable is one row
 //! there and one field here.
 
+mod error;
 mod file;
+mod names;
 mod secret;
 mod values;
 mod variables;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use log::LevelFilter;
 
 use crate::task::SessionKey;
+pub use error::ConfigError;
 pub use secret::Secret;
 use values::{Values, refuse};
+use variables::find;
 pub use variables::{Kind, VARIABLES, Variable, help};
-use variables::{find, meant_by};
 
 /// Read from the current directory, where it is there.
 const ENV_FILE: &str = ".env";
@@ -79,26 +81,9 @@ pub struct Config {
     pub jwt_audience: Option<String>,
     pub job_lease: Duration,
     pub job_retention: Duration,
+    /// What may be a mistake and stops no start, each in one line. [`Server::start`](crate::Server::start) logs it.
+    pub warnings: Vec<String>,
 }
-
-/// Why the configuration cannot be used: one line, for the person who wrote it.
-///
-/// ```
-/// use async_task_system::Config;
-///
-/// let error = Config::from_pairs([("PORT", "many")]).expect_err("no port");
-/// assert!(error.to_string().contains("PORT"));
-/// ```
-#[derive(Debug, PartialEq, Eq)]
-pub struct ConfigError(String);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 impl Config {
     /// Reads the environment and, where it exists, the file `.env` in the current directory;
@@ -113,20 +98,30 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The first variable that does not parse, is out of range or is misspelt.
+    /// Every variable that does not parse or is out of range, every misspelt name in the file, and
+    /// every variable of the original that must not be ignored.
     pub fn from_env() -> Result<Config, ConfigError> {
-        let mut pairs = file::read(Path::new(ENV_FILE))?;
-        for (name, value) in std::env::vars_os() {
-            let Ok(name) = name.into_string() else {
-                continue;
-            };
-            let lossy = value.to_string_lossy().into_owned();
-            if value.to_str().is_none() && find(&name).is_some() {
-                return Err(refuse(&name, &lossy, "text in UTF-8"));
-            }
-            pairs.push((name, lossy));
+        Config::judge_env().into_result()
+    }
+
+    /// As [`from_env`](Self::from_env); the configuration is there also where it has mistakes.
+    pub(crate) fn judge_env() -> Judged {
+        let mut given = Given::default();
+        match file::read(Path::new(ENV_FILE)) {
+            Ok(pairs) => pairs
+                .iter()
+                .for_each(|(name, value)| given.add(name, value, Source::File)),
+            Err(mistake) => given.mistakes.push(mistake),
         }
-        Config::from_pairs(pairs)
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str() else { continue };
+            let lossy = value.to_string_lossy();
+            match value.to_str().is_none() && find(name).is_some() {
+                true => given.mistakes.push(refuse(name, &lossy, "text in UTF-8")),
+                false => given.add(name, &lossy, Source::Environment),
+            }
+        }
+        given.judge()
     }
 
     /// The names in the file `.env` of the current directory that are none of this program's
@@ -144,14 +139,15 @@ impl Config {
     ///
     /// The file cannot be read.
     pub fn unknown_in_file() -> Result<Vec<String>, ConfigError> {
-        let names = file::read(Path::new(ENV_FILE))?.into_iter();
+        let names = file::read(Path::new(ENV_FILE)).map_err(ConfigError::from)?;
         Ok(names
+            .into_iter()
             .map(|(name, _)| name)
-            .filter(|name| find(name).is_none())
+            .filter(|name| find(name).is_none() && !names::is_retired(name))
             .collect())
     }
 
-    /// Reads `pairs` of names and values, as if they were the environment; a later pair wins.
+    /// Reads `pairs` of names and values, as if they stood in the file `.env`; a later pair wins.
     ///
     /// ```
     /// use async_task_system::Config;
@@ -167,15 +163,63 @@ impl Config {
     pub fn from_pairs<N: Into<String>, V: Into<String>>(
         pairs: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Config, ConfigError> {
-        let mut given = HashMap::new();
+        let mut given = Given::default();
         for (name, value) in pairs {
-            let (name, value) = (name.into(), value.into());
-            match find(&name) {
-                Some(variable) => drop(given.insert(variable.name, value)),
-                None => check_spelling(&name)?,
+            given.add(&name.into(), &value.into(), Source::File);
+        }
+        given.judge().into_result()
+    }
+}
+
+/// Where a value comes from. The file is written for this program; the environment is everybody's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    File,
+    Environment,
+}
+
+/// What was given, before the values are judged.
+#[derive(Default)]
+struct Given {
+    values: HashMap<&'static str, String>,
+    mistakes: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Given {
+    fn add(&mut self, name: &str, value: &str, source: Source) {
+        if let Some(variable) = find(name) {
+            self.values.insert(variable.name, value.to_owned());
+        } else if names::is_retired(name) {
+            self.mistakes.extend(names::retired(name, value));
+        } else if let Some(text) = names::misspelt(name) {
+            match source {
+                Source::File => self.mistakes.push(text),
+                Source::Environment => self.warnings.push(text),
             }
         }
-        Values::check(given)?.into_config()
+    }
+
+    fn judge(self) -> Judged {
+        let mut values = Values::check(self.values, self.mistakes);
+        let mut config = values.config();
+        config.warnings.extend(self.warnings);
+        Judged {
+            config,
+            mistakes: values.mistakes,
+        }
+    }
+}
+
+/// A configuration with what is wrong in it. What could not be used is at its default.
+pub(crate) struct Judged {
+    pub(crate) config: Config,
+    pub(crate) mistakes: Vec<String>,
+}
+
+impl Judged {
+    fn into_result(self) -> Result<Config, ConfigError> {
+        ConfigError::unless_none(self.mistakes).map(|()| self.config)
     }
 }
 
@@ -204,18 +248,6 @@ pub(crate) fn without_usual_port<'a>(scheme: &str, host: &'a str) -> &'a str {
         _ => "",
     };
     host.strip_suffix(usual).unwrap_or(host)
-}
-
-/// Refuses a name that is almost one of ours.
-fn check_spelling(name: &str) -> Result<(), ConfigError> {
-    match meant_by(name) {
-        None => Ok(()),
-        Some(meant) => Err(ConfigError(format!(
-            "{} is not a variable of this program: did you mean {}?",
-            crate::log_safe::LogSafe(name),
-            meant.name
-        ))),
-    }
 }
 
 #[cfg(test)]

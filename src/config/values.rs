@@ -6,30 +6,52 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use super::variables::VARIABLES;
-use super::{Config, ConfigError, Secret, default_workers, without_usual_port};
+use super::variables::{Kind, VARIABLES};
+use super::{Config, Secret, default_workers, without_usual_port};
+use crate::log_safe::LogSafe;
 use crate::task::SessionKey;
 
-/// Values that have passed their variable's check.
-pub(super) struct Values(HashMap<&'static str, String>);
+/// Values that have passed their variable's check; what has not is at its default.
+pub(super) struct Values {
+    values: HashMap<&'static str, String>,
+    pub(super) mistakes: Vec<String>,
+}
 
 impl Values {
-    pub(super) fn check(mut given: HashMap<&'static str, String>) -> Result<Values, ConfigError> {
+    pub(super) fn check(mut given: HashMap<&'static str, String>, mistakes: Vec<String>) -> Values {
+        let mut mistakes = mistakes;
         for variable in VARIABLES {
             let value = given.entry(variable.name).or_default();
             // An empty value is none: `AUDIT_LOG=` in a file switches the log off.
             *value = value.trim().to_owned();
+            if !value.is_empty() && !variable.kind.accepts(value) {
+                let allowed = variable.kind.to_string();
+                mistakes.push(refuse(variable.name, value, &allowed));
+                value.clear();
+            }
             if value.is_empty() {
                 *value = variable.default.to_owned();
-            } else if !variable.kind.accepts(value) {
-                return Err(refuse(variable.name, value, &variable.kind.to_string()));
+            }
+            if matches!(variable.kind, Kind::OneOf(_)) {
+                value.make_ascii_lowercase();
             }
         }
-        Ok(Values(given))
+        Values {
+            values: given,
+            mistakes,
+        }
+    }
+
+    /// What was read, or nothing and a mistake more.
+    fn noted<T: Default>(&mut self, read: Result<T, String>) -> T {
+        read.unwrap_or_else(|mistake| {
+            self.mistakes.push(mistake);
+            T::default()
+        })
     }
 
     fn text(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
+        self.values.get(name).map_or("", String::as_str)
     }
 
     /// A number that [`check`](Self::check) has accepted.
@@ -54,7 +76,7 @@ impl Values {
     }
 
     /// `ALLOWED_HOSTS`: names without scheme and path, as `Host` has them.
-    fn hosts(&self) -> Result<Vec<String>, ConfigError> {
+    fn hosts(&self) -> Result<Vec<String>, String> {
         let hosts = self.words("ALLOWED_HOSTS");
         match hosts.iter().find(|host| !is_host(host)) {
             None => Ok(hosts),
@@ -66,15 +88,17 @@ impl Values {
     }
 
     /// `CORS_ALLOWED_ORIGINS`, as browsers write them: in small letters, without the usual port.
-    fn origins(&self) -> Result<Vec<String>, ConfigError> {
+    fn origins(&self) -> Result<Vec<String>, String> {
         let origin = |word: &String| {
             let word = word.to_ascii_lowercase();
-            let (scheme, host) = word.split_once("://").filter(|(_, host)| is_host(host))?;
-            Some(format!("{scheme}://{}", without_usual_port(scheme, host)))
+            let (scheme, host) = word.split_once("://")?;
+            // Any port, as in http://localhost:*
+            let name = host.strip_suffix(":*").unwrap_or(host);
+            is_host(name).then(|| format!("{scheme}://{}", without_usual_port(scheme, host)))
         };
         let words = self.words("CORS_ALLOWED_ORIGINS");
         let origins = words.iter().map(|word| {
-            let allowed = "origins such as https://app.example, without a path, comma-separated";
+            let allowed = "origins such as https://app.example or http://localhost:*, without a path, comma-separated";
             origin(word).ok_or_else(|| refuse("CORS_ALLOWED_ORIGINS", word, allowed))
         });
         origins.collect()
@@ -85,7 +109,7 @@ impl Values {
     }
 
     /// `HTTP_SERVER`, as far as this build has it.
-    fn is_tiny_http(&self) -> Result<bool, ConfigError> {
+    fn is_tiny_http(&self) -> Result<bool, String> {
         match self.text("HTTP_SERVER") {
             "tiny_http" if cfg!(not(feature = "tiny-http")) => {
                 let allowed = "std in this build; build with --features tiny-http for more";
@@ -96,7 +120,7 @@ impl Values {
     }
 
     /// `STORAGE` and `DATABASE_URL`, which must fit together.
-    fn database_url(&self) -> Result<Option<Secret>, ConfigError> {
+    fn database_url(&self) -> Result<Option<Secret>, String> {
         let storage = self.text("STORAGE");
         if storage == "memory" {
             return Ok(None);
@@ -110,35 +134,67 @@ impl Values {
             "sqlite" => (&["sqlite:"], Some("sqlite://jobs.db".to_owned())),
             _ => (&["postgres://", "postgresql://"], None),
         };
-        let wanted = format!("an address that begins with {}", schemes.join(" or "));
+        let wanted = match storage {
+            "sqlite" => "an address such as sqlite://jobs.db or sqlite:///folder/jobs.db",
+            _ => "an address such as postgres://user:password@host/database",
+        };
         match url.or(default) {
             Some(url) if schemes.iter().any(|scheme| url.starts_with(scheme)) => {
                 Ok(Some(url.into()))
             }
-            url => Err(refuse("DATABASE_URL", &url.unwrap_or_default(), &wanted)),
+            url => Err(refuse("DATABASE_URL", &url.unwrap_or_default(), wanted)),
         }
     }
 
-    /// The Job API's secret; it does without only where there is a key file.
-    fn jwt_secret(&self) -> Result<Option<Secret>, ConfigError> {
+    /// The Job API's secret. It is judged where it is what tokens are checked with.
+    fn jwt_secret(&self) -> Result<Option<Secret>, String> {
         let secret = self.optional("JWT_SECRET");
-        let is_needed =
-            self.text("STORAGE") != "memory" && self.text("JWT_PUBLIC_KEY_FILE").is_empty();
-        match &secret {
-            Some(secret) if secret.len() < 32 => {
-                Err(refuse("JWT_SECRET", secret, "at least 32 bytes"))
-            }
-            None if is_needed => {
+        let is_needed = cfg!(feature = "jobs")
+            && self.text("STORAGE") != "memory"
+            && self.text("JWT_PUBLIC_KEY_FILE").is_empty();
+        match secret.as_deref().unwrap_or_default() {
+            secret if is_needed && secret.len() < 32 => {
                 let allowed = "at least 32 bytes, or else JWT_PUBLIC_KEY_FILE must be set";
-                Err(refuse("JWT_SECRET", "", allowed))
+                Err(refuse("JWT_SECRET", secret, allowed))
             }
             _ => Ok(secret.map(Secret::from)),
         }
     }
 
-    pub(super) fn into_config(self) -> Result<Config, ConfigError> {
-        let default_session = self.text("DEFAULT_SESSION");
-        Ok(Config {
+    /// Settings that fit, but not together.
+    fn warnings(&self) -> Vec<String> {
+        let is_set = |name| !self.text(name).is_empty();
+        let has_jobs = self.text("STORAGE") != "memory";
+        let found = [
+            (
+                self.flag("ENABLE_QUEUE") && !has_jobs,
+                "ENABLE_QUEUE=true does nothing without STORAGE=sqlite or postgres",
+            ),
+            (
+                has_jobs && is_set("JWT_SECRET") && is_set("JWT_PUBLIC_KEY_FILE"),
+                "JWT_SECRET checks no token: JWT_PUBLIC_KEY_FILE is set too, and wins",
+            ),
+            (
+                self.count("HEAD_TIMEOUT") > self.count("REQUEST_TIMEOUT"),
+                "HEAD_TIMEOUT is longer than REQUEST_TIMEOUT, which ends a request first",
+            ),
+        ];
+        let found = found.into_iter().filter(|(is_so, _)| *is_so);
+        found.map(|(_, text)| text.to_owned()).collect()
+    }
+
+    /// The configuration, and in `mistakes` what is wrong with it.
+    pub(super) fn config(&mut self) -> Config {
+        let (hosts, origins) = (self.hosts(), self.origins());
+        let is_tiny_http = self.is_tiny_http();
+        let is_tiny_http = self.noted(is_tiny_http);
+        let (database_url, jwt_secret) = (self.database_url(), self.jwt_secret());
+        let allowed_hosts = self.noted(hosts);
+        let cors_allowed_origins = self.noted(origins);
+        let database_url = self.noted(database_url);
+        let jwt_secret = self.noted(jwt_secret);
+        let session = SessionKey::parse(self.text("DEFAULT_SESSION"));
+        Config {
             host: self.text("HOST").to_owned(),
             port: self.count("PORT") as u16,
             log_level: self.text("LOG_LEVEL").parse().unwrap_or(LevelFilter::Info),
@@ -148,8 +204,7 @@ impl Values {
             },
             enable_session_isolation: self.flag("ENABLE_SESSION_ISOLATION"),
             auto_map_session_by_ip: self.flag("AUTO_MAP_SESSION_BY_IP"),
-            default_session: SessionKey::parse(default_session)
-                .ok_or_else(|| refuse("DEFAULT_SESSION", default_session, "a session key"))?,
+            default_session: session.expect("the variable's kind has judged it"),
             trusted_proxies: self.count("TRUSTED_PROXIES"),
             session_timeout: self.millis("SESSION_TIMEOUT"),
             max_sessions: self.count("MAX_SESSIONS"),
@@ -164,24 +219,25 @@ impl Values {
             max_failed_tasks: self.count("MAX_FAILED_TASKS"),
             max_cancelled_tasks: self.count("MAX_CANCELLED_TASKS"),
             audit_log: self.optional("AUDIT_LOG").map(PathBuf::from),
-            is_tiny_http: self.is_tiny_http()?,
+            is_tiny_http,
             max_connections: self.count("MAX_CONNECTIONS"),
             max_connections_per_ip: self.count("MAX_CONNECTIONS_PER_IP"),
             head_timeout: self.millis("HEAD_TIMEOUT"),
             request_timeout: self.millis("REQUEST_TIMEOUT"),
             keep_alive_timeout: self.millis("KEEP_ALIVE_TIMEOUT"),
-            allowed_hosts: self.hosts()?,
-            cors_allowed_origins: self.origins()?,
+            allowed_hosts,
+            cors_allowed_origins,
             metrics: self.flag("METRICS"),
             enable_queue: self.flag("ENABLE_QUEUE"),
-            database_url: self.database_url()?,
-            jwt_secret: self.jwt_secret()?,
+            database_url,
+            jwt_secret,
             jwt_public_key_file: self.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),
             jwt_issuer: self.optional("JWT_ISSUER"),
             jwt_audience: self.optional("JWT_AUDIENCE"),
             job_lease: Duration::from_secs(self.count("JOB_LEASE_SECONDS") as u64),
             job_retention: Duration::from_secs(self.count("JOB_RETENTION_DAYS") as u64 * 86_400),
-        })
+            warnings: self.warnings(),
+        }
     }
 }
 
@@ -192,15 +248,16 @@ fn is_host(text: &str) -> bool {
 }
 
 /// Repeats the value where it cannot be a secret.
-pub(super) fn refuse(name: &str, value: &str, allowed: &str) -> ConfigError {
+pub(super) fn refuse(name: &str, value: &str, allowed: &str) -> String {
     let value = match may_be_secret(name, value) {
         true => "…",
         false => value,
     };
-    let value = crate::log_safe::LogSafe(value);
-    ConfigError(format!(
-        "{name}=\"{value}\" is not valid: allowed is {allowed}"
-    ))
+    let shown = LogSafe(value);
+    match value.is_empty() {
+        true => format!("{name} must be set: {allowed}"),
+        false => format!("{name}=\"{shown}\" is not valid: allowed is {allowed}"),
+    }
 }
 
 /// Whether a value is not to be repeated; an address may have come to the wrong name.

@@ -72,7 +72,7 @@ impl Kind {
             Kind::Flag => matches!(value, "true" | "false"),
             Kind::Text => true,
             Kind::Session => SessionKey::parse(value).is_some(),
-            Kind::OneOf(words) => words.contains(&value),
+            Kind::OneOf(words) => words.iter().any(|word| word.eq_ignore_ascii_case(value)),
         }
     }
 }
@@ -117,7 +117,7 @@ variables! {
     "KEEP_ALIVE_TIMEOUT" "30000" Kind::Millis, "ms after which an idle connection is closed";
     "MAX_STREAMS" "1000" Kind::Count(1, 1_000_000), "open event streams at once";
     "ALLOWED_HOSTS" "" Kind::Text, "comma-separated Host names to answer to; all where not set";
-    "CORS_ALLOWED_ORIGINS" "" Kind::Text, "comma-separated origins whose pages may use the API";
+    "CORS_ALLOWED_ORIGINS" "" Kind::Text, "comma-separated origins whose pages may use the API; http://localhost:* for every port";
     "METRICS" "false" Kind::Flag, "count, and show it to Prometheus at /metrics";
     "STORAGE" "memory" Kind::OneOf(&["memory", "sqlite", "postgres", "prisma"]), "where the Job API keeps its jobs: sqlite, postgres (or prisma); memory: no Job API";
     "ENABLE_QUEUE" "false" Kind::Flag, "run the Job API's workers in this process";
@@ -146,35 +146,4 @@ pub fn help() -> String {
 
 pub(super) fn find(name: &str) -> Option<&'static Variable> {
     VARIABLES.iter().find(|variable| variable.name == name)
-}
-
-/// The variable that a name is almost the name of.
-pub(super) fn meant_by(name: &str) -> Option<&'static Variable> {
-    VARIABLES.iter().find(|variable| {
-        // Two letters off a name of four is another word: HOME is not a misspelt HOST.
-        let tolerance = if variable.name.len() <= 4 { 1 } else { 2 };
-        distance(name, variable.name) <= tolerance
-    })
-}
-
-/// How many letters to insert, remove, replace or swap with a neighbour, to turn `a` into `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    if a.len().abs_diff(b.len()) > 2 {
-        return usize::MAX;
-    }
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }

@@ -6,7 +6,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -15,9 +16,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::macros::format_description;
 
-use crate::store::Observer;
-use crate::task::{EventKind, HistoryEvent, Millis, SessionKey, TaskId};
+use crate::actor::{self, Actor};
+use crate::log_safe::LogSafe;
+use crate::store::{Observer, OnRemoval};
+use crate::task::{EventKind, HistoryEvent, Millis, SessionKey, TaskId, now_ms};
 use crate::threads::{self, join_until};
 
 /// The most entries that wait for the file.
@@ -26,42 +31,102 @@ const MAX_WAITING: usize = 200_000;
 /// How long to wait before trying a file again that could not be written.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// One line of the file, before it is written.
 struct Entry {
     session: SessionKey,
     task: TaskId,
-    seq: u32,
     at: Millis,
-    kind: EventKind,
-    attempt: u32,
-    progress: u8,
-    step: Option<Box<str>>,
-    message: Option<Box<str>>,
+    actor: Option<Actor>,
+    what: What,
+}
+
+enum What {
+    /// An entry of the task's history.
+    Event {
+        seq: u32,
+        kind: EventKind,
+        attempt: u32,
+        progress: u8,
+        step: Option<Box<str>>,
+        message: Option<Box<str>>,
+    },
+    /// The task left the store.
+    Removed(Box<str>),
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct Line<'a, T> {
+    time: String,
     task_id: TaskId,
     session_key: &'a SessionKey,
     #[serde(flatten)]
-    event: HistoryEvent<'a>,
+    what: T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Removed<'a> {
+    at: Millis,
+    event: &'static str,
+    message: &'a str,
 }
 
 impl Entry {
+    fn new(session: &SessionKey, task: TaskId, at: Millis, what: What) -> Entry {
+        Entry {
+            session: session.clone(),
+            task,
+            at,
+            actor: actor::current(),
+            what,
+        }
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
+        match &self.what {
+            What::Removed(reason) => {
+                let removed = Removed {
+                    at: self.at,
+                    event: "removed",
+                    message: reason,
+                };
+                self.write_line(removed, out);
+            }
+            What::Event {
+                seq,
+                kind,
+                attempt,
+                progress,
+                step,
+                message,
+            } => {
+                let event = HistoryEvent {
+                    seq: *seq,
+                    at: self.at,
+                    kind: *kind,
+                    attempt: *attempt,
+                    status: kind.status(),
+                    progress: *progress,
+                    step: step.as_deref(),
+                    message: message.as_deref(),
+                };
+                self.write_line(event, out);
+            }
+        }
+    }
+
+    fn write_line(&self, what: impl Serialize, out: &mut Vec<u8>) {
         let line = Line {
+            time: rfc3339(self.at),
             task_id: self.task,
             session_key: &self.session,
-            event: HistoryEvent {
-                seq: self.seq,
-                at: self.at,
-                kind: self.kind,
-                attempt: self.attempt,
-                status: self.kind.status(),
-                progress: self.progress,
-                step: self.step.as_deref(),
-                message: self.message.as_deref(),
-            },
+            what,
+            client: self.actor.as_ref().and_then(|actor| actor.client),
+            request_id: self.actor.as_ref().map(|actor| &*actor.request_id),
         };
         if serde_json::to_writer(&mut *out, &line).is_ok() {
             out.push(b'\n');
@@ -75,60 +140,95 @@ struct Counters {
     lost: AtomicUsize,
 }
 
+/// What the writer is told.
+enum Told {
+    Entry(Entry),
+    /// To open the file anew, behind what was told before.
+    Reopen,
+}
+
 /// The writer's thread and the way to it.
 pub(crate) struct Audit {
-    entries: Arc<Mutex<Option<Sender<Entry>>>>,
-    counters: Arc<Counters>,
+    inlet: Inlet,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Where entries come in.
+#[derive(Clone)]
+struct Inlet {
+    told: Arc<Mutex<Option<Sender<Told>>>>,
+    counters: Arc<Counters>,
+}
+
+impl Inlet {
+    fn add(&self, entry: impl FnOnce() -> Entry) {
+        if self.counters.waiting.load(Relaxed) >= MAX_WAITING {
+            self.counters.lost.fetch_add(1, Relaxed);
+            return;
+        }
+        let entry = entry();
+        if let Some(told) = &*self.told.lock() {
+            self.counters.waiting.fetch_add(1, Relaxed);
+            let _ = told.send(Told::Entry(entry));
+        }
+    }
 }
 
 impl Audit {
     /// Opens `path` for appending and starts the writer.
     pub(crate) fn start(path: &Path) -> io::Result<Audit> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        let (entries, queue) = crossbeam_channel::unbounded();
+        let path = path.to_owned();
+        let file = open(&path)?;
+        let (told, queue) = crossbeam_channel::unbounded();
         let counters = Arc::<Counters>::default();
         let inside = counters.clone();
-        let thread = threads::spawn("audit", move || Writer::new(file, inside).run(&queue))?;
+        let thread = threads::spawn("audit", move || Writer::new(path, file, inside).run(&queue))?;
         Ok(Audit {
-            entries: Arc::new(Mutex::new(Some(entries))),
-            counters,
+            inlet: Inlet {
+                told: Arc::new(Mutex::new(Some(told))),
+                counters,
+            },
             thread: Mutex::new(Some(thread)),
         })
     }
 
     /// What the store tells of each event; never blocks.
     pub(crate) fn observer(&self) -> Box<Observer> {
-        let (entries, counters) = (self.entries.clone(), self.counters.clone());
+        let inlet = self.inlet.clone();
         Box::new(move |session, task, event| {
-            if counters.waiting.load(Relaxed) >= MAX_WAITING {
-                counters.lost.fetch_add(1, Relaxed);
-                return;
-            }
-            let entry = Entry {
-                session: session.clone(),
-                task,
+            let what = || What::Event {
                 seq: event.seq,
-                at: event.at,
                 kind: event.kind,
                 attempt: event.attempt,
                 progress: event.progress,
                 step: event.step.map(Into::into),
                 message: event.message.map(Into::into),
             };
-            if let Some(entries) = &*entries.lock() {
-                counters.waiting.fetch_add(1, Relaxed);
-                let _ = entries.send(entry);
-            }
+            inlet.add(|| Entry::new(session, task, event.at, what()));
         })
+    }
+
+    /// What the store tells of each task that leaves it; never blocks.
+    pub(crate) fn on_removal(&self) -> Box<OnRemoval> {
+        let inlet = self.inlet.clone();
+        Box::new(move |session, task, reason| {
+            inlet.add(|| Entry::new(session, task, now_ms(), What::Removed(reason.into())));
+        })
+    }
+
+    /// Has the writer open the path anew: the file that it has may have been moved away.
+    pub(crate) fn reopen(&self) {
+        if let Some(told) = &*self.inlet.told.lock() {
+            let _ = told.send(Told::Reopen);
+        }
     }
 
     /// Writes what waits and ends the thread.
     pub(crate) fn stop(&self, deadline: Instant) {
-        self.entries.lock().take();
+        self.inlet.told.lock().take();
         if let Some(thread) = self.thread.lock().take() {
             join_until(thread, deadline);
-            let waiting = self.counters.waiting.load(Relaxed);
+            let waiting = self.inlet.counters.waiting.load(Relaxed);
             if waiting > 0 {
                 log::error!("The last {waiting} entries of the audit log could not be written");
             }
@@ -136,7 +236,39 @@ impl Audit {
     }
 }
 
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Why the audit log cannot be written at `path`, whenever it is tried. A file that was not there is not
+/// there afterwards.
+pub(crate) fn mistake(path: &Path) -> Option<String> {
+    let new = OpenOptions::new().create_new(true).append(true).open(path);
+    let error = match new {
+        Ok(_) => {
+            return std::fs::remove_file(path)
+                .err()
+                .map(|error| told(path, &error));
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(path).err()?,
+        Err(error) => error,
+    };
+    // A full disk is not a mistake.
+    let is_full = matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    );
+    (!is_full).then(|| told(path, &error))
+}
+
+/// What is said where the file cannot be opened.
+pub(crate) fn told(path: &Path, error: &io::Error) -> String {
+    let path = path.display().to_string();
+    format!("AUDIT_LOG={}: {error}", LogSafe(&path))
+}
+
 struct Writer {
+    path: PathBuf,
     file: File,
     counters: Arc<Counters>,
     /// Lines, perhaps from the middle of the first, that the file has not taken yet.
@@ -146,8 +278,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(file: File, counters: Arc<Counters>) -> Writer {
+    fn new(path: PathBuf, file: File, counters: Arc<Counters>) -> Writer {
         Writer {
+            path,
             file,
             counters,
             pending: Vec::new(),
@@ -156,12 +289,12 @@ impl Writer {
         }
     }
 
-    fn run(mut self, queue: &Receiver<Entry>) {
+    fn run(mut self, queue: &Receiver<Told>) {
         let mut open = true;
         while open || !self.pending.is_empty() {
             if self.pending.is_empty() {
                 match queue.recv() {
-                    Ok(entry) => self.add(&entry),
+                    Ok(told) => self.take(told),
                     Err(_) => {
                         open = false;
                         continue;
@@ -169,9 +302,9 @@ impl Writer {
                 }
             }
             while self.pending.len() < 64 * 1024
-                && let Ok(entry) = queue.try_recv()
+                && let Ok(told) = queue.try_recv()
             {
-                self.add(&entry);
+                self.take(told);
             }
             if let Err(error) = self.flush() {
                 self.complain(&error);
@@ -180,9 +313,31 @@ impl Writer {
         }
     }
 
-    fn add(&mut self, entry: &Entry) {
-        entry.write(&mut self.pending);
-        self.entries += 1;
+    fn take(&mut self, told: Told) {
+        match told {
+            Told::Entry(entry) => {
+                entry.write(&mut self.pending);
+                self.entries += 1;
+            }
+            Told::Reopen => self.reopen(),
+        }
+    }
+
+    /// What was told before goes into the file that was there before, where it takes it.
+    fn reopen(&mut self) {
+        if let Err(error) = self.flush() {
+            self.complain(&error);
+        }
+        match open(&self.path) {
+            Ok(file) => {
+                self.file = file;
+                log::info!("The audit log was opened anew");
+            }
+            Err(error) => log::error!(
+                "The audit log cannot be opened anew, entries go into the old file: {}",
+                told(&self.path, &error)
+            ),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -214,4 +369,13 @@ impl Writer {
         }
         self.failing = true;
     }
+}
+
+/// The time as people read it.
+fn rfc3339(at: Millis) -> String {
+    let format =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000);
+    let text = time.ok().and_then(|time| time.format(format).ok());
+    text.unwrap_or_default()
 }

@@ -133,7 +133,24 @@ impl TaskCleanupService {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn run(&self, key: &SessionKey) -> usize {
-        self.shared.while_running(|| self.shared.tasks.clean(key))
+        self.shared.by_hand(key, || self.shared.tasks.clean(key))
+    }
+
+    /// Removes all finished tasks of one session, now; how many there were.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Default::default(), Default::default())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// system.execution().cancel(&session, id)?;
+    /// assert_eq!(system.cleanup().run_all(&session), 1);
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn run_all(&self, key: &SessionKey) -> usize {
+        self.shared
+            .by_hand(key, || self.shared.tasks.clean_all_ended(key))
     }
 
     /// What it is doing.
@@ -198,8 +215,15 @@ impl Shared {
         self.next_at
             .store(millis_later(now, self.interval), Relaxed);
         if removed > 0 {
-            log::info!("Cleaned up {removed} finished tasks");
+            log::info!("Cleaned up {}", finished_tasks(removed));
         }
+    }
+
+    /// A cleanup that somebody asked for.
+    fn by_hand(&self, key: &SessionKey, clean: impl FnOnce() -> usize) -> usize {
+        let removed = self.while_running(clean);
+        log::info!("Cleaned up {} of session {key}", finished_tasks(removed));
+        removed
     }
 
     fn while_running<R>(&self, body: impl FnOnce() -> R) -> R {
@@ -208,6 +232,11 @@ impl Shared {
         self.running.fetch_sub(1, Relaxed);
         answer
     }
+}
+
+fn finished_tasks(count: usize) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} finished task{plural}")
 }
 
 fn millis_later(from: Millis, by: Duration) -> Millis {

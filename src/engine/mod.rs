@@ -25,7 +25,7 @@ pub use cleanup::TaskCleanupService;
 
 pub use crate::config::default_workers;
 
-use crate::executor::{ExecutorRegistry, Report, TaskError, TaskInput};
+use crate::executor::{ExecutorRegistry, Report, StopHandle, TaskError, TaskInput};
 use crate::permits::{Permit, Permits};
 use crate::store::{Attempt, Ending, NewTask, Refused, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
@@ -112,6 +112,11 @@ impl Report for TaskAssignment {
 
     fn is_stopped(&self) -> bool {
         !self.tasks.is_running(&self.attempt)
+    }
+
+    fn stop_handle(&self) -> StopHandle {
+        let (tasks, attempt) = (self.tasks.clone(), self.attempt.clone());
+        StopHandle::new(move || !tasks.is_running(&attempt))
     }
 }
 
@@ -296,6 +301,35 @@ impl TaskExecutionService {
         Ok(task)
     }
 
+    /// Cancels what is queued or running in a session, and removes the session with all its tasks and
+    /// links; whether it was there.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Default::default(), Default::default())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// system.execution().submit(&session, NewTask::new("Report"))?;
+    /// assert!(system.execution().remove_session(&session));
+    /// assert_eq!(system.tasks().stats(&session).total, 0);
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn remove_session(&self, key: &SessionKey) -> bool {
+        let Some(cancelled) = self.tasks.remove_session(key) else {
+            return false;
+        };
+        for attempt in cancelled {
+            self.pool.forget(attempt);
+        }
+        log::info!("Removed session {key}");
+        true
+    }
+
+    /// Which executor runs which type.
+    pub(crate) fn registry(&self) -> &ExecutorRegistry {
+        self.pool.registry()
+    }
+
     /// The pool, for work that is kept elsewhere.
     #[cfg(feature = "jobs")]
     pub(crate) fn pool(&self) -> &Pool {
@@ -330,7 +364,8 @@ impl TaskExecutionService {
     pub(crate) fn close(&self) {
         let cancelled = self.tasks.close("server stopped");
         if cancelled > 0 {
-            log::info!("Cancelled {cancelled} tasks: server stopped");
+            let plural = if cancelled == 1 { "" } else { "s" };
+            log::info!("Cancelled {cancelled} task{plural}: server stopped");
         }
     }
 

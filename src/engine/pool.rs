@@ -243,7 +243,6 @@ impl Pool {
     }
 
     /// Which executors it has.
-    #[cfg(feature = "jobs")]
     pub(crate) fn registry(&self) -> &ExecutorRegistry {
         &self.shared.registry
     }

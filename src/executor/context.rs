@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::executor::TaskError;
+use crate::executor::{StopHandle, TaskError};
 use crate::task::TaskId;
 
 /// What an attempt is given to work on.
@@ -113,6 +113,12 @@ pub trait Report {
 
     /// Whether the attempt is over.
     fn is_stopped(&self) -> bool;
+
+    /// A handle that tells other threads the same. By default it tells what is so now.
+    fn stop_handle(&self) -> StopHandle {
+        let is_stopped = self.is_stopped();
+        StopHandle::new(move || is_stopped)
+    }
 }
 
 /// An executor's view of its attempt: what to work on, and where to report.
@@ -120,8 +126,11 @@ pub trait Report {
 /// ```
 /// use async_task_system::{Outcome, TaskContext, TaskError};
 ///
+/// #[derive(serde::Deserialize)]
+/// struct Arguments { files: Vec<String> }
+///
 /// fn copy(ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
-///     let files: Vec<String> = ctx.arguments()?;
+///     let Arguments { files } = ctx.arguments()?;
 ///     for (done, file) in files.iter().enumerate() {
 ///         ctx.progress((done * 100 / files.len()) as u8, "Copying", file)?;
 ///     }
@@ -215,6 +224,29 @@ impl<'a> TaskContext<'a> {
         self.report.is_stopped()
     }
 
+    /// As [`is_stopped`](Self::is_stopped), for another thread, or for a wait that reports nothing.
+    ///
+    /// ```
+    /// use async_task_system::{Outcome, TaskContext, TaskError};
+    /// use std::thread;
+    ///
+    /// /// Two threads search; each gives up when the task is cancelled.
+    /// fn search(ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+    ///     let halves = [0..500_u64, 500..1_000].map(|half| {
+    ///         let stop = ctx.stop_handle();
+    ///         thread::spawn(move || half.take_while(|_| !stop.is_stopped()).filter(|n| n % 7 == 0).count())
+    ///     });
+    ///     let mut found = 0;
+    ///     for half in halves {
+    ///         found += half.join().map_err(|_| TaskError::new("a search failed"))?;
+    ///     }
+    ///     Ok(Outcome::done(found.into()))
+    /// }
+    /// ```
+    pub fn stop_handle(&self) -> StopHandle {
+        self.report.stop_handle()
+    }
+
     /// What to work on.
     ///
     /// ```
@@ -240,9 +272,12 @@ impl<'a> TaskContext<'a> {
     /// #     fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> { Ok(()) }
     /// #     fn is_stopped(&self) -> bool { false }
     /// # }
-    /// let arguments = serde_json::json!(["a.txt", "b.txt"]);
+    /// #[derive(serde::Deserialize)]
+    /// struct Arguments { files: Vec<String> }
+    ///
+    /// let arguments = serde_json::json!({ "files": ["a.txt", "b.txt"] });
     /// let input = TaskInput::from(&NewTask::new("Copy").metadata(&arguments));
-    /// let files: Vec<String> = TaskContext::new(&input, &Nowhere).arguments()?;
+    /// let Arguments { files } = TaskContext::new(&input, &Nowhere).arguments()?;
     /// assert_eq!(files, ["a.txt", "b.txt"]);
     /// # Ok::<(), TaskError>(())
     /// ```

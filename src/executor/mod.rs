@@ -15,6 +15,7 @@
 
 mod context;
 mod registry;
+mod stop;
 
 use std::any::Any;
 use std::fmt;
@@ -26,6 +27,7 @@ use serde_json::Value;
 pub use context::{Report, TaskContext, TaskInput};
 pub(crate) use registry::Registration;
 pub use registry::{ExecutorRegistry, FieldError};
+pub use stop::StopHandle;
 
 /// Work that can be shown while it happens. One value serves one attempt.
 ///

@@ -12,7 +12,7 @@ const STATUSES: [u16; 22] = [
     501, 503, 505,
 ];
 
-const METHODS: [&str; 5] = ["GET", "HEAD", "POST", "OPTIONS", "other"];
+const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "other"];
 
 /// From fifty microseconds to a minute, which is how long a poll may wait.
 const TIMES: &[u64] = &[

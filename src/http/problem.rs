@@ -54,6 +54,12 @@ impl Problem {
         problem
     }
 
+    /// Names the one field that is meant.
+    pub(crate) fn about(mut self, field: &str) -> Problem {
+        self.errors = vec![FieldError::new(field, self.message.clone())];
+        self
+    }
+
     pub(crate) fn with(
         mut self,
         name: &'static str,

@@ -76,6 +76,8 @@ impl Response {
         // Our own types write into memory: there is nothing in it that can fail.
         let written = serde_json::to_writer(&mut bytes, body);
         debug_assert!(written.is_ok());
+        // A prompt begins on a line of its own.
+        bytes.push(b'\n');
         Response::json_bytes(status, bytes)
     }
 
@@ -83,6 +85,13 @@ impl Response {
     pub(crate) fn json_parts(
         mut parts: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
     ) -> Response {
+        let mut parts = move |out: &mut Vec<u8>| {
+            let more = parts(out);
+            if !more {
+                out.push(b'\n');
+            }
+            more
+        };
         let mut first = Vec::with_capacity(512);
         let body = match parts(&mut first) {
             true => Body::Parts(first, Box::new(parts)),

@@ -16,6 +16,7 @@ pub(crate) struct Route {
     segments: Vec<&'static str>,
     get: Option<Handler>,
     post: Option<Handler>,
+    delete: Option<Handler>,
 }
 
 impl Route {
@@ -25,6 +26,7 @@ impl Route {
             segments: segments(pattern),
             get,
             post,
+            delete: None,
         }
     }
 
@@ -39,6 +41,13 @@ impl Route {
     pub(crate) fn and_post(mut self, handler: Handler) -> Route {
         self.post = Some(handler);
         self
+    }
+
+    pub(crate) fn delete(pattern: &'static str, handler: Handler) -> Route {
+        Route {
+            delete: Some(handler),
+            ..Route::new(pattern, None, None)
+        }
     }
 
     fn matches(&self, path: &[&str]) -> bool {
@@ -63,6 +72,7 @@ impl Route {
         let handler = match request.method {
             Method::Get | Method::Head => self.get.as_ref(),
             Method::Post => self.post.as_ref(),
+            Method::Delete => self.delete.as_ref(),
             Method::Options => {
                 return Ok(Response::empty(204).with("Allow", self.allow()));
             }
@@ -78,10 +88,11 @@ impl Route {
     }
 
     fn allow(&self) -> &'static str {
-        match (&self.get, &self.post) {
-            (Some(_), Some(_)) => "GET, HEAD, POST, OPTIONS",
-            (Some(_), None) => "GET, HEAD, OPTIONS",
-            (None, _) => "POST, OPTIONS",
+        match (&self.get, &self.post, &self.delete) {
+            (None, None, _) => "DELETE, OPTIONS",
+            (Some(_), Some(_), _) => "GET, HEAD, POST, OPTIONS",
+            (Some(_), None, _) => "GET, HEAD, OPTIONS",
+            (None, Some(_), _) => "POST, OPTIONS",
         }
     }
 }
@@ -108,7 +119,8 @@ impl Router {
         let methods = routes.flat_map(|route| {
             let get = route.get.as_ref().map(|_| ("GET", route.pattern));
             let post = route.post.as_ref().map(|_| ("POST", route.pattern));
-            [get, post]
+            let delete = route.delete.as_ref().map(|_| ("DELETE", route.pattern));
+            [get, post, delete]
         });
         methods.flatten().collect()
     }
@@ -117,7 +129,7 @@ impl Router {
     pub(crate) fn answer(&self, request: &Request<'_>) -> (usize, Answer) {
         let none = self.routes.len();
         if request.method == Method::Options && request.path() == "*" {
-            let all = Response::empty(204).with("Allow", "GET, HEAD, POST, OPTIONS");
+            let all = Response::empty(204).with("Allow", "GET, HEAD, POST, DELETE, OPTIONS");
             return (none, Ok(all));
         }
         let path = segments(request.path());

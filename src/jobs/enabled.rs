@@ -67,7 +67,6 @@ impl Jobs {
     /// The configuration lacks a key, the database cannot be had, or a thread cannot be started.
     pub(crate) fn start(config: &Config, execution: &TaskExecutionService) -> io::Result<Jobs> {
         let Some(url) = &config.database_url else {
-            super::warn_where_no_job_runs(config);
             return Ok(Jobs(None));
         };
         let address = database::url::parse(url).map_err(io::Error::other)?;
@@ -253,13 +252,21 @@ fn tokens(config: &Config) -> io::Result<TokenConfig> {
 
 /// What a start would find wrong with the Job API's keys and the database's address. The database is
 /// not asked.
-pub(crate) fn check(config: &Config) -> Result<(), String> {
-    if let Some(url) = &config.database_url {
-        database::url::parse(url)?;
-        let tokens = tokens(config).map_err(|error| error.to_string())?;
-        Gatekeeper::new(&tokens)?;
-    }
-    Ok(())
+pub(crate) fn mistakes(config: &Config) -> Vec<String> {
+    let Some(url) = &config.database_url else {
+        return Vec::new();
+    };
+    let address = database::url::parse(url).and_then(|address| database::check(&address));
+    let keys = match config.jwt_secret.is_some() || config.jwt_public_key_file.is_some() {
+        true => tokens(config).map_err(|error| error.to_string()),
+        // The configuration has said so itself.
+        false => return Vec::from_iter(address.err()),
+    };
+    let keys = keys.and_then(|tokens| Gatekeeper::new(&tokens).map(drop));
+    [address, keys]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect()
 }
 
 /// A token for a test of the Job API with curl, signed with `JWT_SECRET`.

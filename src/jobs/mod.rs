@@ -56,27 +56,19 @@ mod work;
 mod worker;
 
 #[cfg(not(feature = "jobs"))]
-pub(crate) use disabled::{Jobs, check, register};
+pub(crate) use disabled::{Jobs, mistakes, register};
 #[cfg(not(feature = "jobs"))]
 pub use disabled::{migrate, migration_sql, token};
 #[cfg(feature = "jobs")]
-pub(crate) use enabled::{Jobs, check, register};
+pub(crate) use enabled::{Jobs, mistakes, register};
 #[cfg(feature = "jobs")]
 pub use enabled::{migrate, migration_sql, token};
 
-use crate::config::Config;
 use crate::http::Problem;
 use crate::http::router::{Handler, Route};
 
 /// Where the routes are that a server without a database answers as well.
 const ROUTES: [&str; 2] = ["/api/v1/jobs", "/api/v1/jobs/*"];
-
-/// For who asked for workers, and has no database for them.
-fn warn_where_no_job_runs(config: &Config) {
-    if config.enable_queue {
-        log::warn!("ENABLE_QUEUE=true does nothing without STORAGE=sqlite or postgres");
-    }
-}
 
 /// The routes, all answering that the Job API is off, and what to do `first` to have it.
 fn routes_off(first: &'static str) -> Vec<Route> {

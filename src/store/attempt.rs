@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::executor::{TaskError, TaskInput};
 use crate::store::budget::Budget;
 use crate::store::record::{Ending, Record};
-use crate::store::session::Session;
+use crate::store::session::{Session, State};
 use crate::store::{Refused, TaskManager};
 use crate::task::{Forbidden, Millis, SessionKey, Task, TaskId, TaskStatus, now_ms};
 
@@ -148,20 +148,31 @@ impl TaskManager {
         let mut cancelled = 0;
         for session in self.sessions() {
             let mut state = session.state.write();
-            let active: Vec<TaskId> = [TaskStatus::Pending, TaskStatus::Running]
-                .into_iter()
-                .flat_map(|status| state.ids(status))
-                .copied()
-                .filter(|&id| state.get(id).is_some_and(Record::is_active))
-                .collect();
-            for id in active {
-                state.change(&self.shared, &session.key, id, |record| {
-                    let done = record.cancel(now_ms(), reason, &self.shared.budget);
-                    cancelled += usize::from(done.is_ok());
-                });
-            }
+            cancelled += self.cancel_active(&session, &mut state, reason).len();
             state.hub.close();
         }
         cancelled
+    }
+
+    /// Cancels what is queued or running in a session; these attempts are over.
+    pub(super) fn cancel_active(
+        &self,
+        session: &Session,
+        state: &mut State,
+        reason: &str,
+    ) -> Vec<(TaskId, u32)> {
+        let active: Vec<TaskId> = [TaskStatus::Pending, TaskStatus::Running]
+            .into_iter()
+            .flat_map(|status| state.ids(status))
+            .copied()
+            .filter(|&id| state.get(id).is_some_and(Record::is_active))
+            .collect();
+        let cancel = |id: TaskId| {
+            state.change(&self.shared, &session.key, id, |record| {
+                let done = record.cancel(now_ms(), reason, &self.shared.budget);
+                done.is_ok().then_some((id, record.task.attempt))
+            })?
+        };
+        active.into_iter().filter_map(cancel).collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::store::TaskManager;
 use crate::store::session::{Session, State};
+use crate::store::sessions::EXPIRED;
 use crate::task::{Millis, SessionKey, TaskId, TaskStatus, now_ms};
 
 /// The most tasks taken out under one hold of a session's lock.
@@ -49,6 +50,30 @@ impl TaskManager {
             .map_or(0, |session| self.clean_session(&session))
     }
 
+    /// Removes all of the session's finished tasks.
+    ///
+    /// ```
+    /// # use async_task_system::{NewTask, SessionKey, TaskSystem};
+    /// let system = TaskSystem::start(&Default::default(), Default::default())?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
+    /// system.execution().cancel(&session, id)?;
+    /// assert_eq!(system.tasks().clean(&session), 0, "one is kept");
+    /// assert_eq!(system.tasks().clean_all_ended(&session), 1);
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn clean_all_ended(&self, key: &SessionKey) -> usize {
+        let none = [
+            TaskStatus::Completed,
+            TaskStatus::Failed,
+            TaskStatus::Cancelled,
+        ];
+        self.find(key).map_or(0, |session| {
+            self.clean_to(&session, none.map(|status| (status, 0)))
+        })
+    }
+
     /// What cleanups have done in the session.
     ///
     /// ```
@@ -88,7 +113,8 @@ impl TaskManager {
         let mut expired = 0;
         for session in self.sessions() {
             if self.is_expired(&session) {
-                expired += usize::from(self.drop_session(&session, |s| self.is_expired(s)));
+                expired +=
+                    usize::from(self.drop_session(&session, EXPIRED, |s| self.is_expired(s)));
             } else {
                 let mut state = session.state.write();
                 let budget = &self.shared.budget;
@@ -106,14 +132,22 @@ impl TaskManager {
 
     pub(super) fn clean_session(&self, session: &Session) -> usize {
         let limits = &self.shared.limits;
-        let removed = [
-            (TaskStatus::Completed, limits.max_completed_tasks),
-            (TaskStatus::Failed, limits.max_failed_tasks),
-            (TaskStatus::Cancelled, limits.max_cancelled_tasks),
-        ]
-        .into_iter()
-        .map(|(status, keep)| self.clean_status(session, status, keep))
-        .sum();
+        self.clean_to(
+            session,
+            [
+                (TaskStatus::Completed, limits.max_completed_tasks),
+                (TaskStatus::Failed, limits.max_failed_tasks),
+                (TaskStatus::Cancelled, limits.max_cancelled_tasks),
+            ],
+        )
+    }
+
+    /// Keeps so many of each status.
+    fn clean_to(&self, session: &Session, kept: [(TaskStatus, usize); 3]) -> usize {
+        let removed = kept
+            .into_iter()
+            .map(|(status, keep)| self.clean_status(session, status, keep))
+            .sum();
         let mut state = session.state.write();
         state.cleaned += removed as u64;
         state.cleaned_at = Some(now_ms());
@@ -137,6 +171,9 @@ impl TaskManager {
             self.shared
                 .shares
                 .forget(gone.iter().map(|record| &**record));
+            for record in &gone {
+                self.shared.removed(&session.key, record.task.id, "cleanup");
+            }
             let bytes = gone.iter().map(|record| record.weight()).sum();
             self.shared.budget.refund(bytes);
             removed += gone.len();

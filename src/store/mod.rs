@@ -30,12 +30,11 @@ mod receipts;
 mod record;
 mod session;
 mod sessions;
+mod shared;
 mod shares;
 mod watch;
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
@@ -62,9 +61,9 @@ use list::Part;
 use new_task::new_task;
 use record::Record;
 use session::Session;
+pub(crate) use shared::{OnRemoval, Shared};
+use shared::{SHARDS, Shard};
 use shares::Shares;
-
-const SHARDS: usize = 32;
 
 /// How many tasks a session has.
 ///
@@ -87,36 +86,6 @@ pub struct Stats {
     pub completed: usize,
     pub failed: usize,
     pub cancelled: usize,
-}
-
-pub(crate) struct Shared {
-    shards: Vec<RwLock<HashMap<SessionKey, Arc<Session>>>>,
-    hasher: RandomState,
-    limits: Limits,
-    budget: Budget,
-    sessions: AtomicUsize,
-    stopping: AtomicBool,
-    epoch: Instant,
-    observer: Option<Box<Observer>>,
-    meter: Option<WorkMeter>,
-    shares: Shares,
-}
-
-impl Shared {
-    fn observe(&self, key: &SessionKey, id: TaskId, event: &HistoryEvent<'_>) {
-        if let Some(observer) = &self.observer {
-            observer(key, id, event);
-        }
-    }
-
-    /// Milliseconds on the store's own clock, which nobody sets back.
-    fn clock(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64
-    }
-
-    fn shard(&self, key: &SessionKey) -> &RwLock<HashMap<SessionKey, Arc<Session>>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
-    }
 }
 
 /// Creates, reads, lists, counts and cleans tasks. A cheap handle: clones share one store.
@@ -170,13 +139,14 @@ impl TaskManager {
     /// # Ok::<(), async_task_system::Refused>(())
     /// ```
     pub fn new(limits: Limits, observer: Option<Box<Observer>>) -> TaskManager {
-        TaskManager::with_meter(limits, observer, None)
+        TaskManager::observed(limits, observer, None, None)
     }
 
-    /// As [`new`](Self::new), and counts what becomes of tasks.
-    pub(crate) fn with_meter(
+    /// As [`new`](Self::new), with all that may look on.
+    pub(crate) fn observed(
         limits: Limits,
         observer: Option<Box<Observer>>,
+        on_removal: Option<Box<OnRemoval>>,
         meter: Option<WorkMeter>,
     ) -> TaskManager {
         TaskManager {
@@ -189,6 +159,7 @@ impl TaskManager {
                 stopping: AtomicBool::new(false),
                 epoch: Instant::now(),
                 observer,
+                on_removal,
                 meter,
                 shares: Shares::default(),
             }),

@@ -219,7 +219,7 @@ fn a_session_used_while_room_is_made_keeps_its_tasks() {
         assert!(kept || !used, "a session in use was dropped");
         assert!(tasks.get(&new, made.id).is_ok());
         for session in [&longest, &longer, &new].map(|key| tasks.find(key)) {
-            assert!(session.is_none_or(|s| tasks.drop_session(&s, |_| true)));
+            assert!(session.is_none_or(|s| tasks.drop_session(&s, "", |_| true)));
         }
     }
     check(&tasks);

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::store::receipts::{First, Once};
-use crate::store::session::{SESSION_WEIGHT, Session};
-use crate::store::{Refused, TaskManager};
-use crate::task::SessionKey;
+use crate::store::session::{SESSION_WEIGHT, Session, State};
+use crate::store::{Refused, Shard, TaskManager};
+use crate::task::{SessionKey, TaskId};
+
+/// Why the tasks of an idle session are removed.
+pub(super) const EXPIRED: &str = "session expired";
 
 impl TaskManager {
     // Sessions.
@@ -14,7 +17,8 @@ impl TaskManager {
     pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
         let session = self.shared.shard(key).read().get(key).cloned()?;
         let now = self.shared.clock();
-        if self.is_expired_at(&session, now) && self.drop_session(&session, |s| self.is_expired(s))
+        if self.is_expired_at(&session, now)
+            && self.drop_session(&session, EXPIRED, |s| self.is_expired(s))
         {
             return None;
         }
@@ -80,7 +84,9 @@ impl TaskManager {
             return false;
         };
         // Used in between, it is not the longest idle one any more: the next look finds another.
-        self.drop_session(&session, |s| s.last_used_at(now) == last_used);
+        self.drop_session(&session, "session made room", |s| {
+            s.last_used_at(now) == last_used
+        });
         true
     }
 
@@ -94,21 +100,54 @@ impl TaskManager {
     }
 
     /// Takes the session out of the store, where it has no work in flight and `still` holds.
-    pub(super) fn drop_session(&self, session: &Session, still: impl Fn(&Session) -> bool) -> bool {
+    pub(super) fn drop_session(
+        &self,
+        session: &Session,
+        reason: &str,
+        still: impl Fn(&Session) -> bool,
+    ) -> bool {
         let mut shard = self.shared.shard(&session.key).write();
         let mut state = session.state.write();
         if state.dropped || !state.is_quiet() || !still(session) {
             return state.dropped;
         }
+        let gone = self.take_out(session, &mut shard, &mut state);
+        drop(state);
+        drop(shard);
+        self.bury(session, gone, reason);
+        true
+    }
+
+    /// Cancels what is queued or running, and takes the session out of the store with all in it. The
+    /// attempts that are over now; `None` where there is no such session.
+    pub(crate) fn remove_session(&self, key: &SessionKey) -> Option<Vec<(TaskId, u32)>> {
+        let session = self.shared.shard(key).read().get(key).cloned()?;
+        let mut shard = self.shared.shard(key).write();
+        let mut state = session.state.write();
+        if state.dropped {
+            return None;
+        }
+        let cancelled = self.cancel_active(&session, &mut state, "session removed");
+        let gone = self.take_out(&session, &mut shard, &mut state);
+        drop(state);
+        drop(shard);
+        self.bury(&session, gone, "session removed");
+        Some(cancelled)
+    }
+
+    fn take_out(&self, session: &Session, shard: &mut Shard, state: &mut State) -> State {
         let gone = state.dismantle(&self.shared.budget);
         shard.remove(&session.key);
         self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
-        drop(state);
-        drop(shard);
+        gone
+    }
+
+    /// Freeing thousands of tasks takes a while, and needs no lock.
+    fn bury(&self, session: &Session, gone: State, reason: &str) {
         self.shared.shares.forget(gone.records());
-        // Freeing thousands of tasks takes a while, and needs no lock.
-        drop(gone);
-        true
+        for record in gone.records() {
+            self.shared.removed(&session.key, record.task.id, reason);
+        }
     }
 
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {

@@ -164,3 +164,45 @@ fn nothing_of_ours_can_be_framed_sniffed_or_leak_its_address() {
         assert!(!kind.starts_with("text/html"), "{target}: {kind}");
     }
 }
+
+#[test]
+fn a_front_end_on_any_port_of_this_machine_can_be_allowed() {
+    let origins = [("CORS_ALLOWED_ORIGINS", "http://localhost:*")];
+    let server = TestServer::start(&origins);
+    for origin in [
+        "http://localhost:5173",
+        "http://localhost:3001",
+        "http://localhost",
+    ] {
+        let reply = from(server.call("POST", "/demo/tasks/sample"), origin).send();
+        let reply = reply.expect(201);
+        assert_eq!(reply.header("Access-Control-Allow-Origin"), Some(origin));
+    }
+    for origin in [
+        "http://localhost.evil.example",
+        "https://localhost:5173",
+        ATTACKER,
+    ] {
+        from(server.call("POST", "/demo/tasks/sample"), origin)
+            .send()
+            .expect_problem(403, "origin_not_allowed");
+    }
+}
+
+#[test]
+fn a_refusal_names_the_variable_that_helps() {
+    let server = TestServer::start(&[]);
+    let call = server.call("DELETE", "/session");
+    let refused = from(call, "http://localhost:5173").send();
+    let refused = refused.expect_problem(403, "origin_not_allowed").json();
+    let message = refused["message"].as_str().expect("a message");
+    let helps = "CORS_ALLOWED_ORIGINS=http://localhost:5173, or http://localhost:* for every port";
+    assert!(message.ends_with(helps), "{message}");
+
+    let server = TestServer::start(&[("ALLOWED_HOSTS", "demo.example.com,localhost")]);
+    let refused = server.call("GET", "/health").send();
+    let refused = refused.expect_problem(421, "host_not_allowed").json();
+    let host = server.addr().to_string();
+    let named = format!("Host {host} is not in ALLOWED_HOSTS");
+    assert_eq!(refused["message"], named);
+}

@@ -159,7 +159,8 @@ fn tasks_of_other_types_block_where_the_default_type_does() {
             })
         });
     });
-    let tasks: Vec<_> = (0..2).map(|_| server.run("unheard-of")).collect();
+    let body = json!({ "name": "n", "metadata": { "type": "unheard-of" }, "start": true });
+    let tasks: Vec<_> = (0..2).map(|_| server.create(body.clone())).collect();
     server.wait_status(&tasks[0], "running");
     server.run_to("quick", "completed");
     assert_eq!(server.task(&tasks[1])["status"], "pending");
@@ -365,4 +366,35 @@ fn a_million_reports_leave_a_history_of_bounded_size() {
     for percent in 0..100 {
         assert!(percents.contains(&percent), "{percent}");
     }
+}
+
+#[test]
+fn a_thread_that_waits_learns_of_the_cancel() {
+    let heard = Gate::default();
+    let inside = heard.clone();
+    let server = TestServer::start_with(&[("WORKER_THREADS", "2")], |registry| {
+        registry.register_blocking("waits", move |_: &TaskInput| {
+            let heard = inside.clone();
+            Ok(move |ctx: &mut TaskContext<'_>| {
+                let stop = ctx.stop_handle();
+                let heard = heard.clone();
+                let waiter = std::thread::spawn(move || {
+                    assert!(!stop.wait(Duration::from_millis(20)), "it runs");
+                    if stop.clone().wait(Duration::from_secs(60)) {
+                        heard.open();
+                    }
+                });
+                waiter
+                    .join()
+                    .map_err(|_| TaskError::new("it ran no more"))?;
+                Ok(Outcome::Done(None))
+            })
+        });
+    });
+    let id = server.run("waits");
+    server.wait_status(&id, "running");
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!heard.is_open());
+    server.act(&format!("/tasks/{id}/cancel")).expect(200);
+    wait_until(|| heard.is_open());
 }

@@ -73,8 +73,8 @@ fn answers_too_large_for_one_piece_come_whole() {
     let mut made: Vec<_> = (0..20)
         .map(|n| {
             let kind = if n % 5 == 0 { "odd" } else { "even" };
-            let metadata = json!({ "note": note, "n": n });
-            server.create(json!({ "name": "large", "type": kind, "metadata": metadata }))
+            let metadata = json!({ "type": kind, "note": note, "n": n });
+            server.create(json!({ "name": "large", "metadata": metadata }))
         })
         .collect();
     made.reverse();
@@ -128,7 +128,7 @@ fn answers_too_large_for_one_piece_come_whole() {
 #[test]
 fn filters_choose_by_status_type_and_step_and_total_counts_them() {
     let server = TestServer::start(&[]);
-    let pending = server.create(json!({ "name": "n", "type": "odd one" }));
+    let pending = server.create(json!({ "name": "n", "metadata": { "type": "odd one" } }));
     let held = server.run("held");
     server.wait_step(&held, "Holding");
     let quick: Vec<_> = (0..3)

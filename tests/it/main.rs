@@ -16,12 +16,16 @@ mod config;
 mod connections;
 /// The five demo routes and what their tasks show.
 mod demo;
+/// Sessions that are emptied, and what the audit log says of it.
+mod emptying;
 /// Refusals: their form, the methods, the queries and the limits.
 mod errors;
 /// How executors run: panics, time limits, blocking ones, results.
 mod execution;
 /// What the machine may lack: descriptors, threads, room on the disk; and the stop under load.
 mod faults;
+/// How a task's type is judged, and how numbers and answers are written.
+mod forms;
 /// `/`: the text for terminals, the page's own rules.
 mod home;
 /// `Idempotency-Key`.
@@ -53,10 +57,14 @@ mod process;
 mod protocol;
 /// The README's tour, line by line.
 mod readme;
+/// SIGHUP and SIGUSR1: files that were moved away.
+mod rotation;
 /// Which session a request belongs to, and how long a session lives.
 mod sessions;
 /// Share links.
 mod share;
+/// How a start, and `--check`, judge the configuration.
+mod start;
 /// The server, client and waits that all of them use.
 mod support;
 /// The life of a task through its routes: create, start, cancel, retry, status, history.

@@ -89,7 +89,8 @@ fn clients_cannot_make_the_page_grow() {
     let server = TestServer::start(&[ON]);
     let before = samples(&server);
     for n in 0..50 {
-        server.create(json!({ "name": "n", "type": format!("type-{n}") }));
+        let metadata = json!({ "type": format!("type-{n}") });
+        server.create(json!({ "name": "n", "metadata": metadata }));
         server.session(&format!("s{n}")).get("/tasks").expect(200);
         server.get(&format!("/nowhere/{n}")).expect(404);
         server.get(&format!("/tasks/{n}")).expect(404);

@@ -112,8 +112,8 @@ fn the_type_is_the_field_then_the_metadatas_then_the_sample() {
         assert_eq!(task["type"], executed);
     }
     let unknown = json!({
-        "name": "n", "type": "nobody-knows", "start": true,
-        "metadata": { "delayMs": 0, "speed": 1000 },
+        "name": "n", "start": true,
+        "metadata": { "type": "nobody-knows", "delayMs": 0, "speed": 1000 },
     });
     let id = server.create(unknown);
     let task = server.wait_step(&id, "Step 10");

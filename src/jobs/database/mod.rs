@@ -90,6 +90,18 @@ pub(super) trait Database: Send + Sync {
     fn tidy(&self) -> Result<(), DatabaseError>;
 }
 
+/// Whether the address can be used, as far as that is seen without a connection.
+///
+/// # Errors
+///
+/// What to write instead, for the person at the terminal.
+pub(super) fn check(address: &Address) -> Result<(), String> {
+    match address {
+        Address::Sqlite(_) => Ok(()),
+        Address::Postgres(url) => postgres::check(url),
+    }
+}
+
 /// Opens a database, and brings its tables up to date. `worker_within` is how long a statement of a worker may take.
 pub(super) fn open(
     address: &Address,

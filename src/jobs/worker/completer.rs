@@ -448,7 +448,10 @@ impl Completer {
         match shared.storage.release(Duty::Complete, &releases) {
             Ok(given) => {
                 shared.claims.written(claims);
-                log::info!("Gave {given} unfinished jobs back");
+                log::info!(
+                    "Released {given} unfinished job{}",
+                    if given == 1 { "" } else { "s" }
+                );
             }
             Err(error) => log::warn!("Jobs cannot be given back: {error}"),
         }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::engine::pool::Assignment;
-use crate::executor::{Report, TaskError, TaskInput};
+use crate::executor::{Report, StopHandle, TaskError, TaskInput};
 use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::storage::Claim;
 use crate::jobs::work::{Begin, End, Finish, Pause, Reported, Standing};
@@ -65,6 +65,13 @@ impl JobRun {
             news: Mutex::default(),
             me: me.clone(),
         })
+    }
+
+    /// How the log names this run. Who ran it can have chosen the type's name.
+    fn name(&self) -> String {
+        let (id, kind) = (self.job.id, crate::log_safe::LogSafe(&self.job.kind));
+        let (attempt, max) = (self.attempt(), self.job.max);
+        format!("job {id} ({kind}), attempt {attempt} of {max}")
     }
 
     /// Which attempt this is.
@@ -240,11 +247,11 @@ impl Assignment for JobRun {
             return;
         }
         match &ending {
-            Ending::Completed(_) => log::debug!("Completed execution of job {}", self.job.id),
+            Ending::Completed(_) => log::info!("Completed execution of {}", self.name()),
             Ending::Failed(why) => {
                 log::warn!(
-                    "Job {} failed: {}",
-                    self.job.id,
+                    "Failed execution of {}: {}",
+                    self.name(),
                     crate::log_safe::LogSafe(why)
                 );
             }
@@ -279,6 +286,11 @@ impl Report for JobRun {
 
     fn is_stopped(&self) -> bool {
         self.shared.claims.is_over(&self.held)
+    }
+
+    fn stop_handle(&self) -> StopHandle {
+        let me = self.me.clone();
+        StopHandle::new(move || me.upgrade().is_none_or(|run| run.is_stopped()))
     }
 }
 

@@ -38,6 +38,8 @@ mod queue;
 mod refusals;
 /// Idempotency keys.
 mod repeats;
+/// What a run leaves in the log, and how its executor learns of a cancel.
+mod runs;
 /// What the program says before it serves, and the migrations by hand.
 mod start;
 /// Who is let in.

@@ -40,6 +40,16 @@ fn a_wrong_address_of_the_database_stops_the_start_in_one_line() {
         let line = refused(&db, &[("DATABASE_URL", url)]);
         assert!(line.contains(told), "{line}");
     }
+    let url = "postgres://hugo:hunter2@127.0.0.1:1/jobs?colour=blue";
+    let line = refused(&db, &[("STORAGE", "postgres"), ("DATABASE_URL", url)]);
+    assert!(
+        line.contains("DATABASE_URL") && line.contains("\"colour\""),
+        "{line}"
+    );
+    assert!(
+        !line.contains("hunter2") && !line.contains("hugo"),
+        "{line}"
+    );
     for password in [
         "hun@ter2", "hun/ter2", "hun?ter2", "hun#ter2", "hunter2%", "hun ter2",
     ] {
@@ -67,6 +77,10 @@ fn a_database_that_is_away_ends_the_start_with_1_and_no_secret() {
         assert!(
             !text.contains("hunter2") && !text.contains("hugo"),
             "{text}"
+        );
+        assert!(
+            !text.contains("\\n") && !text.contains("\\t"),
+            "no line ends: {text}"
         );
         let lines = text
             .lines()

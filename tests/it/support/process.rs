@@ -7,8 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "jobs")]
-use super::wait_until_every;
 use super::{Client, TempDir, wait_until};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_async-task-system");
@@ -92,7 +90,11 @@ impl Process {
         };
         wait_until(|| address().is_some());
         process.client = Client::new(address().expect("it listens"));
-        wait_until(|| process.has("Task system initialized successfully"));
+        let has_started = || {
+            process.has("Task system initialized successfully")
+                || process.has("The Task System is off")
+        };
+        wait_until(has_started);
         process
     }
 
@@ -158,7 +160,7 @@ impl Process {
     #[cfg(feature = "jobs")]
     pub(crate) fn ends_unless(&mut self, other: impl Fn() -> bool) -> bool {
         let mut has_ended = false;
-        wait_until_every(Duration::from_millis(20), || {
+        super::wait_until_every(Duration::from_millis(20), || {
             has_ended = self
                 .child
                 .try_wait()

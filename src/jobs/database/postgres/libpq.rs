@@ -10,10 +10,10 @@ use std::ptr::{self, NonNull};
 use std::time::{Duration, Instant};
 
 use pq_sys::{
-    ConnStatusType, ExecStatusType, Oid, PGconn, PGresult, PQclear, PQconnectdb, PQconsumeInput,
-    PQerrorMessage, PQfinish, PQflush, PQfreemem, PQgetResult, PQgetisnull, PQgetvalue, PQisBusy,
-    PQnotifies, PQntuples, PQresultErrorField, PQresultStatus, PQsendPrepare, PQsendQuery,
-    PQsendQueryPrepared, PQsetnonblocking, PQsocket, PQstatus,
+    ConnStatusType, ExecStatusType, Oid, PGconn, PGresult, PQclear, PQconnectdb, PQconninfoFree,
+    PQconninfoParse, PQconsumeInput, PQerrorMessage, PQfinish, PQflush, PQfreemem, PQgetResult,
+    PQgetisnull, PQgetvalue, PQisBusy, PQnotifies, PQntuples, PQresultErrorField, PQresultStatus,
+    PQsendPrepare, PQsendQuery, PQsendQueryPrepared, PQsetnonblocking, PQsocket, PQstatus,
 };
 
 use crate::jobs::database::{DatabaseError, Rows};
@@ -33,6 +33,31 @@ pub(super) struct Failure {
     pub(super) error: DatabaseError,
     /// The same once more may succeed: others were in the way.
     pub(super) is_conflict: bool,
+}
+
+/// Whether libpq can read the address; nothing is connected to.
+///
+/// # Errors
+///
+/// In libpq's words.
+pub(super) fn check(url: &str) -> Result<(), String> {
+    let url = CString::new(url).map_err(|_| "the address has a NUL")?;
+    let mut why = ptr::null_mut();
+    // SAFETY: the string ends with NUL. What libpq allocates is copied and freed here.
+    unsafe {
+        let options = PQconninfoParse(url.as_ptr(), &raw mut why);
+        let text = (!why.is_null()).then(|| one_line(CStr::from_ptr(why)));
+        PQconninfoFree(options);
+        PQfreemem(why.cast());
+        text.map_or(Ok(()), Err)
+    }
+}
+
+/// Messages of several lines stand in one line of the log.
+fn one_line(message: &CStr) -> String {
+    let text = message.to_string_lossy();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ")
 }
 
 /// A connection.
@@ -289,8 +314,7 @@ impl Connection {
 
     fn message(&self) -> String {
         // SAFETY: the connection is there; its message ends with NUL and is copied.
-        let message = unsafe { CStr::from_ptr(PQerrorMessage(self.raw.as_ptr())) };
-        message.to_string_lossy().trim().to_owned()
+        one_line(unsafe { CStr::from_ptr(PQerrorMessage(self.raw.as_ptr())) })
     }
 }
 

@@ -33,6 +33,12 @@ const SETUP: &str = "\
 /// How often a statement is tried again that stood in another's way.
 const CONFLICTS: u32 = 8;
 
+/// Whether the address can be used, as far as that is seen without a connection.
+pub(super) fn check(url: &str) -> Result<(), String> {
+    libpq::check(&with_time_limits(url))
+        .map_err(|why| format!("DATABASE_URL cannot be used: {why}"))
+}
+
 pub(super) struct PostgresDatabase(PerDuty<Connections>);
 
 /// The connections of one duty, and how long its statements may take.
