@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use async_task_system::engine::EngineOptions;
-use async_task_system::store::{Limits, SessionHeard, SessionWatch};
+use async_task_system::store::{Limits, SessionUpdate, SessionWatch};
 use async_task_system::{
     ExecutorRegistry, ListQuery, NewTask, Outcome, SessionKey, TaskContext, TaskExecutionService,
     TaskId, TaskManager, TaskStatus,
@@ -146,7 +146,10 @@ fn report(execution: &TaskExecutionService, session: &SessionKey, watchers: usiz
             .collect();
         for watch in &mut watches {
             // Until the state now is told, events are not.
-            assert!(matches!(watch.next(Duration::ZERO), SessionHeard::State(_)));
+            assert!(matches!(
+                watch.next(Duration::ZERO),
+                SessionUpdate::State(_)
+            ));
         }
         let new = NewTask::new("reports").kind("reports");
         let task = execution.submit(session, new).expect("there is room");
@@ -160,7 +163,7 @@ fn report(execution: &TaskExecutionService, session: &SessionKey, watchers: usiz
         for watch in &mut watches {
             // Each was told all: else less was measured than is said.
             let events = std::iter::from_fn(|| match watch.next(Duration::ZERO) {
-                SessionHeard::Event(event) => Some(event),
+                SessionUpdate::Event(event) => Some(event),
                 _ => None,
             });
             assert!(events.count() >= usize::from(REPORTS));

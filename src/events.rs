@@ -24,7 +24,7 @@ const SESSION_BACKLOG: usize = 256;
 /// A history event, with the task as it stood right after it.
 ///
 /// ```
-/// use async_task_system::store::{Heard, Limits};
+/// use async_task_system::store::{WatchUpdate, Limits};
 /// use async_task_system::{EventKind, NewTask, SessionKey, TaskManager};
 /// use std::time::Duration;
 ///
@@ -32,12 +32,12 @@ const SESSION_BACKLOG: usize = 256;
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
 /// // From the start of its history on.
-/// let Heard::Events(events) = tasks.watch(&session, id, Some(0))?.next(Duration::ZERO) else {
+/// let WatchUpdate::Events(events) = tasks.watch(&session, id, Some(0))?.next(Duration::ZERO) else {
 ///     panic!("it has one");
 /// };
 /// assert_eq!((events[0].task, events[0].seq, events[0].kind), (id, 1, EventKind::Created));
-/// assert_eq!(events[0].standing.progress, 0);
-/// # Ok::<(), async_task_system::Refused>(())
+/// assert_eq!(events[0].snapshot.progress, 0);
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskEvent {
@@ -52,26 +52,26 @@ pub struct TaskEvent {
     /// The attempt it belongs to.
     pub attempt: u32,
     /// How the task stood then.
-    pub standing: Standing,
+    pub snapshot: TaskSnapshot,
 }
 
 /// What a poll tells of a task.
 ///
 /// ```
 /// # use async_task_system::store::Limits;
-/// # use async_task_system::events::Standing;
+/// # use async_task_system::events::TaskSnapshot;
 /// # use async_task_system::{TaskStatus, NewTask, SessionKey, TaskManager};
 /// let tasks = TaskManager::new(Limits::default(), None);
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// let task = tasks.create(&session, NewTask::new("Report"))?;
-/// let standing = Standing::of(&task);
-/// assert_eq!((standing.status, standing.progress), (TaskStatus::Pending, 0));
-/// assert_eq!((standing.step, standing.error), (None, None));
-/// # Ok::<(), async_task_system::Refused>(())
+/// let snapshot = TaskSnapshot::of(&task);
+/// assert_eq!((snapshot.status, snapshot.progress), (TaskStatus::Pending, 0));
+/// assert_eq!((snapshot.step, snapshot.error), (None, None));
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Standing {
+pub struct TaskSnapshot {
     pub status: TaskStatus,
     /// Percent.
     pub progress: u8,
@@ -82,23 +82,23 @@ pub struct Standing {
     pub error: Option<Box<str>>,
 }
 
-impl Standing {
+impl TaskSnapshot {
     /// How `task` stands.
     ///
     /// ```
-    /// # use async_task_system::events::Standing;
+    /// # use async_task_system::events::TaskSnapshot;
     /// # use async_task_system::{NewTask, SessionKey, TaskSystem};
     /// let system = TaskSystem::start(&Default::default(), Default::default())?;
     /// let session = SessionKey::parse("me").expect("a valid key");
     /// let task = system.tasks().create(&session, NewTask::new("Report"))?;
-    /// let before = Standing::of(&task);
-    /// let after = Standing::of(&system.execution().cancel(&session, task.id)?);
+    /// let before = TaskSnapshot::of(&task);
+    /// let after = TaskSnapshot::of(&system.execution().cancel(&session, task.id)?);
     /// assert_eq!((before.completed_at, after.completed_at.is_some()), (None, true));
     /// # system.stop();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn of(task: &Task) -> Standing {
-        Standing {
+    pub fn of(task: &Task) -> TaskSnapshot {
+        TaskSnapshot {
             status: task.status,
             progress: task.progress,
             step: task.step.clone(),
@@ -110,8 +110,8 @@ impl Standing {
     }
 
     /// A task before its first event.
-    pub(crate) fn unborn() -> Standing {
-        Standing {
+    pub(crate) fn initial() -> TaskSnapshot {
+        TaskSnapshot {
             status: TaskStatus::Pending,
             progress: 0,
             step: None,
@@ -127,7 +127,7 @@ impl Standing {
         let owned = |text: Option<&str>| text.map(Into::into);
         match event.kind {
             EventKind::Created | EventKind::Queued => {}
-            EventKind::Retried => *self = Standing::unborn(),
+            EventKind::Retried => *self = TaskSnapshot::initial(),
             EventKind::Started => self.started_at = Some(event.at),
             EventKind::Progress => {
                 self.step = owned(event.step);
@@ -144,14 +144,14 @@ impl Standing {
 }
 
 impl TaskEvent {
-    pub(crate) fn new(task: TaskId, event: &HistoryEvent<'_>, standing: Standing) -> TaskEvent {
+    pub(crate) fn new(task: TaskId, event: &HistoryEvent<'_>, snapshot: TaskSnapshot) -> TaskEvent {
         TaskEvent {
             task,
             seq: event.seq,
             at: event.at,
             kind: event.kind,
             attempt: event.attempt,
-            standing,
+            snapshot,
         }
     }
 }
@@ -162,28 +162,28 @@ pub(crate) struct WatcherId(u64);
 
 /// Everybody who watches one session.
 #[derive(Default)]
-pub(crate) struct Hub {
+pub(crate) struct Broadcaster {
     tasks: Vec<(WatcherId, TaskId, Sender<()>)>,
-    sessions: Vec<(WatcherId, Feed)>,
+    sessions: Vec<(WatcherId, Subscriber)>,
     last: u64,
     closed: bool,
 }
 
 /// The way to a session's watcher.
-struct Feed {
+struct Subscriber {
     /// `None` only wakes the watcher up.
     events: Sender<Option<Arc<TaskEvent>>>,
     missed: Arc<AtomicBool>,
 }
 
-/// A session's watcher's end of its [`Feed`].
-pub(crate) struct Backlog {
+/// A session's watcher's end of its [`Subscriber`].
+pub(crate) struct EventQueue {
     pub(crate) events: Receiver<Option<Arc<TaskEvent>>>,
     /// Something was not told; set by the hub, cleared by the watcher under the session's lock.
     pub(crate) missed: Arc<AtomicBool>,
 }
 
-impl Hub {
+impl Broadcaster {
     fn next_id(&mut self) -> WatcherId {
         self.last += 1;
         WatcherId(self.last)
@@ -198,16 +198,16 @@ impl Hub {
     }
 
     /// The events of every task.
-    pub(crate) fn watch_session(&mut self) -> (WatcherId, Backlog) {
+    pub(crate) fn watch_session(&mut self) -> (WatcherId, EventQueue) {
         let id = self.next_id();
         let (sender, events) = bounded(SESSION_BACKLOG);
         let missed = Arc::<AtomicBool>::default();
-        let feed = Feed {
+        let feed = Subscriber {
             events: sender,
             missed: missed.clone(),
         };
         self.sessions.push((id, feed));
-        (id, Backlog { events, missed })
+        (id, EventQueue { events, missed })
     }
 
     #[cfg(test)]
@@ -227,18 +227,18 @@ impl Hub {
             let _ = bell.try_send(());
         }
         let feeds = || self.sessions.iter().map(|(_, feed)| feed);
-        if !feeds().any(Feed::is_told) {
+        if !feeds().any(Subscriber::is_told) {
             return;
         }
         for event in events {
-            // Events of one change are told with the standing that the change came to.
-            let event = Arc::new(TaskEvent::new(task.id, &event, Standing::of(task)));
+            // Events of one change are told with the snapshot that the change came to.
+            let event = Arc::new(TaskEvent::new(task.id, &event, TaskSnapshot::of(task)));
             feeds().for_each(|feed| feed.tell(&event));
         }
     }
 
     /// Lets every session's watcher know that more has changed than single events can tell.
-    pub(crate) fn unsettle(&self) {
+    pub(crate) fn mark_lagged(&self) {
         for (_, feed) in &self.sessions {
             feed.missed.store(true, SeqCst);
             let _ = feed.events.try_send(None);
@@ -258,7 +258,7 @@ impl Hub {
     }
 }
 
-impl Feed {
+impl Subscriber {
     /// Once an event is missed, those after it wait too: what is told has no gap inside.
     fn is_told(&self) -> bool {
         !self.missed.load(SeqCst)

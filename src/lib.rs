@@ -44,9 +44,9 @@ mod log_safe;
 mod metrics;
 mod nesting;
 mod net;
-mod permits;
 mod program;
 mod refusal;
+mod semaphore;
 mod server;
 mod spelling;
 pub mod store;
@@ -80,7 +80,7 @@ pub use program::{check, run};
 #[doc(inline)]
 pub use server::Server;
 #[doc(inline)]
-pub use store::{ListQuery, NewTask, Refused, Stats, TaskManager};
+pub use store::{ListQuery, NewTask, Stats, StoreError, TaskManager};
 #[doc(inline)]
 pub use system::TaskSystem;
 #[doc(inline)]

@@ -26,13 +26,13 @@ impl Counter {
     }
 }
 
-/// How long things took, by classes.
+/// How long things took, by buckets.
 #[derive(Debug)]
 pub(crate) struct Histogram {
     /// Upper bounds in microseconds, rising.
     bounds: &'static [u64],
     /// One for each bound, and one for what took longer.
-    classes: Box<[Counter]>,
+    buckets: Box<[Counter]>,
     micros: Counter,
 }
 
@@ -40,7 +40,7 @@ impl Histogram {
     pub(crate) fn new(bounds: &'static [u64]) -> Histogram {
         Histogram {
             bounds,
-            classes: (0..=bounds.len()).map(|_| Counter::default()).collect(),
+            buckets: (0..=bounds.len()).map(|_| Counter::default()).collect(),
             micros: Counter::default(),
         }
     }
@@ -49,7 +49,7 @@ impl Histogram {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bounds = self.bounds.iter();
         let class = bounds.take_while(|&&bound| bound < micros).count();
-        self.classes[class].increment();
+        self.buckets[class].increment();
         self.micros.add(micros);
     }
 }
@@ -204,7 +204,7 @@ impl Exposition {
         let bucket = format!("{name}_bucket");
         let bounds = of.bounds.iter().map(|&bound| seconds(bound).to_string());
         let mut so_far = 0;
-        for (bound, class) in bounds.chain(["+Inf".to_owned()]).zip(&of.classes) {
+        for (bound, class) in bounds.chain(["+Inf".to_owned()]).zip(&of.buckets) {
             so_far += class.value();
             let with_bound = [labels, &[("le", &bound)]].concat();
             self.sample(&bucket, &with_bound, so_far);

@@ -10,9 +10,9 @@ use crate::http::Response;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
-use crate::http::streaming::{format, last_event_id, permit, pump};
-use crate::permits::Permits;
-use crate::store::{Heard, SessionHeard, SessionWatch, TaskWatch};
+use crate::http::streaming::{format, last_event_id, permit, stream_events};
+use crate::semaphore::Semaphore;
+use crate::store::{SessionUpdate, SessionWatch, TaskWatch, WatchUpdate};
 
 /// The most bytes of events written at once.
 const BATCH: usize = 32 * 1024;
@@ -28,22 +28,26 @@ pub(super) fn task_events(call: &Call<'_>) -> Answer {
 }
 
 /// A task's events to their end; 204 tells a client that has them all not to come back.
-pub(super) fn stream_task(streams: &Permits, mut watch: TaskWatch, format: EventFormat) -> Answer {
+pub(super) fn stream_task(
+    streams: &Semaphore,
+    mut watch: TaskWatch,
+    format: EventFormat,
+) -> Answer {
     if watch.is_over() {
         return Ok(Response::empty(204));
     }
     let permit = permit(streams)?;
     Ok(Response::stream(format.content_type(), move |out| {
         let _permit = permit;
-        pump(out, format, |buffer, patience| {
+        stream_events(out, format, |buffer, patience| {
             match watch.next(patience) {
-                Heard::Events(events) => {
+                WatchUpdate::Events(events) => {
                     for event in &events {
                         write(buffer, format, event.seq.into(), event);
                     }
                 }
-                Heard::Nothing => {}
-                Heard::Over => return false,
+                WatchUpdate::Nothing => {}
+                WatchUpdate::Over => return false,
             }
             true
         })
@@ -59,7 +63,7 @@ pub(super) fn session_events(call: &Call<'_>) -> Answer {
     let answer = Response::stream(format.content_type(), move |out| {
         let _permit = permit;
         let mut number = 0;
-        pump(out, format, |buffer, patience| {
+        stream_events(out, format, |buffer, patience| {
             fill(buffer, patience, &mut watch, format, &mut number)
         })
     });
@@ -77,16 +81,16 @@ fn fill(
     while buffer.len() < BATCH {
         *number += 1;
         match watch.next(patience) {
-            SessionHeard::Event(event) => write(buffer, format, *number, &event),
-            SessionHeard::State(stats) => {
+            SessionUpdate::Event(event) => write(buffer, format, *number, &event),
+            SessionUpdate::State(stats) => {
                 let success = true;
                 format.write(buffer, *number, "state", &StatsAnswer { success, stats });
             }
-            SessionHeard::Nothing => {
+            SessionUpdate::Nothing => {
                 *number -= 1;
                 return true;
             }
-            SessionHeard::Over => return false,
+            SessionUpdate::Over => return false,
         }
         patience = Duration::ZERO;
     }

@@ -84,7 +84,7 @@ fn tasks(api: &Api, out: &mut Exposition) {
     if let Some(meter) = tasks.meter() {
         let name = "task_system_tasks";
         out.family(name, "gauge", "Tasks in the store, by type and status.");
-        for (kind, counts) in meter.names().zip(tasks.census(meter)) {
+        for (kind, counts) in meter.names().zip(tasks.count_by_type(meter)) {
             for status in TaskStatus::ALL {
                 let labels = [("type", kind), ("status", status.as_str())];
                 out.sample(name, &labels, counts[status as usize]);
@@ -97,7 +97,7 @@ fn tasks(api: &Api, out: &mut Exposition) {
     out.gauge("task_system_active_tasks", help, active);
     let help = "How many there may be.";
     out.gauge("task_system_active_tasks_limit", help, max);
-    execution.figures().write("task_system", out);
+    execution.stats().write("task_system", out);
     out.gauge("task_system_sessions", "Sessions.", tasks.session_count());
     let max = tasks.limits().max_sessions;
     out.gauge("task_system_sessions_limit", help, max);

@@ -28,7 +28,7 @@ use crate::http::fields::Fields;
 use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::{Method, Problem, Request, Response};
 use crate::idempotency::Idempotency;
-use crate::permits::Permits;
+use crate::semaphore::Semaphore;
 use crate::system::TaskSystem;
 use crate::task::SessionKey;
 
@@ -39,7 +39,7 @@ pub(crate) struct Api {
     started: Instant,
     addresses: RandomState,
     repeats: Idempotency,
-    streams: Permits,
+    streams: Semaphore,
     metrics: Metrics,
     /// Why it is not healthy, if it is not.
     ailment: OnceLock<Box<Ailment>>,
@@ -112,7 +112,7 @@ type Ailment = dyn Fn() -> Option<Problem> + Send + Sync;
 impl Api {
     pub(crate) fn new(system: TaskSystem, config: Config) -> Api {
         Api {
-            streams: Permits::new(config.max_streams),
+            streams: Semaphore::new(config.max_streams),
             repeats: Idempotency::new(system.tasks().clone()),
             system,
             config,
@@ -132,7 +132,7 @@ impl Api {
     }
 
     /// The places for streams, tasks' and jobs' alike.
-    pub(crate) fn streams(&self) -> &Permits {
+    pub(crate) fn streams(&self) -> &Semaphore {
         &self.streams
     }
 

@@ -8,7 +8,7 @@ use super::view::StatusView;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::{Peer, Problem, Response};
-use crate::store::{Refused, Wait};
+use crate::store::{StoreError, Wait};
 use crate::task::{Task, TaskId};
 
 /// The longest wait, in seconds.
@@ -71,7 +71,7 @@ fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
     // First the bell, then the look: no change can fall between them.
     let bell = match call.api.system.tasks().bell(&call.session, id) {
         // Nothing will change any more.
-        Err(Refused::Stopping) => return poll(call, id).map(|(answer, _)| answer),
+        Err(StoreError::Stopping) => return poll(call, id).map(|(answer, _)| answer),
         bell => bell?,
     };
     loop {

@@ -10,7 +10,7 @@ use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
 use crate::spelling::nearest;
-use crate::store::{ListQuery, NewTask, Refused, Stats, TaskManager};
+use crate::store::{ListQuery, NewTask, Stats, StoreError, TaskManager};
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
 
 const MAX_NAME: usize = 200;
@@ -252,9 +252,9 @@ pub(super) fn retry(call: &Call<'_>) -> Answer {
 }
 
 /// The id in the path; one that is no UUID is nobody's.
-pub(super) fn id(call: &Call<'_>) -> Result<TaskId, Refused> {
+pub(super) fn id(call: &Call<'_>) -> Result<TaskId, StoreError> {
     let text = call.parameters.first().map_or("", |text| text);
-    text.parse().map_err(|_| Refused::TaskNotFound)
+    text.parse().map_err(|_| StoreError::TaskNotFound)
 }
 
 #[derive(Serialize)]

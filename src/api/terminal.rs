@@ -10,11 +10,11 @@ use super::tasks::id;
 use crate::events::TaskEvent;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
-use crate::http::streaming::{permit, pour};
+use crate::http::streaming::{permit, stream_bytes};
 use crate::http::{Problem, Request, Response};
 use crate::log_safe::LogSafe;
-use crate::permits::Permits;
-use crate::store::{Heard, TaskWatch};
+use crate::semaphore::Semaphore;
+use crate::store::{TaskWatch, WatchUpdate};
 use crate::task::{EventKind, Millis, TaskStatus, now_ms};
 
 /// Twice a second, so that the seconds shown do not jump.
@@ -70,7 +70,12 @@ pub(super) fn watch(call: &Call<'_>) -> Answer {
 }
 
 /// Draws a task of this name until it has ended.
-pub(super) fn draw(streams: &Permits, mut watch: TaskWatch, name: &str, screen: Screen) -> Answer {
+pub(super) fn draw(
+    streams: &Semaphore,
+    mut watch: TaskWatch,
+    name: &str,
+    screen: Screen,
+) -> Answer {
     let permit = permit(streams)?;
     let mut picture = Picture::new(screen);
     let title = picture.title(name);
@@ -79,19 +84,19 @@ pub(super) fn draw(streams: &Permits, mut watch: TaskWatch, name: &str, screen: 
         out.send(title.as_bytes())?;
         // A return to the line's begin shows nothing; `plain` has no such invisible byte.
         let heartbeat: &[u8] = if picture.screen.plain { b"" } else { b"\r" };
-        pour(out, TICK, heartbeat, |buffer, patience| {
-            let heard = watch.next(patience);
+        stream_bytes(out, TICK, heartbeat, |buffer, patience| {
+            let update = watch.next(patience);
             let mut text = String::new();
-            let more = match heard {
-                Heard::Events(events) => {
+            let more = match update {
+                WatchUpdate::Events(events) => {
                     picture.change(&mut text, events);
                     !watch.is_over()
                 }
-                Heard::Nothing => {
+                WatchUpdate::Nothing => {
                     picture.tick(&mut text, now_ms());
                     true
                 }
-                Heard::Over => false,
+                WatchUpdate::Over => false,
             };
             if !more {
                 picture.end(&mut text);
@@ -154,7 +159,7 @@ impl Picture {
         let Some(event) = &self.last else {
             return;
         };
-        let now = &event.standing;
+        let now = &event.snapshot;
         let took = match (now.started_at, now.completed_at) {
             (Some(from), Some(to)) => format!(" in {}", duration(to.saturating_sub(from))),
             _ => String::new(),
@@ -184,7 +189,7 @@ impl Picture {
                 "[year]-[month]-[day]T[hour]:[minute]:[second]Z"
             ))
             .unwrap_or_default();
-        let (kind, percent) = (event.kind.as_str(), event.standing.progress);
+        let (kind, percent) = (event.kind.as_str(), event.snapshot.progress);
         let line = format!("{at}  {kind:<9} {percent:>3} %  {}", step(event));
         line.trim_end().to_owned()
     }
@@ -193,9 +198,9 @@ impl Picture {
     /// width, so that no terminal wraps it and each drawing covers the one before.
     fn bar_line(&self, event: &TaskEvent, now: Millis) -> String {
         let width = self.screen.width - 1;
-        let percent = usize::from(event.standing.progress);
-        let clock = event.standing.started_at.map_or(String::new(), |from| {
-            let to = event.standing.completed_at.unwrap_or(now);
+        let percent = usize::from(event.snapshot.progress);
+        let clock = event.snapshot.started_at.map_or(String::new(), |from| {
+            let to = event.snapshot.completed_at.unwrap_or(now);
             clock(to.saturating_sub(from))
         });
         // Percent and spaces take nine columns; a clock of years may leave none.
@@ -205,7 +210,7 @@ impl Picture {
         let room = free - cells;
         let step = fit(&step(event), room);
         let gap = " ".repeat(room - columns(&step) + 1);
-        let color = match event.standing.status {
+        let color = match event.snapshot.status {
             TaskStatus::Failed => "31",
             TaskStatus::Cancelled => "33",
             TaskStatus::Completed => "32",
@@ -226,7 +231,7 @@ impl Picture {
 
 /// The step in words, or what the task waits for.
 fn step(event: &TaskEvent) -> String {
-    let now = &event.standing;
+    let now = &event.snapshot;
     let step = now.step.as_deref().unwrap_or_default();
     let description = now.step_description.as_deref().unwrap_or_default();
     let words = match (step, description, event.kind) {
@@ -287,7 +292,7 @@ fn duration(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::Standing;
+    use crate::events::TaskSnapshot;
     use crate::task::TaskId;
 
     #[test]
@@ -297,15 +302,15 @@ mod tests {
             color: false,
             plain: true,
         });
-        let mut standing = Standing::unborn();
-        standing.started_at = Some(0);
+        let mut snapshot = TaskSnapshot::initial();
+        snapshot.started_at = Some(0);
         let event = TaskEvent {
             task: TaskId::nil(),
             seq: 1,
             at: 0,
             kind: EventKind::Started,
             attempt: 1,
-            standing,
+            snapshot,
         };
         let line = picture.bar_line(&event, 12_345 * 3_600_000);
         assert_eq!(line, "   0 %   12345:00:00");

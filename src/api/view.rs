@@ -133,7 +133,7 @@ impl<'a> StatusView<'a> {
 impl<'a> StatusView<'a> {
     /// As an event left the task.
     pub(super) fn at(event: &'a TaskEvent) -> StatusView<'a> {
-        let now = &event.standing;
+        let now = &event.snapshot;
         StatusView {
             success: true,
             task_id: Some(event.task),

@@ -11,11 +11,11 @@
 //! no other thread.
 
 pub(crate) mod audit;
+mod blocking_limit;
 mod cleanup;
-mod lane;
-mod overseer;
 pub(crate) mod pool;
 mod timer;
+mod watchdog;
 mod worker;
 
 use std::sync::Arc;
@@ -26,10 +26,10 @@ pub use cleanup::TaskCleanupService;
 pub use crate::config::default_workers;
 
 use crate::executor::{ExecutorRegistry, Report, StopHandle, TaskError, TaskInput};
-use crate::permits::{Permit, Permits};
-use crate::store::{Attempt, Ending, NewTask, Refused, TaskManager};
+use crate::semaphore::{Permit, Semaphore};
+use crate::store::{Attempt, AttemptResult, NewTask, StoreError, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
-use pool::{Assignment, Pool, PoolFigures};
+use pool::{AttemptHandle, Pool, PoolStats};
 
 /// How the engine runs.
 ///
@@ -67,7 +67,7 @@ struct TaskAssignment {
     attempt: Attempt,
 }
 
-impl Assignment for TaskAssignment {
+impl AttemptHandle for TaskAssignment {
     fn id(&self) -> (TaskId, u32) {
         (self.attempt.task, self.attempt.number)
     }
@@ -83,7 +83,7 @@ impl Assignment for TaskAssignment {
         Some(begun)
     }
 
-    fn finish(&self, ending: Ending) {
+    fn finish(&self, ending: AttemptResult) {
         let Some(task) = self.tasks.finish(&self.attempt, ending) else {
             return;
         };
@@ -125,9 +125,9 @@ impl Report for TaskAssignment {
 ///
 /// ```
 /// use async_task_system::engine::EngineOptions;
-/// use async_task_system::store::{Heard, Limits};
+/// use async_task_system::store::{WatchUpdate, Limits};
 /// use async_task_system::{
-///     ExecutorRegistry, NewTask, Outcome, Refused, SessionKey, TaskContext,
+///     ExecutorRegistry, NewTask, Outcome, StoreError, SessionKey, TaskContext,
 ///     TaskExecutionService, TaskManager, TaskStatus,
 /// };
 /// use std::time::{Duration, Instant};
@@ -145,12 +145,12 @@ impl Report for TaskAssignment {
 /// let session = SessionKey::parse("me").expect("a valid key");
 ///
 /// let id = service.submit(&session, NewTask::new("Wait").kind("waits"))?.id;
-/// assert!(matches!(service.start(&session, id), Err(Refused::Forbidden(_))), "it is started");
+/// assert!(matches!(service.start(&session, id), Err(StoreError::TransitionError(_))), "it is started");
 /// assert_eq!(service.cancel(&session, id)?.status, TaskStatus::Cancelled);
 /// assert_eq!(service.retry(&session, id)?.attempt, 2);
 ///
 /// let mut watch = service.tasks().watch(&session, id, Some(0))?;
-/// while let Heard::Events(_) = watch.next(Duration::from_secs(10)) {}
+/// while let WatchUpdate::Events(_) = watch.next(Duration::from_secs(10)) {}
 /// assert_eq!(service.tasks().get(&session, id)?.status, TaskStatus::Completed);
 /// service.stop(Instant::now() + Duration::from_secs(4));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -159,7 +159,7 @@ impl Report for TaskAssignment {
 pub struct TaskExecutionService {
     tasks: TaskManager,
     pool: Pool,
-    active: Permits,
+    active: Semaphore,
 }
 
 impl TaskExecutionService {
@@ -189,19 +189,19 @@ impl TaskExecutionService {
         Ok(TaskExecutionService {
             tasks,
             pool: Pool::start(registry, options.workers, options.max_result_bytes)?,
-            active: Permits::new(options.max_active_tasks),
+            active: Semaphore::new(options.max_active_tasks),
         })
     }
 
-    fn permit(&self) -> Result<Permit, Refused> {
-        let full = Refused::QueueFull(self.active.max());
+    fn permit(&self) -> Result<Permit, StoreError> {
+        let full = StoreError::QueueFull(self.active.max());
         self.active.take().ok_or(full)
     }
 
-    fn launch(&self, attempt: Attempt, permit: Permit) {
+    fn enqueue(&self, attempt: Attempt, permit: Permit) {
         let tasks = self.tasks.clone();
-        let assignment = Arc::new(TaskAssignment { tasks, attempt });
-        self.pool.launch(assignment, Some(permit));
+        let handle = Arc::new(TaskAssignment { tasks, attempt });
+        self.pool.enqueue(handle, Some(permit));
     }
 
     /// Creates a task and starts it at once. The task is returned as created: `pending`.
@@ -220,10 +220,10 @@ impl TaskExecutionService {
     /// # Errors
     ///
     /// As [`TaskManager::create`], and `QueueFull`; nothing is created then.
-    pub fn submit(&self, key: &SessionKey, new: NewTask) -> Result<Task, Refused> {
+    pub fn submit(&self, key: &SessionKey, new: NewTask) -> Result<Task, StoreError> {
         let permit = self.permit()?;
         let (task, attempt) = self.tasks.insert(key, new, true)?;
-        self.launch(attempt, permit);
+        self.enqueue(attempt, permit);
         Ok(task)
     }
 
@@ -242,11 +242,11 @@ impl TaskExecutionService {
     ///
     /// # Errors
     ///
-    /// `TaskNotFound`, `Forbidden(NotStartable)`, or a limit that is reached.
-    pub fn start(&self, key: &SessionKey, id: TaskId) -> Result<(), Refused> {
+    /// `TaskNotFound`, `TransitionError(NotStartable)`, or a limit that is reached.
+    pub fn start(&self, key: &SessionKey, id: TaskId) -> Result<(), StoreError> {
         let permit = self.permit_for(key, id)?;
         let attempt = self.tasks.queue(key, id)?;
-        self.launch(attempt, permit);
+        self.enqueue(attempt, permit);
         Ok(())
     }
 
@@ -265,16 +265,16 @@ impl TaskExecutionService {
     ///
     /// # Errors
     ///
-    /// `TaskNotFound`, `Forbidden(NotRetryable)`, or a limit that is reached.
-    pub fn retry(&self, key: &SessionKey, id: TaskId) -> Result<Task, Refused> {
+    /// `TaskNotFound`, `TransitionError(NotRetryable)`, or a limit that is reached.
+    pub fn retry(&self, key: &SessionKey, id: TaskId) -> Result<Task, StoreError> {
         let permit = self.permit_for(key, id)?;
         let (task, attempt) = self.tasks.retry(key, id)?;
-        self.launch(attempt, permit);
+        self.enqueue(attempt, permit);
         Ok(task)
     }
 
     /// A permit; a full queue does not hide that the task is not there at all.
-    fn permit_for(&self, key: &SessionKey, id: TaskId) -> Result<Permit, Refused> {
+    fn permit_for(&self, key: &SessionKey, id: TaskId) -> Result<Permit, StoreError> {
         self.permit()
             .or_else(|full| self.tasks.inspect(key, id, |_| Err(full))?)
     }
@@ -293,8 +293,8 @@ impl TaskExecutionService {
     ///
     /// # Errors
     ///
-    /// `TaskNotFound` or `Forbidden(AlreadyFinished)`.
-    pub fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, Refused> {
+    /// `TaskNotFound` or `TransitionError(AlreadyFinished)`.
+    pub fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, StoreError> {
         let task = self.tasks.cancel(key, id)?;
         self.pool.forget((id, task.attempt));
         log::info!("Cancelled task {id} for session {key}");
@@ -337,8 +337,8 @@ impl TaskExecutionService {
     }
 
     /// What its pool is doing.
-    pub(crate) fn figures(&self) -> PoolFigures {
-        self.pool.figures()
+    pub(crate) fn stats(&self) -> PoolStats {
+        self.pool.stats()
     }
 
     /// Queued and running tasks, and how many there may be.

@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, SendError, Sender};
 use parking_lot::{Mutex, RwLock};
 
-use crate::engine::lane::BlockingLane;
-use crate::engine::overseer::{self, Overseer};
+use crate::engine::blocking_limit::BlockingLimit;
 use crate::engine::timer::{self, Timer};
+use crate::engine::watchdog::{self, Watchdog};
 use crate::engine::worker;
 use crate::executor::{ExecutorRegistry, Registration, Report, TaskExecutor, TaskInput};
 use crate::metrics::Exposition;
-use crate::permits::Permit;
-use crate::store::{DEFAULT_KIND, Ending};
+use crate::semaphore::Permit;
+use crate::store::{AttemptResult, DEFAULT_KIND};
 use crate::task::TaskId;
 use crate::threads;
 
 /// One attempt, wherever it is kept.
-pub(crate) trait Assignment: Report + Send + Sync {
+pub(crate) trait AttemptHandle: Report + Send + Sync {
     /// What tells it from every other attempt.
     fn id(&self) -> (TaskId, u32);
 
@@ -43,12 +43,12 @@ pub(crate) trait Assignment: Report + Send + Sync {
     }
 
     /// Its end. Where it was over already nothing happens.
-    fn finish(&self, ending: Ending);
+    fn finish(&self, ending: AttemptResult);
 }
 
 /// One attempt on its way through channel, worker and timer.
 pub(super) struct Run {
-    pub(super) attempt: Arc<dyn Assignment>,
+    pub(super) attempt: Arc<dyn AttemptHandle>,
     /// When this slice was to begin.
     pub(super) due: Instant,
     /// `None` until the first slice.
@@ -71,8 +71,8 @@ pub(super) struct Shared {
     /// `None` once stopped: the workers end when the channel closes.
     runs: RwLock<Option<Sender<Box<Run>>>>,
     pub(super) timer: Timer,
-    pub(super) lane: BlockingLane<Box<Run>>,
-    pub(super) overseer: Overseer,
+    pub(super) blocking_limit: BlockingLimit<Box<Run>>,
+    pub(super) watchdog: Watchdog,
 }
 
 impl Shared {
@@ -89,8 +89,8 @@ impl Shared {
             max_result_bytes,
             runs: RwLock::new(Some(runs)),
             timer: Timer::default(),
-            lane: BlockingLane::new(workers),
-            overseer: Overseer::default(),
+            blocking_limit: BlockingLimit::new(workers),
+            watchdog: Watchdog::default(),
         };
         (shared, queue)
     }
@@ -118,36 +118,36 @@ impl Shared {
     /// Lets go of what waits for this attempt, which is over.
     pub(super) fn forget(&self, id: (TaskId, u32)) {
         if let Some(run) = self.timer.forget(id) {
-            self.bury(run);
+            self.drop_on_worker(run);
         }
     }
 
     /// Has a worker drop a run whose attempt is over. Its place is free at once.
-    fn bury(&self, mut run: Box<Run>) {
+    fn drop_on_worker(&self, mut run: Box<Run>) {
         run.permit = None;
         self.send(run);
     }
 
     /// Ends the attempt, and only then forgets what waits for it: a pause that begins in between
     /// either sees the end, or is found here.
-    pub(super) fn finish(&self, attempt: &dyn Assignment, ending: Ending) {
+    pub(super) fn finish(&self, attempt: &dyn AttemptHandle, ending: AttemptResult) {
         attempt.finish(ending);
         self.forget(attempt.id());
     }
 
-    pub(super) fn time_out(&self, attempt: &dyn Assignment, limit: Duration) {
+    pub(super) fn time_out(&self, attempt: &dyn AttemptHandle, limit: Duration) {
         let why = format!("timed out after {} ms", limit.as_millis());
-        self.finish(attempt, Ending::Failed(why));
+        self.finish(attempt, AttemptResult::Failed(why));
     }
 }
 
 /// What a pool is doing at a moment.
-pub(crate) struct PoolFigures {
-    /// Workers, without stand-ins.
+pub(crate) struct PoolStats {
+    /// Workers, without spare workers.
     pub(crate) workers: usize,
     /// Workers that go on for those that are held.
-    pub(crate) stand_ins: usize,
-    /// Workers and stand-ins within a slice.
+    pub(crate) spare_workers: usize,
+    /// Workers and spare workers within a slice.
     pub(crate) busy: usize,
     /// Slices run so far.
     pub(crate) slices: u64,
@@ -155,18 +155,18 @@ pub(crate) struct PoolFigures {
     pub(crate) waiting: usize,
 }
 
-impl PoolFigures {
+impl PoolStats {
     /// Writes them, with names that begin with `noun`: `task_system`.
     pub(crate) fn write(&self, noun: &str, out: &mut Exposition) {
         let name = |rest: &str| format!("{noun}_{rest}");
         let help = "Runs that wait for a worker.";
         out.gauge(&name("queue_depth"), help, self.waiting);
-        let help = "Worker threads, without stand-ins.";
+        let help = "Worker threads, without spare workers.";
         out.gauge(&name("workers"), help, self.workers);
-        let help = "Workers and stand-ins within a slice.";
+        let help = "Workers and spare workers within a slice.";
         out.gauge(&name("workers_busy"), help, self.busy);
         let help = "Threads that go on for workers whose executors do not return.";
-        out.gauge(&name("stand_ins"), help, self.stand_ins);
+        out.gauge(&name("spare_workers"), help, self.spare_workers);
         let slices = name("slices_total");
         out.family(&slices, "counter", "Calls of executors.");
         out.sample(&slices, &[], self.slices);
@@ -177,14 +177,14 @@ impl PoolFigures {
 #[derive(Clone)]
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    /// Workers and stand-ins: an executor may hold them.
-    crew: Arc<Mutex<Vec<JoinHandle<()>>>>,
-    /// The timer's and the overseer's.
+    /// Workers and spare workers: an executor may hold them.
+    counts: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    /// The timer's and the watchdog's.
     others: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Pool {
-    /// Starts the workers, the timer and the overseer.
+    /// Starts the workers, the timer and the watchdog.
     pub(crate) fn start(
         registry: ExecutorRegistry,
         workers: usize,
@@ -194,15 +194,15 @@ impl Pool {
         let shared = Arc::new(shared);
         let pool = Pool {
             shared: shared.clone(),
-            crew: Arc::default(),
+            counts: Arc::default(),
             others: Arc::default(),
         };
         for n in 1..=workers {
             pool.start_worker(format!("worker-{n}"), &queue, |queue| queue.recv().ok())?;
         }
         let inside = pool.clone();
-        let overseer = threads::spawn("overseer", move || overseer::watch(&inside, &queue))?;
-        pool.others.lock().push(overseer);
+        let watchdog = threads::spawn("watchdog", move || watchdog::watch(&inside, &queue))?;
+        pool.others.lock().push(watchdog);
         let timer = threads::spawn("timer", move || timer::run(&shared))?;
         pool.others.lock().push(timer);
         Ok(pool)
@@ -216,9 +216,9 @@ impl Pool {
     ) -> io::Result<()> {
         let (shared, queue) = (self.shared.clone(), queue.clone());
         let thread = threads::spawn(name, move || worker::work(&shared, || next(&queue)))?;
-        let mut crew = self.crew.lock();
-        crew.retain(|thread| !thread.is_finished());
-        crew.push(thread);
+        let mut counts = self.counts.lock();
+        counts.retain(|thread| !thread.is_finished());
+        counts.push(thread);
         Ok(())
     }
 
@@ -227,7 +227,7 @@ impl Pool {
     }
 
     /// Queues an attempt. The permit is given back when its run is over.
-    pub(crate) fn launch(&self, attempt: Arc<dyn Assignment>, permit: Option<Permit>) {
+    pub(crate) fn enqueue(&self, attempt: Arc<dyn AttemptHandle>, permit: Option<Permit>) {
         self.shared.send(Box::new(Run {
             attempt,
             due: Instant::now(),
@@ -250,28 +250,28 @@ impl Pool {
     /// Whether, after the stop, no executor can still be at work.
     #[cfg(feature = "jobs")]
     pub(crate) fn has_ended(&self) -> bool {
-        self.shared.overseer.crew().workers == 0
+        self.shared.watchdog.counts().workers == 0
     }
 
     /// What it is doing, for whoever counts.
-    pub(crate) fn figures(&self) -> PoolFigures {
+    pub(crate) fn stats(&self) -> PoolStats {
         let shared = &self.shared;
-        let crew = shared.overseer.crew();
+        let counts = shared.watchdog.counts();
         let channel = shared.runs.read().as_ref().map_or(0, Sender::len);
-        PoolFigures {
-            workers: crew.workers.min(shared.workers),
-            stand_ins: crew.workers.saturating_sub(shared.workers),
-            busy: crew.busy,
-            slices: crew.slices,
-            waiting: channel + shared.lane.waiting(),
+        PoolStats {
+            workers: counts.workers.min(shared.workers),
+            spare_workers: counts.workers.saturating_sub(shared.workers),
+            busy: counts.busy,
+            slices: counts.slices,
+            waiting: channel + shared.blocking_limit.waiting(),
         }
     }
 
     /// Whether a worker takes a run that comes now.
     #[cfg(feature = "jobs")]
     pub(crate) fn has_free_worker(&self) -> bool {
-        let figures = self.figures();
-        figures.waiting == 0 && figures.busy < figures.workers
+        let stats = self.stats();
+        stats.waiting == 0 && stats.busy < stats.workers
     }
 
     /// Ends the threads, and waits for them until `deadline`; an executor that still blocks
@@ -279,12 +279,12 @@ impl Pool {
     /// Harmless when repeated.
     pub(crate) fn stop(&self, deadline: Instant) {
         let shared = &self.shared;
-        for run in shared.timer.stop().chain(shared.lane.clear()) {
-            shared.bury(run);
+        for run in shared.timer.stop().chain(shared.blocking_limit.clear()) {
+            shared.drop_on_worker(run);
         }
         shared.runs.write().take();
-        shared.overseer.stop();
-        for thread in std::mem::take(&mut *self.crew.lock()) {
+        shared.watchdog.stop();
+        for thread in std::mem::take(&mut *self.counts.lock()) {
             threads::join_by(thread, deadline);
         }
         for thread in std::mem::take(&mut *self.others.lock()) {
@@ -308,7 +308,7 @@ mod tests {
         over: AtomicBool,
     }
 
-    impl Assignment for Late {
+    impl AttemptHandle for Late {
         fn id(&self) -> (TaskId, u32) {
             (TaskId::nil(), 1)
         }
@@ -321,7 +321,7 @@ mod tests {
             None
         }
 
-        fn finish(&self, _: Ending) {
+        fn finish(&self, _: AttemptResult) {
             let run = Run {
                 attempt: self.me.upgrade().expect("it is in use"),
                 due: Instant::now() + Duration::from_secs(3_600),

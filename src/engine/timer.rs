@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::engine::pool::{Assignment, Run, Shared};
+use crate::engine::pool::{AttemptHandle, Run, Shared};
 use crate::task::TaskId;
 
 /// When, and a number that keeps entries of the same moment apart and in order.
@@ -20,7 +20,7 @@ type Slot = (Instant, u64);
 
 enum Due {
     Slice(Box<Run>),
-    Limit(Arc<dyn Assignment>, Duration),
+    Limit(Arc<dyn AttemptHandle>, Duration),
 }
 
 #[derive(Default)]
@@ -51,7 +51,7 @@ impl Timer {
     }
 
     /// Ends the attempt after `limit`, unless it is forgotten before.
-    pub(super) fn limit(&self, attempt: Arc<dyn Assignment>, limit: Duration) {
+    pub(super) fn limit(&self, attempt: Arc<dyn AttemptHandle>, limit: Duration) {
         // A limit beyond what the clock can express is none.
         if let Some(at) = Instant::now().checked_add(limit) {
             let owner = attempt.id();

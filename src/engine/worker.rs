@@ -6,32 +6,32 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::to_raw_value;
 
-use crate::engine::pool::{Assignment, Run, Shared, Work};
+use crate::engine::pool::{AttemptHandle, Run, Shared, Work};
 use crate::executor::{Outcome, TaskContext, TaskError, panic_text};
 use crate::nesting::{MAX_DEPTH, limited};
-use crate::store::Ending;
+use crate::store::AttemptResult;
 use crate::task::later;
 
 /// Takes runs as long as there is a next one.
 pub(super) fn work(pool: &Shared, mut next_run: impl FnMut() -> Option<Box<Run>>) {
-    let pulse = pool.overseer.join();
+    let heartbeat = pool.watchdog.join();
     let paced_step = |run| {
-        pool.overseer.begin(&pulse);
+        pool.watchdog.begin(&heartbeat);
         step(pool, run);
-        pool.overseer.end(&pulse);
+        pool.watchdog.end(&heartbeat);
     };
     while let Some(run) = next_run() {
         if !is_blocking(pool, &run) {
             paced_step(run);
             continue;
         }
-        let mut turn = pool.lane.enter(run);
+        let mut turn = pool.blocking_limit.enter(run);
         while let Some(run) = turn {
             paced_step(run);
-            turn = pool.lane.leave();
+            turn = pool.blocking_limit.leave();
         }
     }
-    pool.overseer.leave(&pulse);
+    pool.watchdog.leave(&heartbeat);
 }
 
 fn is_blocking(pool: &Shared, run: &Run) -> bool {
@@ -72,13 +72,13 @@ fn step(pool: &Shared, mut run: Box<Run>) {
         }
         Err(error) => {
             drop_quietly(work);
-            pool.finish(&*run.attempt, Ending::Failed(reason(&error)));
+            pool.finish(&*run.attempt, AttemptResult::Failed(reason(&error)));
         }
     }
 }
 
 /// Takes the task up and makes its executor.
-fn begin(pool: &Shared, attempt: &Arc<dyn Assignment>) -> Option<Work> {
+fn begin(pool: &Shared, attempt: &Arc<dyn AttemptHandle>) -> Option<Work> {
     let (input, limit) = attempt.begin()?;
     if let Some(limit) = limit {
         pool.timer.limit(attempt.clone(), limit);
@@ -103,7 +103,7 @@ fn begin(pool: &Shared, attempt: &Arc<dyn Assignment>) -> Option<Work> {
             blocking,
         }),
         Err(error) => {
-            pool.finish(&**attempt, Ending::Failed(reason(&error)));
+            pool.finish(&**attempt, AttemptResult::Failed(reason(&error)));
             None
         }
     }
@@ -129,22 +129,22 @@ fn pause(pool: &Shared, mut run: Box<Run>, after: Duration) {
     }
 }
 
-fn ending(pool: &Shared, result: Option<serde_json::Value>) -> Ending {
+fn ending(pool: &Shared, result: Option<serde_json::Value>) -> AttemptResult {
     let Some(value) = result else {
-        return Ending::Completed(None);
+        return AttemptResult::Completed(None);
     };
     let Some(value) = limited(value) else {
         let why = format!("the result is nested more than {MAX_DEPTH} deep");
-        return Ending::Failed(why);
+        return AttemptResult::Failed(why);
     };
     let max = pool.max_result_bytes;
     match to_raw_value(&value) {
-        Ok(json) if json.get().len() <= max => Ending::Completed(Some(json)),
-        Ok(json) => Ending::Failed(format!(
+        Ok(json) if json.get().len() <= max => AttemptResult::Completed(Some(json)),
+        Ok(json) => AttemptResult::Failed(format!(
             "the result of {} bytes is larger than MAX_RESULT_BYTES ({max})",
             json.get().len()
         )),
-        Err(_) => Ending::Failed("the result cannot be written as JSON".to_owned()),
+        Err(_) => AttemptResult::Failed("the result cannot be written as JSON".to_owned()),
     }
 }
 
@@ -158,7 +158,7 @@ fn reason(error: &TaskError) -> String {
 }
 
 /// What clients see of a panic is that there was one; the log has its words.
-fn panicked(attempt: &dyn Assignment, panic: &(dyn std::any::Any + Send)) -> TaskError {
+fn panicked(attempt: &dyn AttemptHandle, panic: &(dyn std::any::Any + Send)) -> TaskError {
     let text = crate::log_safe::LogSafe(panic_text(panic));
     log::error!("The executor of task {} panicked: {text}", attempt.id().0);
     TaskError::new("the executor failed unexpectedly; the server's log has the details")

@@ -14,4 +14,4 @@ pub(crate) mod streaming;
 
 pub(crate) use problem::Problem;
 pub(crate) use request::{Method, Peer, Request};
-pub(crate) use response::{Outlet, Response};
+pub(crate) use response::{BodyWriter, Response};

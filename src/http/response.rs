@@ -28,10 +28,10 @@ pub(crate) type Parts = dyn FnMut(&mut Vec<u8>) -> bool + Send;
 /// A body that is larger is made in parts of this size.
 pub(crate) const PART: usize = 64 * 1024;
 
-pub(crate) type Stream = dyn FnOnce(&mut dyn Outlet) -> io::Result<()> + Send;
+pub(crate) type Stream = dyn FnOnce(&mut dyn BodyWriter) -> io::Result<()> + Send;
 
 /// Where a stream goes.
-pub(crate) trait Outlet {
+pub(crate) trait BodyWriter {
     /// Sends `bytes` at once.
     fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// What is known of the client, without sending anything.
@@ -64,7 +64,7 @@ impl Response {
 
     pub(crate) fn stream(
         content_type: &'static str,
-        stream: impl FnOnce(&mut dyn Outlet) -> io::Result<()> + Send + 'static,
+        stream: impl FnOnce(&mut dyn BodyWriter) -> io::Result<()> + Send + 'static,
     ) -> Response {
         Response::new(200, content_type, Body::Stream(Box::new(stream)))
             // Proxies that buffer would hold back what is meant to be seen now.
@@ -128,7 +128,7 @@ pub(crate) fn reason_phrase(status: u16) -> &'static str {
         304 => "Not Modified",
         400 => "Bad Request",
         401 => "Unauthorized",
-        403 => "Forbidden",
+        403 => "TransitionError",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",

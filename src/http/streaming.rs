@@ -4,8 +4,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::http::sse::EventFormat;
-use crate::http::{Outlet, Peer, Problem, Request};
-use crate::permits::{Permit, Permits};
+use crate::http::{BodyWriter, Peer, Problem, Request};
+use crate::semaphore::{Permit, Semaphore};
 
 /// How often a stream that has nothing to say looks whether its client is still there.
 const LOOK: Duration = Duration::from_millis(1_500);
@@ -17,7 +17,7 @@ const PROBE: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// A place among the open streams.
-pub(crate) fn permit(streams: &Permits) -> Result<Permit, Problem> {
+pub(crate) fn permit(streams: &Semaphore) -> Result<Permit, Problem> {
     streams.take().ok_or_else(|| {
         let max = streams.max();
         let message = format!("All {max} streams are taken (MAX_STREAMS); poll, or try again");
@@ -40,19 +40,19 @@ pub(crate) fn last_event_id(request: &Request<'_>) -> Option<u32> {
 }
 
 /// Sends what `next` appends, as events of this format.
-pub(crate) fn pump(
-    out: &mut dyn Outlet,
+pub(crate) fn stream_events(
+    out: &mut dyn BodyWriter,
     format: EventFormat,
     next: impl FnMut(&mut Vec<u8>, Duration) -> bool,
 ) -> io::Result<()> {
     out.send(format.opening())?;
-    pour(out, LOOK, format.heartbeat(), next)
+    stream_bytes(out, LOOK, format.heartbeat(), next)
 }
 
 /// Sends what `next` appends within the patience it is given, until it returns false or the
 /// client has gone. `heartbeat` breaks a long silence.
-pub(crate) fn pour(
-    out: &mut dyn Outlet,
+pub(crate) fn stream_bytes(
+    out: &mut dyn BodyWriter,
     patience: Duration,
     heartbeat: &[u8],
     mut next: impl FnMut(&mut Vec<u8>, Duration) -> bool,

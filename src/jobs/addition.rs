@@ -1,5 +1,5 @@
 //! Adding jobs: each is new, or the one that has its unique key; a request with an idempotency key
-//! adds its jobs together with its receipt.
+//! adds its jobs together with the response that is stored for it.
 
 use std::collections::HashMap;
 
@@ -7,15 +7,15 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::jobs::database::{DatabaseError, Duty, Session};
+use crate::jobs::idempotency::{Asked, StoredResponse};
 use crate::jobs::job::{Added, Job, NewJob};
-use crate::jobs::receipts::{Asked, Receipt};
 use crate::jobs::storage::{Done, Storage, read};
 
 /// How often a key may change hands while a job that wants it is added.
 const MAX_ROUNDS: usize = 100;
 
 /// What a request wants added.
-pub(super) struct Wish {
+pub(super) struct InsertRequest {
     pub(super) jobs: Vec<NewJob>,
     /// Where it has an idempotency key.
     pub(super) asked: Option<Asked>,
@@ -28,18 +28,18 @@ pub(super) type AddedJobs = Vec<(Job, bool)>;
 pub(super) enum Outcome {
     Added(AddedJobs),
     /// It was answered before, and has added nothing.
-    Repeated(Receipt),
+    Repeated(StoredResponse),
 }
 
 impl Storage {
-    /// Adds what one request wishes for, all or nothing, to be [settled](Self::settle).
-    pub(super) fn add(&self, wish: &Wish) -> Done<Outcome> {
+    /// Adds what one request wishes for, all or nothing, to be [settled](Self::sync).
+    pub(super) fn add(&self, wish: &InsertRequest) -> Done<Outcome> {
         for _ in 0..MAX_ROUNDS {
             if let Some(added) = self.add_all(&[wish])? {
                 return Ok(Outcome::Added(added.into_iter().flatten().collect()));
             }
-            if let Some(receipt) = self.receipt_before(wish)? {
-                return Ok(Outcome::Repeated(receipt));
+            if let Some(stored) = self.stored_before(wish)? {
+                return Ok(Outcome::Repeated(stored));
             }
         }
         let text = "an idempotency key changes hands too fast";
@@ -48,7 +48,7 @@ impl Storage {
 
     /// The same for several in one commit: what each has got, in order. `None`, and nothing is added,
     /// where one of them was answered before.
-    pub(super) fn add_all(&self, wishes: &[&Wish]) -> Done<Option<Vec<AddedJobs>>> {
+    pub(super) fn add_all(&self, wishes: &[&InsertRequest]) -> Done<Option<Vec<AddedJobs>>> {
         let jobs: Vec<&NewJob> = wishes.iter().flat_map(|wish| &wish.jobs).collect();
         let has_keys = jobs.iter().any(|new| new.unique_key.is_some());
         if !has_keys && wishes.iter().all(|wish| wish.asked.is_none()) {
@@ -102,11 +102,11 @@ impl Storage {
         ))
     }
 
-    /// False where a key has a receipt already.
+    /// False if a response is stored for a key already.
     fn keep_receipts(
         &self,
         session: &mut dyn Session,
-        wishes: &[&Wish],
+        wishes: &[&InsertRequest],
         added: &[AddedJobs],
     ) -> Done<bool> {
         let mut rows = Vec::new();
@@ -130,9 +130,9 @@ impl Storage {
         Ok(kept.len() == rows.len())
     }
 
-    fn receipt_before(&self, wish: &Wish) -> Done<Option<Receipt>> {
+    fn stored_before(&self, wish: &InsertRequest) -> Done<Option<StoredResponse>> {
         let asked = wish.asked.as_ref();
-        let before = asked.map(|asked| self.receipt(&asked.key)).transpose()?;
+        let before = asked.map(|asked| self.stored(&asked.key)).transpose()?;
         Ok(before.flatten())
     }
 }
@@ -167,7 +167,7 @@ impl Addition {
     }
 
     /// What each wish has got.
-    fn in_order(&self, wishes: &[&Wish]) -> Done<Vec<AddedJobs>> {
+    fn in_order(&self, wishes: &[&InsertRequest]) -> Done<Vec<AddedJobs>> {
         let one = |new: &NewJob| match (self.new.get(&new.id), self.held.get(&new.id)) {
             (Some(row), _) => Ok((Job::added(new, row), true)),
             (None, Some(job)) => Ok((job.clone(), false)),

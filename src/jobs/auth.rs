@@ -32,7 +32,7 @@ struct Claims {
 }
 
 /// How tokens are checked.
-pub(super) struct Gatekeeper {
+pub(super) struct TokenVerifier {
     key: DecodingKey,
     rules: Validation,
 }
@@ -50,11 +50,11 @@ pub(super) struct TokenConfig {
     pub(super) audience: Option<String>,
 }
 
-impl Gatekeeper {
+impl TokenVerifier {
     /// # Errors
     ///
     /// What the configuration lacks, for the person who wrote it.
-    pub(super) fn new(config: &TokenConfig) -> Result<Gatekeeper, String> {
+    pub(super) fn new(config: &TokenConfig) -> Result<TokenVerifier, String> {
         let (key, algorithm) = match (&config.public_key, &config.secret) {
             (Some(pem), _) => public_key::read(pem)?,
             (None, Some(secret)) if secret.len() >= 32 => (
@@ -82,11 +82,11 @@ impl Gatekeeper {
             rules.set_audience(&[audience]);
             rules.required_spec_claims.insert("aud".to_owned());
         }
-        Ok(Gatekeeper { key, rules })
+        Ok(TokenVerifier { key, rules })
     }
 
     /// The user whose token the request carries.
-    pub(super) fn admit(&self, request: &Request<'_>) -> Result<User, Problem> {
+    pub(super) fn verify(&self, request: &Request<'_>) -> Result<User, Problem> {
         self.user(request).ok_or_else(|| {
             let message = "A valid token is needed: Authorization: Bearer TOKEN";
             Problem::new(401, "unauthorized", message).with("WWW-Authenticate", "Bearer")

@@ -25,12 +25,12 @@ const YEAR_S: u64 = 31_536_000;
 const LAST_MS: i128 = 253_402_300_799_999;
 
 /// The jobs that may be added: of which types, and by whom.
-pub(super) struct Terms<'a> {
+pub(super) struct JobParser<'a> {
     pub(super) registry: &'a ExecutorRegistry,
     pub(super) user: &'a User,
 }
 
-impl Terms<'_> {
+impl JobParser<'_> {
     /// One job's fields.
     pub(super) fn job(&self, fields: &mut Fields<'_>) -> Result<NewJob, Problem> {
         let kind = self.kind(fields);

@@ -9,7 +9,7 @@ use crate::executor::ExecutorRegistry;
 use crate::http::Problem;
 use crate::http::router::Route;
 use crate::metrics::Exposition;
-use crate::permits::Permits;
+use crate::semaphore::Semaphore;
 
 const MISSING: &str = "this build has no Job API; build it with --features jobs";
 
@@ -24,7 +24,7 @@ impl Jobs {
         Ok(Jobs)
     }
 
-    pub(crate) fn routes(&self, _: &Permits) -> Vec<Route> {
+    pub(crate) fn routes(&self, _: &Semaphore) -> Vec<Route> {
         super::routes_off("build with --features jobs, ")
     }
 

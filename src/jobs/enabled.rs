@@ -1,4 +1,4 @@
-//! The Job API, put together: database, intake, queue, and what listens to other processes.
+//! The Job API, put together: database, inserter, queue, and what listens to other processes.
 
 use std::io;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::engine::pool::Pool;
 use crate::executor::ExecutorRegistry;
 use crate::http::Problem;
 use crate::http::router::Route;
-use crate::jobs::auth::{self, Gatekeeper, TokenConfig};
+use crate::jobs::auth::{self, TokenConfig, TokenVerifier};
 use crate::jobs::dummy::{self, Dummy};
-use crate::jobs::intake::Intake;
+use crate::jobs::inserter::Inserter;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::notify::Notifier;
 use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::watch::Watch;
 use crate::jobs::worker::maintenance::Maintenance;
-use crate::jobs::worker::{Bell, Queue, QueueOptions};
+use crate::jobs::worker::{Queue, QueueOptions, Wakeup};
 use crate::jobs::{database, routes};
 use crate::metrics::Exposition;
-use crate::permits::Permits;
+use crate::semaphore::Semaphore;
 use crate::threads::join_until;
 
 /// The running Job API; nothing where `STORAGE=memory`.
@@ -34,8 +34,8 @@ pub(crate) struct Jobs(Option<Arc<JobSystem>>);
 /// What its routes work on.
 pub(super) struct JobSystem {
     pub(super) storage: Arc<Storage>,
-    pub(super) intake: Intake,
-    pub(super) gatekeeper: Gatekeeper,
+    pub(super) inserter: Inserter,
+    pub(super) verifier: TokenVerifier,
     pub(super) registry: ExecutorRegistry,
     pub(super) meter: Arc<JobMeter>,
     pub(super) watch: Watch,
@@ -45,7 +45,7 @@ pub(super) struct JobSystem {
     maintenance: Maintenance,
     /// `None` where there can be no other processes to tell.
     notifier: Option<Arc<Notifier>>,
-    bell: Bell,
+    bell: Wakeup,
     listener: Mutex<Option<JoinHandle<()>>>,
     stopping: Arc<AtomicBool>,
 }
@@ -70,7 +70,7 @@ impl Jobs {
             return Ok(Jobs(None));
         };
         let address = database::url::parse(url).map_err(io::Error::other)?;
-        let gatekeeper = Gatekeeper::new(&tokens(config)?).map_err(io::Error::other)?;
+        let verifier = TokenVerifier::new(&tokens(config)?).map_err(io::Error::other)?;
         let options = QueueOptions {
             workers: config.worker_threads,
             rescue_within: config.job_lease,
@@ -109,15 +109,15 @@ impl Jobs {
             }
             _ => None,
         };
-        let intake = Intake::start(storage.clone(), meter.clone(), bell.clone())?;
+        let inserter = Inserter::start(storage.clone(), meter.clone(), bell.clone())?;
         let workers = if queue.is_some() { "with" } else { "without" };
         log::info!("Job API initialized successfully, {workers} workers");
         let watch = Watch::start(storage.clone())?;
         Ok(Jobs(Some(Arc::new(JobSystem {
             watch,
             storage,
-            intake,
-            gatekeeper,
+            inserter,
+            verifier,
             registry,
             meter,
             queue,
@@ -131,7 +131,7 @@ impl Jobs {
     }
 
     /// Its routes; without a database, ones that say how to get one.
-    pub(crate) fn routes(&self, streams: &Permits) -> Vec<Route> {
+    pub(crate) fn routes(&self, streams: &Semaphore) -> Vec<Route> {
         match &self.0 {
             Some(system) => routes::routes(system, streams),
             None => super::routes_off(""),
@@ -181,7 +181,7 @@ impl Jobs {
     pub(crate) fn stop(&self, deadline: Instant) {
         self.close();
         if let Some(system) = &self.0 {
-            system.intake.stop(deadline);
+            system.inserter.stop(deadline);
             system.watch.stop(deadline);
             system.maintenance.stop(deadline);
             if let Some(queue) = &system.queue {
@@ -216,13 +216,13 @@ impl JobSystem {
     /// Whether the database cannot be used now, as far as any duty of this process knows.
     fn is_away(&self) -> bool {
         let queue = self.queue.as_ref();
-        self.storage.outages.is_away()
+        self.storage.availability.is_away()
             || self.maintenance.is_away()
             || queue.is_some_and(|queue| queue.is_away())
     }
 }
 
-fn bell_of_others(notifier: Option<Arc<Notifier>>) -> Bell {
+fn bell_of_others(notifier: Option<Arc<Notifier>>) -> Wakeup {
     Arc::new(move || {
         if let Some(notifier) = &notifier {
             notifier.added();
@@ -230,7 +230,7 @@ fn bell_of_others(notifier: Option<Arc<Notifier>>) -> Bell {
     })
 }
 
-fn bell_of(queue: Arc<Queue>) -> Bell {
+fn bell_of(queue: Arc<Queue>) -> Wakeup {
     Arc::new(move || queue.added())
 }
 
@@ -262,7 +262,7 @@ pub(crate) fn mistakes(config: &Config) -> Vec<String> {
         // The configuration has said so itself.
         false => return Vec::from_iter(address.err()),
     };
-    let keys = keys.and_then(|tokens| Gatekeeper::new(&tokens).map(drop));
+    let keys = keys.and_then(|tokens| TokenVerifier::new(&tokens).map(drop));
     [address, keys]
         .into_iter()
         .filter_map(Result::err)

@@ -3,7 +3,7 @@
 //! An optional feature is two files with the same functions: [`enabled`] with it, `disabled`
 //! without; whoever calls carries no condition.
 //!
-//! A job's way: request → `intake` (requests share a commit) → database → `worker::fetcher` (claims it
+//! A job's way: request → `inserter` (requests share a commit) → database → `worker::fetcher` (claims it
 //! into the pool) → `worker::run` (its place in the pool) → `worker::completer` (writes its end). `worker::claims` alone
 //! knows what this process holds. `storage`, `lists` and `work` say what can be done with jobs, `sql` how, `database` on
 //! which.
@@ -12,6 +12,8 @@
 mod addition;
 #[cfg(feature = "jobs")]
 mod auth;
+#[cfg(feature = "jobs")]
+mod availability;
 #[cfg(feature = "jobs")]
 mod body;
 #[cfg(feature = "jobs")]
@@ -25,7 +27,9 @@ mod dummy;
 #[cfg(feature = "jobs")]
 mod enabled;
 #[cfg(feature = "jobs")]
-mod intake;
+mod idempotency;
+#[cfg(feature = "jobs")]
+mod inserter;
 #[cfg(feature = "jobs")]
 mod job;
 #[cfg(feature = "jobs")]
@@ -37,11 +41,7 @@ mod meter;
 #[cfg(feature = "jobs")]
 mod notify;
 #[cfg(feature = "jobs")]
-mod outages;
-#[cfg(feature = "jobs")]
 mod public_key;
-#[cfg(feature = "jobs")]
-mod receipts;
 #[cfg(feature = "jobs")]
 mod routes;
 #[cfg(feature = "jobs")]

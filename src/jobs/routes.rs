@@ -11,25 +11,25 @@ use crate::http::fields::{Fields, Query};
 use crate::http::response::Body;
 use crate::http::router::{Answer, Handler, Route};
 use crate::http::sse::EventFormat;
-use crate::http::streaming::{format, last_event_id, permit, pump};
+use crate::http::streaming::{format, last_event_id, permit, stream_events};
 use crate::http::{Problem, Request, Response};
 use crate::idempotency::{key_of, repeat};
-use crate::jobs::addition::{Outcome, Wish};
-use crate::jobs::body::Terms;
+use crate::jobs::addition::{InsertRequest, Outcome};
+use crate::jobs::body::JobParser;
 use crate::jobs::database::{DatabaseError, Duty};
 use crate::jobs::enabled::JobSystem;
+use crate::jobs::idempotency::{Asked, FirstAnswer, IdempotencyKey, StoredResponse};
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
 use crate::jobs::lists::JobQuery;
-use crate::jobs::receipts::{Asked, FirstAnswer, Receipt, RepeatKey};
 use crate::jobs::storage::{Claim, User};
 use crate::jobs::watch::{Stopped, Watcher};
-use crate::permits::Permits;
-use crate::store::Refused;
+use crate::semaphore::Semaphore;
+use crate::store::StoreError;
 
 /// One call of a route, by a user whose token holds.
 struct Call<'a> {
     system: &'a Arc<JobSystem>,
-    streams: &'a Permits,
+    streams: &'a Semaphore,
     request: &'a Request<'a>,
     user: User,
     parameters: &'a [Cow<'a, str>],
@@ -38,7 +38,7 @@ struct Call<'a> {
 type Authorized = fn(&Call<'_>) -> Answer;
 
 /// Every route of the Job API.
-pub(super) fn routes(system: &Arc<JobSystem>, streams: &Permits) -> Vec<Route> {
+pub(super) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route> {
     let on = |handler: Authorized| -> Handler {
         let (system, streams) = (system.clone(), streams.clone());
         Box::new(move |request, parameters| {
@@ -46,7 +46,7 @@ pub(super) fn routes(system: &Arc<JobSystem>, streams: &Permits) -> Vec<Route> {
                 system: &system,
                 streams: &streams,
                 request,
-                user: system.gatekeeper.admit(request)?,
+                user: system.verifier.verify(request)?,
                 parameters,
             })
         })
@@ -66,7 +66,7 @@ pub(super) fn routes(system: &Arc<JobSystem>, streams: &Permits) -> Vec<Route> {
     ]
 }
 
-/// What a client is told; the log knows more, and tells an outage once.
+/// The response to a client. The log says more, once for each time without the database.
 impl From<DatabaseError> for Problem {
     fn from(error: DatabaseError) -> Problem {
         let (code, message) = match error {
@@ -90,8 +90,8 @@ impl From<DatabaseError> for Problem {
 }
 
 impl Call<'_> {
-    fn terms(&self) -> Terms<'_> {
-        Terms {
+    fn terms(&self) -> JobParser<'_> {
+        JobParser {
             registry: &self.system.registry,
             user: &self.user,
         }
@@ -101,7 +101,7 @@ impl Call<'_> {
     /// user's, once.
     fn add(
         &self,
-        parse: impl FnOnce(&Terms<'_>, &mut Fields<'_>) -> Result<Vec<NewJob>, Problem>,
+        parse: impl FnOnce(&JobParser<'_>, &mut Fields<'_>) -> Result<Vec<NewJob>, Problem>,
         answer: fn(&[(Job, bool)]) -> Option<Response>,
     ) -> Answer {
         let lost = || {
@@ -111,13 +111,13 @@ impl Call<'_> {
         };
         let (system, request) = (self.system, self.request);
         let body = request.body()?;
-        let key =
-            key_of(request)?.map(|key| RepeatKey::new(&self.user.name, key, request.path(), body));
+        let key = key_of(request)?
+            .map(|key| IdempotencyKey::new(&self.user.name, key, request.path(), body));
         if let Some(key) = &key
-            && let Some(before) = system.storage.receipt(key)?
+            && let Some(before) = system.storage.stored(key)?
         {
             // Its commit may still be on the way to the disk.
-            system.storage.settle()?;
+            system.storage.sync()?;
             return again(key, before);
         }
         let mut fields = Fields::parse(request)?;
@@ -127,9 +127,9 @@ impl Call<'_> {
             key,
             answer: Box::new(move |added| to_keep(&answer(added)?)),
         });
-        match (system.intake.add(Wish { jobs, asked })?, key) {
+        match (system.inserter.add(InsertRequest { jobs, asked })?, key) {
             (Outcome::Added(added), _) => answer(&added).ok_or_else(lost),
-            (Outcome::Repeated(receipt), Some(key)) => again(&key, receipt),
+            (Outcome::Repeated(stored), Some(key)) => again(&key, stored),
             (Outcome::Repeated(_), None) => Err(lost()),
         }
     }
@@ -150,14 +150,14 @@ impl Call<'_> {
 }
 
 /// The first answer once more, to the same request.
-fn again(key: &RepeatKey, receipt: Receipt) -> Answer {
-    match key.fingerprint == receipt.fingerprint {
+fn again(key: &IdempotencyKey, stored: StoredResponse) -> Answer {
+    match key.fingerprint == stored.fingerprint {
         true => Ok(repeat(
-            receipt.answer.status,
-            receipt.answer.location,
-            receipt.answer.body.into_bytes(),
+            stored.answer.status,
+            stored.answer.location,
+            stored.answer.body.into_bytes(),
         )),
-        false => Err(Refused::IdempotencyKeyReused.into()),
+        false => Err(StoreError::IdempotencyKeyReused.into()),
     }
 }
 
@@ -353,7 +353,7 @@ fn events(call: &Call<'_>) -> Answer {
     }
     let permit = permit(call.streams)?;
     let format = format(call.request);
-    let mut follower = Follower {
+    let mut follower = JobEventStream {
         watcher: call.system.watch.watch(job.id, job.seq),
         system: call.system.clone(),
         id: job.id,
@@ -363,7 +363,7 @@ fn events(call: &Call<'_>) -> Answer {
     };
     let answer = Response::stream(format.content_type(), move |out| {
         let _permit = permit;
-        pump(out, format, |buffer, patience| {
+        stream_events(out, format, |buffer, patience| {
             for entry in follower.news(patience) {
                 write_entry(format, buffer, &entry, follower.id);
             }
@@ -374,7 +374,7 @@ fn events(call: &Call<'_>) -> Answer {
 }
 
 /// A stream on its way through a job's history.
-struct Follower {
+struct JobEventStream {
     watcher: Watcher,
     system: Arc<JobSystem>,
     id: Uuid,
@@ -386,7 +386,7 @@ struct Follower {
     is_over: bool,
 }
 
-impl Follower {
+impl JobEventStream {
     /// The entries that came within `patience`.
     fn news(&mut self, patience: Duration) -> Vec<Entry> {
         if !self.is_behind && !self.has_moved(patience) {

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::jobs::availability::Availability;
 use crate::jobs::clock::boot_id;
 use crate::jobs::database::{Database, DatabaseError, Dialect, Duty, Work};
+use crate::jobs::idempotency::{IdempotencyKey, StoredResponse};
 use crate::jobs::job::{Entry, Job, ReportRow};
-use crate::jobs::outages::Outages;
-use crate::jobs::receipts::{Receipt, RepeatKey};
 use crate::jobs::sql::{RequestStatements, WorkStatements};
 
 /// The queue's tables, and their statements. What requests ask of it is here and in `addition` and `lists`, what
@@ -20,7 +20,7 @@ pub(super) struct Storage {
     pub(super) requests: RequestStatements,
     pub(super) work: WorkStatements,
     /// Of requests; workers keep their own.
-    pub(super) outages: Outages,
+    pub(super) availability: Availability,
     /// What tells this run of the system from any other, where the database has no clock of its own.
     pub(super) boot: Option<String>,
 }
@@ -50,7 +50,7 @@ impl Storage {
         Storage {
             requests: RequestStatements::new(dialect),
             work: WorkStatements::new(dialect),
-            outages: Outages::default(),
+            availability: Availability::default(),
             boot: has_local_clock.then(boot_id).flatten(),
             database,
         }
@@ -83,7 +83,7 @@ impl Storage {
 
     fn noted<T>(&self, duty: Duty, done: Done<T>) -> Done<T> {
         if matches!(duty, Duty::Request | Duty::List) {
-            self.outages.note(&done);
+            self.availability.note(&done);
         }
         done
     }
@@ -91,19 +91,19 @@ impl Storage {
     /// As [`write`](Self::write) for a request, and safe from a power failure.
     fn write_durably(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
         let rows = self.write(Duty::Request, sql, document)?;
-        self.settle()?;
+        self.sync()?;
         Ok(rows)
     }
 
     /// Returns when what was written before is safe from a power failure. What it takes back of claims
     /// and reports is done again, so that they need not wait for this.
-    pub(super) fn settle(&self) -> Done<()> {
-        self.noted(Duty::Request, self.database.settle())
+    pub(super) fn sync(&self) -> Done<()> {
+        self.noted(Duty::Request, self.database.sync())
     }
 
     /// The first answer to this key of the last day, where there is one.
-    pub(super) fn receipt(&self, key: &RepeatKey) -> Done<Option<Receipt>> {
-        let rows = self.read(Duty::Request, &self.requests.receipt, key)?;
+    pub(super) fn stored(&self, key: &IdempotencyKey) -> Done<Option<StoredResponse>> {
+        let rows = self.read(Duty::Request, &self.requests.stored, key)?;
         Ok(parse(&rows)?.pop())
     }
 

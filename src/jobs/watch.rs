@@ -24,11 +24,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Watchers {
     last: u64,
-    all: HashMap<u64, Watched>,
+    all: HashMap<u64, Subscription>,
     is_closed: bool,
 }
 
-struct Watched {
+struct Subscription {
     job: Uuid,
     /// The newest entry of its history that the watcher was told of.
     seq: u32,
@@ -58,7 +58,7 @@ impl Watch {
         let watchers = Arc::<Mutex<Watchers>>::default();
         let (call, called) = crossbeam_channel::bounded(1);
         let shared = watchers.clone();
-        let thread = threads::spawn("job-watch", move || look_out(&storage, &shared, &called))?;
+        let thread = threads::spawn("job-watch", move || poll_loop(&storage, &shared, &called))?;
         Ok(Watch {
             watchers,
             call: Mutex::new(Some(call)),
@@ -74,7 +74,9 @@ impl Watch {
         let number = watchers.last;
         // After the end, the dropped signal says so at once.
         if !watchers.is_closed {
-            watchers.all.insert(number, Watched { job, seq, signal });
+            watchers
+                .all
+                .insert(number, Subscription { job, seq, signal });
         }
         drop(watchers);
         if let Some(call) = &*self.call.lock() {
@@ -121,7 +123,7 @@ impl Drop for Watcher {
     }
 }
 
-fn look_out(storage: &Storage, watchers: &Mutex<Watchers>, called: &Receiver<()>) {
+fn poll_loop(storage: &Storage, watchers: &Mutex<Watchers>, called: &Receiver<()>) {
     while called.recv().is_ok() {
         loop {
             let mut jobs: Vec<Uuid> = watchers.lock().all.values().map(|w| w.job).collect();

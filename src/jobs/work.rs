@@ -16,7 +16,7 @@ use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse, read};
 
 /// The newest percent and step of an attempt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(super) struct Standing {
+pub(super) struct Progress {
     #[serde(rename = "xprogress")]
     pub(super) progress: u8,
     #[serde(rename = "xstep", skip_serializing_if = "Option::is_none")]
@@ -46,13 +46,13 @@ pub(super) struct Pause {
     pub(super) is_paused: u8,
 }
 
-/// The newest standing of this claim.
+/// The newest latest of this claim.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Reported {
     #[serde(flatten)]
     pub(super) claim: Claim,
     #[serde(flatten)]
-    pub(super) standing: Standing,
+    pub(super) latest: Progress,
 }
 
 /// How an attempt ended: the row that is written of it.
@@ -64,7 +64,7 @@ pub(super) struct Finish {
     #[serde(rename = "xage")]
     pub(super) age: u64,
     #[serde(flatten)]
-    pub(super) standing: Standing,
+    pub(super) latest: Progress,
     #[serde(rename = "xstatus")]
     pub(super) status: u8,
     #[serde(rename = "xresult", skip_serializing_if = "Option::is_none")]
@@ -295,7 +295,7 @@ impl Storage {
         })
     }
 
-    /// Writes ends down, to be [settled](Self::settle); the jobs whose claims held.
+    /// Writes ends down, to be [settled](Self::sync); the jobs whose claims held.
     pub(super) fn finish(&self, ends: &[End]) -> Done<Vec<Uuid>> {
         let rows: Vec<&RawValue> = ends.iter().map(|end| &*end.row).collect();
         ids(&self.write(Duty::Complete, &self.work.finish, &rows)?)
@@ -340,7 +340,7 @@ impl Storage {
     /// Gives claims back. What had begun is told, and does not count as an attempt.
     pub(super) fn release(&self, duty: Duty, claims: &[Release]) -> Done<usize> {
         let released = self.write(duty, &self.work.release, &claims)?.len();
-        self.settle()?;
+        self.sync()?;
         Ok(released)
     }
 
@@ -373,7 +373,7 @@ impl Storage {
         Ok(count)
     }
 
-    /// Deletes some of the receipts that are over; how many.
+    /// Deletes some of the idempotency that are over; how many.
     pub(super) fn purge_receipts(&self) -> Done<usize> {
         let gone = self.write(Duty::Maintain, &self.work.purge_receipts, &())?;
         Ok(gone.len())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::executor::panic_text;
 use crate::http::Peer;
-use crate::http::response::{Body, Outlet, Parts, Response, Stream, reason_phrase};
+use crate::http::response::{Body, BodyWriter, Parts, Response, Stream, reason_phrase};
 use crate::net::socket;
 
 /// Where a response goes: the socket of a connection, as a rule.
@@ -102,7 +102,7 @@ pub(super) fn write(
         }
         Body::Bytes(_) => true,
         Body::Parts(first, parts) => {
-            let all = move |out: &mut dyn Outlet| send_parts(out, first, parts);
+            let all = move |out: &mut dyn BodyWriter| send_parts(out, first, parts);
             send_stream(&mut paced, Box::new(all), framing.chunks)
         }
         // Its pace is that of the events.
@@ -166,7 +166,7 @@ impl Sink for Paced<'_> {
     }
 }
 
-fn send_parts(out: &mut dyn Outlet, first: Vec<u8>, mut parts: Box<Parts>) -> io::Result<()> {
+fn send_parts(out: &mut dyn BodyWriter, first: Vec<u8>, mut parts: Box<Parts>) -> io::Result<()> {
     let (mut part, mut more) = (first, true);
     while more {
         out.send(&part)?;
@@ -266,7 +266,7 @@ impl StreamBody<'_> {
     }
 }
 
-impl Outlet for StreamBody<'_> {
+impl BodyWriter for StreamBody<'_> {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         // A chunk of no bytes would end the body.
         if bytes.is_empty() || !self.chunks {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::executor::{TaskError, TaskInput};
 use crate::store::budget::Budget;
-use crate::store::record::{Ending, Record};
+use crate::store::record::{AttemptResult, Record};
 use crate::store::session::{Session, State};
-use crate::store::{Refused, TaskManager};
-use crate::task::{Forbidden, Millis, SessionKey, Task, TaskId, TaskStatus, now_ms};
+use crate::store::{StoreError, TaskManager};
+use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus, TransitionError, now_ms};
 
 /// One attempt of one task, for whoever runs it: reports carry it, and a stale one counts for
 /// nothing. Holding it keeps no lock.
@@ -29,11 +29,15 @@ impl Attempt {
 impl TaskManager {
     // For the engine: one attempt's life.
 
-    pub(crate) fn queue(&self, key: &SessionKey, id: TaskId) -> Result<Attempt, Refused> {
+    pub(crate) fn queue(&self, key: &SessionKey, id: TaskId) -> Result<Attempt, StoreError> {
         self.requeue(key, id, Record::queue).map(|(_, run)| run)
     }
 
-    pub(crate) fn retry(&self, key: &SessionKey, id: TaskId) -> Result<(Task, Attempt), Refused> {
+    pub(crate) fn retry(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+    ) -> Result<(Task, Attempt), StoreError> {
         self.requeue(key, id, Record::retry)
     }
 
@@ -41,14 +45,14 @@ impl TaskManager {
         &self,
         key: &SessionKey,
         id: TaskId,
-        transition: fn(&mut Record, Millis, &Budget) -> Result<bool, Forbidden>,
-    ) -> Result<(Task, Attempt), Refused> {
+        transition: fn(&mut Record, Millis, &Budget) -> Result<bool, TransitionError>,
+    ) -> Result<(Task, Attempt), StoreError> {
         let (session, task) = self.change(key, id, |record| {
             self.check_open()?;
             if transition(record, now_ms(), &self.shared.budget)? {
                 Ok(record.task.clone())
             } else {
-                Err(Refused::StoreFull(self.shared.limits.max_store_bytes))
+                Err(StoreError::StoreFull(self.shared.limits.max_store_bytes))
             }
         })?;
         let attempt = Attempt {
@@ -59,7 +63,7 @@ impl TaskManager {
         Ok((task, attempt))
     }
 
-    pub(crate) fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, Refused> {
+    pub(crate) fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, StoreError> {
         let cancel = |record: &mut Record| {
             record.cancel(now_ms(), "", &self.shared.budget)?;
             Ok(record.task.clone())
@@ -124,7 +128,7 @@ impl TaskManager {
     }
 
     /// The running attempt's end; the status it came to, `None` where it was over already.
-    pub(crate) fn finish(&self, attempt: &Attempt, ending: Ending) -> Option<Task> {
+    pub(crate) fn finish(&self, attempt: &Attempt, ending: AttemptResult) -> Option<Task> {
         self.on_attempt(attempt, |record| {
             record.task.is_running(attempt.number).then(|| {
                 record.finish(now_ms(), ending, &self.shared.budget);

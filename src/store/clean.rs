@@ -21,7 +21,7 @@ const CLEAN_BATCH: usize = 1_000;
 /// let cleaned = tasks.cleaned(&session);
 /// assert_eq!(cleaned.total, 0, "it has not ended");
 /// assert!(cleaned.last_at.is_some());
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cleaned {
@@ -118,10 +118,10 @@ impl TaskManager {
             } else {
                 let mut state = session.state.write();
                 let budget = &self.shared.budget;
-                state.receipts.retain(|_, receipt| {
-                    let keep = !receipt.is_over();
+                state.idempotency.retain(|_, stored| {
+                    let keep = !stored.is_over();
                     if !keep {
-                        budget.refund(receipt.weight());
+                        budget.refund(stored.weight());
                     }
                     keep
                 });
@@ -152,15 +152,15 @@ impl TaskManager {
         state.cleaned += removed as u64;
         state.cleaned_at = Some(now_ms());
         if removed > 0 {
-            state.hub.unsettle();
+            state.hub.mark_lagged();
         }
         removed
     }
 
     fn clean_status(&self, session: &Session, status: TaskStatus, keep: usize) -> usize {
-        let doomed = oldest_beyond(&session.state.read(), status, keep);
+        let to_remove = oldest_beyond(&session.state.read(), status, keep);
         let mut removed = 0;
-        for batch in doomed.chunks(CLEAN_BATCH) {
+        for batch in to_remove.chunks(CLEAN_BATCH) {
             let mut state = session.state.write();
             // One that was retried meanwhile has another status now, and stays.
             let gone: Vec<_> = batch

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::task::{Forbidden, TaskStatus};
+use crate::task::{TaskStatus, TransitionError};
 
 /// How much the store may hold, and for how long.
 ///
 /// ```
 /// use async_task_system::store::Limits;
-/// use async_task_system::{NewTask, Refused, SessionKey, TaskManager};
+/// use async_task_system::{NewTask, StoreError, SessionKey, TaskManager};
 ///
 /// let mut limits = Limits::default();
 /// limits.max_tasks_per_session = 1;
@@ -17,8 +17,8 @@ use crate::task::{Forbidden, TaskStatus};
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// tasks.create(&session, NewTask::new("One"))?;
 /// let refused = tasks.create(&session, NewTask::new("Two")).expect_err("one too many");
-/// assert_eq!(refused, Refused::SessionTaskLimit(1));
-/// # Ok::<(), async_task_system::Refused>(())
+/// assert_eq!(refused, StoreError::SessionTaskLimit(1));
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -57,21 +57,21 @@ impl Default for Limits {
 ///
 /// ```
 /// # use async_task_system::store::Limits;
-/// # use async_task_system::{Refused, NewTask, SessionKey, TaskManager};
+/// # use async_task_system::{StoreError, NewTask, SessionKey, TaskManager};
 /// let tasks = TaskManager::new(Limits::default(), None);
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// let nobody = async_task_system::TaskId::nil();
 /// let refused = tasks.get(&session, nobody).expect_err("no such task");
-/// assert_eq!(refused, Refused::TaskNotFound);
+/// assert_eq!(refused, StoreError::TaskNotFound);
 /// assert_eq!(refused.to_string(), "Task not found");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Refused {
+pub enum StoreError {
     /// No such task in this session.
     TaskNotFound,
     /// The task's state forbids it.
-    Forbidden(Forbidden),
+    TransitionError(TransitionError),
     /// The session has as many tasks as it may have.
     SessionTaskLimit(usize),
     /// The store holds as many bytes as it may.
@@ -88,49 +88,49 @@ pub enum Refused {
     Stopping,
 }
 
-impl From<Forbidden> for Refused {
-    fn from(forbidden: Forbidden) -> Refused {
-        Refused::Forbidden(forbidden)
+impl From<TransitionError> for StoreError {
+    fn from(forbidden: TransitionError) -> StoreError {
+        StoreError::TransitionError(forbidden)
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::TaskNotFound => f.write_str("Task not found"),
-            Refused::Forbidden(Forbidden::NotStartable(status)) => match status {
+            StoreError::TaskNotFound => f.write_str("Task not found"),
+            StoreError::TransitionError(TransitionError::NotStartable(status)) => match status {
                 TaskStatus::Pending | TaskStatus::Running => f.write_str("Task is already running"),
                 ended => write!(f, "Task is already {ended}"),
             },
-            Refused::Forbidden(Forbidden::AlreadyFinished(status)) => {
+            StoreError::TransitionError(TransitionError::AlreadyFinished(status)) => {
                 write!(f, "Task has already finished: it is {status}")
             }
-            Refused::Forbidden(Forbidden::NotRetryable(status)) => write!(
+            StoreError::TransitionError(TransitionError::NotRetryable(status)) => write!(
                 f,
                 "Only failed or cancelled tasks can be retried; this one is {status}"
             ),
-            Refused::SessionTaskLimit(max) => write!(
+            StoreError::SessionTaskLimit(max) => write!(
                 f,
                 "This session already has {max} tasks; clean up or use another session"
             ),
-            Refused::StoreFull(max) => {
+            StoreError::StoreFull(max) => {
                 write!(f, "The task store is full ({max} bytes); try again later")
             }
-            Refused::QueueFull(max) => {
+            StoreError::QueueFull(max) => {
                 write!(f, "{max} tasks are queued or running; try again later")
             }
-            Refused::TooManySessions(max) => {
+            StoreError::TooManySessions(max) => {
                 write!(f, "All {max} sessions have work in flight; try again later")
             }
-            Refused::IdempotencyKeyReused => {
+            StoreError::IdempotencyKeyReused => {
                 f.write_str("This idempotency key was used with another request; use a new one")
             }
-            Refused::IdempotencyKeyInUse => f.write_str(
+            StoreError::IdempotencyKeyInUse => f.write_str(
                 "The first request with this idempotency key is still being answered; try again",
             ),
-            Refused::Stopping => f.write_str("The server is stopping; try again later"),
+            StoreError::Stopping => f.write_str("The server is stopping; try again later"),
         }
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for StoreError {}

@@ -25,7 +25,7 @@ const CHUNK: usize = 5_000;
 /// query.cursor = first.next;
 /// let second = tasks.list(&session, &query, |task| task.name.to_string());
 /// assert_eq!((second.items, second.next), (vec!["a".to_owned()], None));
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ListQuery {
@@ -82,7 +82,7 @@ impl ListQuery {
 /// tasks.create(&session, NewTask::new("Report"))?;
 /// let page: Page<String> = tasks.list(&session, &ListQuery::default(), |task| task.name.to_string());
 /// assert_eq!((page.items, page.total, page.next), (vec!["Report".to_owned()], 1, None));
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<R> {

@@ -51,7 +51,7 @@ impl TaskManager {
 
     /// How many tasks there are of each of the meter's types, by status. Looked up task by task,
     /// so that nobody has to keep count.
-    pub(crate) fn census(&self, meter: &WorkMeter) -> Vec<[usize; 5]> {
+    pub(crate) fn count_by_type(&self, meter: &WorkMeter) -> Vec<[usize; 5]> {
         let mut counts = vec![[0; 5]; meter.names().len()];
         for session in self.sessions() {
             let mut last = None;

@@ -18,6 +18,7 @@ mod attempt;
 mod budget;
 mod clean;
 mod history;
+mod idempotency;
 mod limits;
 mod list;
 mod meter;
@@ -26,7 +27,6 @@ mod model;
 mod new_task;
 #[cfg(test)]
 mod races;
-mod receipts;
 mod record;
 mod session;
 mod sessions;
@@ -44,14 +44,14 @@ use uuid::Uuid;
 
 pub(crate) use attempt::Attempt;
 pub use clean::Cleaned;
-pub use limits::{Limits, Refused};
+pub(crate) use idempotency::{Answer, Once};
+pub use limits::{Limits, StoreError};
 pub use list::{ListQuery, Page};
 pub use new_task::{DEFAULT_KIND, NewTask};
-pub(crate) use receipts::{Answer, Once};
-pub(crate) use record::Ending;
+pub(crate) use record::AttemptResult;
 pub use session::Observer;
 pub use shares::ShareToken;
-pub use watch::{Heard, SessionHeard, SessionWatch, TaskWatch, Wait};
+pub use watch::{SessionUpdate, SessionWatch, TaskWatch, Wait, WatchUpdate};
 
 use crate::metrics::WorkMeter;
 use crate::task::{HistoryEvent, SessionKey, Task, TaskId};
@@ -75,7 +75,7 @@ use shares::Shares;
 /// tasks.create(&session, NewTask::new("Report"))?;
 /// let stats = tasks.stats(&session);
 /// assert_eq!((stats.total, stats.pending, stats.running), (1, 1, 0));
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[allow(missing_docs)]
@@ -95,14 +95,14 @@ pub struct Stats {
 ///
 /// ```
 /// use async_task_system::store::Limits;
-/// use async_task_system::{ListQuery, NewTask, Refused, SessionKey, TaskManager, TaskStatus};
+/// use async_task_system::{ListQuery, NewTask, StoreError, SessionKey, TaskManager, TaskStatus};
 ///
 /// let tasks = TaskManager::new(Limits::default(), None);
 /// let (mine, yours) = (SessionKey::parse("me").unwrap(), SessionKey::parse("you").unwrap());
 /// let id = tasks.create(&mine, NewTask::new("Monthly report"))?.id;
 ///
 /// assert_eq!(tasks.get(&mine, id)?.status, TaskStatus::Pending);
-/// assert_eq!(tasks.get(&yours, id).err(), Some(Refused::TaskNotFound));
+/// assert_eq!(tasks.get(&yours, id).err(), Some(StoreError::TaskNotFound));
 /// assert_eq!(tasks.stats(&mine).pending, 1);
 ///
 /// let page = tasks.list(&mine, &ListQuery::default(), |task| task.name.clone());
@@ -112,7 +112,7 @@ pub struct Stats {
 ///     events.map(|event| (event.seq, event.kind.as_str())).collect::<Vec<_>>()
 /// })?;
 /// assert_eq!(events, [(1, "created")]);
-/// # Ok::<(), Refused>(())
+/// # Ok::<(), StoreError>(())
 /// ```
 #[derive(Clone)]
 pub struct TaskManager {
@@ -136,7 +136,7 @@ impl TaskManager {
     /// let session = SessionKey::parse("me").expect("a valid key");
     /// tasks.create(&session, NewTask::new("Report"))?;
     /// assert_eq!(EVENTS.load(Relaxed), 1);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     pub fn new(limits: Limits, observer: Option<Box<Observer>>) -> TaskManager {
         TaskManager::observed(limits, observer, None, None)
@@ -175,13 +175,13 @@ impl TaskManager {
     /// let session = SessionKey::parse("me").expect("a valid key");
     /// let task = tasks.create(&session, NewTask::new("Report"))?;
     /// assert_eq!(task.status, TaskStatus::Pending);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     ///
     /// # Errors
     ///
     /// A limit that is reached, or `Stopping`; nothing is created then.
-    pub fn create(&self, key: &SessionKey, new: NewTask) -> Result<Task, Refused> {
+    pub fn create(&self, key: &SessionKey, new: NewTask) -> Result<Task, StoreError> {
         self.insert(key, new, false).map(|(task, _)| task)
     }
 
@@ -191,7 +191,7 @@ impl TaskManager {
         key: &SessionKey,
         new: NewTask,
         queued: bool,
-    ) -> Result<(Task, Attempt), Refused> {
+    ) -> Result<(Task, Attempt), StoreError> {
         let shared = &*self.shared;
         loop {
             let session = self.find_or_create(key)?;
@@ -202,12 +202,12 @@ impl TaskManager {
             self.check_open()?;
             if state.len() >= shared.limits.max_tasks_per_session {
                 let limit = shared.limits.max_tasks_per_session;
-                return Err(Refused::SessionTaskLimit(limit));
+                return Err(StoreError::SessionTaskLimit(limit));
             }
             // The id is drawn under the lock, so that the session's newest has the highest.
             let task = new_task(Uuid::now_v7(), key, new, queued);
             let record = Record::create(task.clone(), &shared.budget)
-                .ok_or(Refused::StoreFull(shared.limits.max_store_bytes))?;
+                .ok_or(StoreError::StoreFull(shared.limits.max_store_bytes))?;
             state.insert(shared, key, record);
             drop(state);
             let attempt = Attempt {
@@ -228,13 +228,13 @@ impl TaskManager {
     /// let session = SessionKey::parse("me").expect("a valid key");
     /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
     /// assert_eq!(tasks.get(&session, id)?.id, id);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     ///
     /// # Errors
     ///
     /// `TaskNotFound`, also for another session's task.
-    pub fn get(&self, key: &SessionKey, id: TaskId) -> Result<Task, Refused> {
+    pub fn get(&self, key: &SessionKey, id: TaskId) -> Result<Task, StoreError> {
         self.inspect(key, id, Task::clone)
     }
 
@@ -248,7 +248,7 @@ impl TaskManager {
     /// let session = SessionKey::parse("me").expect("a valid key");
     /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
     /// assert_eq!(tasks.inspect(&session, id, |task| task.progress)?, 0);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     ///
     /// # Errors
@@ -259,7 +259,7 @@ impl TaskManager {
         key: &SessionKey,
         id: TaskId,
         read: impl FnOnce(&Task) -> R,
-    ) -> Result<R, Refused> {
+    ) -> Result<R, StoreError> {
         self.with_record(key, id, |record| read(&record.task))
     }
 
@@ -275,7 +275,7 @@ impl TaskManager {
     /// let kinds: Vec<_> = tasks.history(&session, id, |entries| entries.map(|e| e.kind).collect())?;
     /// assert_eq!(kinds, [EventKind::Created]);
     /// assert_eq!(tasks.stats(&session).pending, 1);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     ///
     /// # Errors
@@ -286,7 +286,7 @@ impl TaskManager {
         key: &SessionKey,
         id: TaskId,
         read: impl FnOnce(&mut dyn Iterator<Item = HistoryEvent<'_>>) -> R,
-    ) -> Result<R, Refused> {
+    ) -> Result<R, StoreError> {
         self.with_record(key, id, |record| read(&mut record.history.iter()))
     }
 
@@ -295,10 +295,10 @@ impl TaskManager {
         key: &SessionKey,
         id: TaskId,
         read: impl FnOnce(&Record) -> R,
-    ) -> Result<R, Refused> {
-        let session = self.find(key).ok_or(Refused::TaskNotFound)?;
+    ) -> Result<R, StoreError> {
+        let session = self.find(key).ok_or(StoreError::TaskNotFound)?;
         let state = session.state.read();
-        state.get(id).map(read).ok_or(Refused::TaskNotFound)
+        state.get(id).map(read).ok_or(StoreError::TaskNotFound)
     }
 
     /// The session's counters.
@@ -311,7 +311,7 @@ impl TaskManager {
     /// assert_eq!(tasks.stats(&session).total, 0, "also for a session that is not there");
     /// tasks.create(&session, NewTask::new("Report"))?;
     /// assert_eq!(tasks.stats(&session).pending, 1);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     pub fn stats(&self, key: &SessionKey) -> Stats {
         let Some(session) = self.find(key) else {
@@ -333,7 +333,7 @@ impl TaskManager {
     /// }
     /// let page = tasks.list(&session, &ListQuery::default(), |task| task.name.to_string());
     /// assert_eq!(page.items, ["newer", "older"]);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     pub fn list<R>(
         &self,
@@ -370,7 +370,7 @@ impl TaskManager {
         id: TaskId,
         from: Option<Mark>,
         mut read: impl FnMut(&HistoryEvent<'_>) -> bool,
-    ) -> Result<(Mark, bool), Refused> {
+    ) -> Result<(Mark, bool), StoreError> {
         self.with_record(key, id, |record| {
             let from = from.unwrap_or_else(|| record.history.start());
             let mut events = record.history.since(from);
@@ -389,7 +389,7 @@ impl TaskManager {
     /// let before = tasks.bytes();
     /// tasks.create(&session, NewTask::new("Report"))?;
     /// assert!((before + 1..=tasks.limits().max_store_bytes).contains(&tasks.bytes()));
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     pub fn bytes(&self) -> usize {
         self.shared.budget.used()
@@ -410,14 +410,14 @@ impl TaskManager {
         &self,
         key: &SessionKey,
         id: TaskId,
-        change: impl FnOnce(&mut Record) -> Result<R, Refused>,
-    ) -> Result<(Arc<Session>, R), Refused> {
-        let session = self.find(key).ok_or(Refused::TaskNotFound)?;
+        change: impl FnOnce(&mut Record) -> Result<R, StoreError>,
+    ) -> Result<(Arc<Session>, R), StoreError> {
+        let session = self.find(key).ok_or(StoreError::TaskNotFound)?;
         let answer = session
             .state
             .write()
             .change(&self.shared, key, id, change)
-            .ok_or(Refused::TaskNotFound)??;
+            .ok_or(StoreError::TaskNotFound)??;
         Ok((session, answer))
     }
 }

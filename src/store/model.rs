@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::races::check;
 use super::*;
 use crate::task::EventKind::{self, *};
-use crate::task::{Forbidden, TaskStatus};
+use crate::task::{TaskStatus, TransitionError};
 
 const SESSIONS: usize = 2;
 const MAX_TASKS: usize = 6;
@@ -136,7 +136,7 @@ impl Walk {
         let created = self.tasks.insert(&key(session), NewTask::new("n"), queued);
         let own = self.models.iter().filter(|m| m.session == session).count();
         if own == MAX_TASKS {
-            assert_eq!(created.err(), Some(Refused::SessionTaskLimit(MAX_TASKS)));
+            assert_eq!(created.err(), Some(StoreError::SessionTaskLimit(MAX_TASKS)));
             return;
         }
         let (task, attempt) = created.expect("there is room");
@@ -171,16 +171,16 @@ impl Walk {
         attempt.number = model.attempt.saturating_sub(pick.ago);
         let current = pick.ago == 0;
         let runs = current && model.status == TaskStatus::Running;
-        let want = |allowed: bool, why: Forbidden| match (stranger, allowed) {
-            (true, _) => Err(Refused::TaskNotFound),
+        let want = |allowed: bool, why: TransitionError| match (stranger, allowed) {
+            (true, _) => Err(StoreError::TaskNotFound),
             (false, true) => Ok(()),
-            (false, false) => Err(Refused::Forbidden(why)),
+            (false, false) => Err(StoreError::TransitionError(why)),
         };
         let status = model.status;
         match op {
             Op::Start(_) => {
                 let allowed = status == TaskStatus::Pending && !model.queued;
-                let want = want(allowed, Forbidden::NotStartable(status));
+                let want = want(allowed, TransitionError::NotStartable(status));
                 assert_eq!(tasks.queue(&client, id).map(drop), want);
                 if want.is_ok() {
                     model.queued = true;
@@ -207,8 +207,8 @@ impl Walk {
             }
             Op::Finish(_, good) => {
                 let ending = match good {
-                    true => Ending::Completed(None),
-                    false => Ending::Failed("why".to_owned()),
+                    true => AttemptResult::Completed(None),
+                    false => AttemptResult::Failed("why".to_owned()),
                 };
                 assert_eq!(tasks.finish(&attempt, ending).is_some(), runs);
                 if runs {
@@ -216,7 +216,7 @@ impl Walk {
                 }
             }
             Op::Cancel(_) => {
-                let want = want(!status.is_final(), Forbidden::AlreadyFinished(status));
+                let want = want(!status.is_final(), TransitionError::AlreadyFinished(status));
                 assert_eq!(tasks.cancel(&client, id).map(drop), want);
                 if want.is_ok() {
                     model.end(Cancelled);
@@ -224,7 +224,7 @@ impl Walk {
             }
             Op::Retry(_) => {
                 let allowed = matches!(status, TaskStatus::Failed | TaskStatus::Cancelled);
-                let want = want(allowed, Forbidden::NotRetryable(status));
+                let want = want(allowed, TransitionError::NotRetryable(status));
                 assert_eq!(tasks.retry(&client, id).map(drop), want);
                 if want.is_ok() {
                     model.attempt += 1;
@@ -248,7 +248,7 @@ impl Walk {
 
     /// The newest of each final status stay, and all that is not final.
     fn clean(&mut self, session: usize) {
-        let mut doomed = Vec::new();
+        let mut to_remove = Vec::new();
         for status in [Completed, Failed, Cancelled].map(EventKind::status) {
             let mut ended: Vec<_> = self
                 .models
@@ -261,11 +261,11 @@ impl Walk {
                 .collect();
             ended.sort_unstable();
             let surplus = ended.len().saturating_sub(KEEP);
-            doomed.extend(ended[..surplus].iter().map(|(_, id)| *id));
+            to_remove.extend(ended[..surplus].iter().map(|(_, id)| *id));
         }
-        assert_eq!(self.tasks.clean(&key(session)), doomed.len());
+        assert_eq!(self.tasks.clean(&key(session)), to_remove.len());
         for place in (0..self.models.len()).rev() {
-            if doomed.contains(&self.models[place].id) {
+            if to_remove.contains(&self.models[place].id) {
                 self.models.remove(place);
                 self.attempts.remove(place);
             }

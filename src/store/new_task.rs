@@ -75,7 +75,7 @@ impl NewTask {
     /// let session = SessionKey::parse("me").expect("a valid key");
     /// let task = tasks.create(&session, NewTask::new("Report").description("of June"))?;
     /// assert_eq!(task.description.as_deref(), Some("of June"));
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     pub fn description(mut self, description: &str) -> NewTask {
         self.description = Some(description.into());
@@ -92,7 +92,7 @@ impl NewTask {
     /// let metadata = serde_json::json!({ "month": 6 });
     /// let task = tasks.create(&session, NewTask::new("Report").metadata(&metadata))?;
     /// assert_eq!(task.metadata.expect("it has some").get(), r#"{"month":6}"#);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     pub fn metadata(mut self, metadata: &serde_json::Value) -> NewTask {
         // A Value always serialises; were it otherwise, the task simply has no metadata.
@@ -110,7 +110,7 @@ impl NewTask {
     /// let limit = std::time::Duration::from_secs(60);
     /// let task = tasks.create(&session, NewTask::new("Report").timeout(limit))?;
     /// assert_eq!(task.timeout_ms, Some(60_000));
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     pub fn timeout(mut self, timeout: Duration) -> NewTask {
         self.timeout_ms = Some(timeout.as_millis() as u64);

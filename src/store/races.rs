@@ -77,7 +77,11 @@ fn cancel_against_complete_has_one_winner() {
         let attempt = running(&tasks);
         let (cancelled, completed) = at_once(
             || tasks.cancel(&key(), attempt.task).is_ok(),
-            || tasks.finish(&attempt, Ending::Completed(None)).is_some(),
+            || {
+                tasks
+                    .finish(&attempt, AttemptResult::Completed(None))
+                    .is_some()
+            },
         );
         assert!(cancelled != completed);
         let ends = tasks.history(&key(), attempt.task, |events| {
@@ -103,7 +107,7 @@ fn a_late_report_of_the_old_attempt_does_not_touch_the_retry() {
         assert_eq!((task.progress, task.step.is_none()), (0, true));
         tasks.begin(&retried.1).expect("it was queued again");
         assert!(tasks.report(&old, 50, "late", "").is_err());
-        assert!(tasks.finish(&old, Ending::Completed(None)).is_none());
+        assert!(tasks.finish(&old, AttemptResult::Completed(None)).is_none());
         assert!(tasks.report(&retried.1, 10, "new", "").is_ok());
     }
     check(&tasks);
@@ -127,9 +131,9 @@ fn cleanup_never_takes_a_task_that_was_queued_again() {
             Ok(run) => {
                 assert_eq!(removed, 0);
                 assert!(tasks.begin(&run).is_some(), "a queued task was lost");
-                tasks.finish(&run, Ending::Completed(None));
+                tasks.finish(&run, AttemptResult::Completed(None));
             }
-            Err(refused) => assert_eq!((refused, removed), (Refused::TaskNotFound, 1)),
+            Err(refused) => assert_eq!((refused, removed), (StoreError::TaskNotFound, 1)),
         }
     }
     check(&tasks);
@@ -153,7 +157,7 @@ fn a_task_created_while_its_session_expires_is_not_lost() {
         let attempt = attempt.expect("there is room");
         assert!(tasks.begin(&attempt).is_some(), "a queued task was lost");
         assert!(tasks.get(&key(), attempt.task).is_ok());
-        tasks.finish(&attempt, Ending::Failed("over".to_owned()));
+        tasks.finish(&attempt, AttemptResult::Failed("over".to_owned()));
     }
     check(&tasks);
     tasks.expire();
@@ -264,9 +268,9 @@ fn the_account_is_right_after_every_step_and_the_limit_holds() {
             }
             (5, Some(i)) => {
                 let result = serde_json::value::to_raw_value(&text).ok();
-                tasks.finish(&attempts[i], Ending::Completed(result));
+                tasks.finish(&attempts[i], AttemptResult::Completed(result));
             }
-            (6, Some(i)) => drop(tasks.finish(&attempts[i], Ending::Failed(text))),
+            (6, Some(i)) => drop(tasks.finish(&attempts[i], AttemptResult::Failed(text))),
             (7, Some(i)) => drop(tasks.cancel(&key(), attempts[i].task)),
             (9, Some(i)) => drop(tasks.share(&key(), attempts[i].task)),
             (8, Some(i)) => match random.below(3) {
@@ -300,7 +304,7 @@ fn the_observer_is_told_the_history_in_order() {
     let tasks = TaskManager::new(Limits::default(), Some(Box::new(observer)));
     let attempt = running(&tasks);
     tasks.report(&attempt, 10, "Step", "").expect("it runs");
-    tasks.finish(&attempt, Ending::Failed("why".to_owned()));
+    tasks.finish(&attempt, AttemptResult::Failed("why".to_owned()));
     tasks.retry(&key(), attempt.task).expect("it failed");
     let told: Vec<_> = seen
         .lock()
@@ -321,9 +325,9 @@ fn hear_all(mut watch: TaskWatch) -> Vec<u32> {
     let mut told = Vec::new();
     loop {
         match watch.next(Duration::from_secs(30)) {
-            Heard::Events(events) => told.extend(events.iter().map(|event| event.seq)),
-            Heard::Nothing => panic!("the watcher was not woken"),
-            Heard::Over => return told,
+            WatchUpdate::Events(events) => told.extend(events.iter().map(|event| event.seq)),
+            WatchUpdate::Nothing => panic!("the watcher was not woken"),
+            WatchUpdate::Over => return told,
         }
     }
 }
@@ -346,7 +350,7 @@ fn a_watcher_that_comes_while_things_happen_misses_and_doubles_nothing() {
                 for percent in 1..=5 {
                     let _ = tasks.report(&attempt, percent, "Step", "");
                 }
-                tasks.finish(&attempt, Ending::Completed(None));
+                tasks.finish(&attempt, AttemptResult::Completed(None));
             },
         );
         // Created, queued, started, five percents, completed.
@@ -364,12 +368,12 @@ fn a_sessions_watcher_hears_everything_between_its_state_and_the_end() {
             || {
                 let mut watch = tasks.watch_session(&key()).expect("there is room");
                 let mut told = Vec::new();
-                let SessionHeard::State(stats) = watch.next(Duration::ZERO) else {
+                let SessionUpdate::State(stats) = watch.next(Duration::ZERO) else {
                     panic!("the state comes first");
                 };
                 while stats.running > 0 && told.last() != Some(&6) {
                     match watch.next(Duration::from_secs(30)) {
-                        SessionHeard::Event(event) => told.push(event.seq),
+                        SessionUpdate::Event(event) => told.push(event.seq),
                         other => panic!("{other:?}"),
                     }
                 }
@@ -378,7 +382,7 @@ fn a_sessions_watcher_hears_everything_between_its_state_and_the_end() {
             || {
                 let _ = tasks.report(&attempt, 1, "", "");
                 let _ = tasks.report(&attempt, 2, "", "");
-                tasks.finish(&attempt, Ending::Completed(None));
+                tasks.finish(&attempt, AttemptResult::Completed(None));
             },
         );
         let first = told.first().copied().unwrap_or(7);
@@ -396,7 +400,7 @@ fn a_share_against_the_cleanup_leaves_no_token_behind() {
     let tasks = store(limits);
     for _ in 0..ROUNDS {
         let attempt = running(&tasks);
-        tasks.finish(&attempt, Ending::Completed(None));
+        tasks.finish(&attempt, AttemptResult::Completed(None));
         let (token, _) = at_once(|| tasks.share(&key(), attempt.task), || tasks.clean(&key()));
         assert!(token.is_err() || tasks.shared_task(token.expect("a token")).is_none());
     }
@@ -438,14 +442,14 @@ fn watches_of_a_session_that_leaves_are_over() {
         .expect("there is room");
     let mut watch = tasks.watch(&key(), task.id, None).expect("it is there");
     let mut all = tasks.watch_session(&key()).expect("there is room");
-    assert!(matches!(watch.next(Duration::ZERO), Heard::Events(_)));
-    assert!(matches!(all.next(Duration::ZERO), SessionHeard::State(_)));
+    assert!(matches!(watch.next(Duration::ZERO), WatchUpdate::Events(_)));
+    assert!(matches!(all.next(Duration::ZERO), SessionUpdate::State(_)));
     let other = SessionKey::parse("other").expect("a valid key");
     tasks
         .create(&other, NewTask::new("n"))
         .expect("the idle one makes room");
-    assert_eq!(watch.next(Duration::from_secs(30)), Heard::Over);
-    assert_eq!(all.next(Duration::from_secs(30)), SessionHeard::Over);
+    assert_eq!(watch.next(Duration::from_secs(30)), WatchUpdate::Over);
+    assert_eq!(all.next(Duration::from_secs(30)), SessionUpdate::Over);
 }
 
 #[test]
@@ -458,7 +462,7 @@ fn older_events_are_told_with_the_standing_of_their_time() {
     let mut live = live;
     let mut told = Vec::new();
     let mut listen = || match live.next(Duration::ZERO) {
-        Heard::Events(events) => told.extend(events),
+        WatchUpdate::Events(events) => told.extend(events),
         other => panic!("{other:?}"),
     };
     listen();
@@ -468,7 +472,7 @@ fn older_events_are_told_with_the_standing_of_their_time() {
             .expect("it runs");
         listen();
     }
-    tasks.finish(&attempt, Ending::Failed("broken".to_owned()));
+    tasks.finish(&attempt, AttemptResult::Failed("broken".to_owned()));
     tasks.retry(&key(), attempt.task).expect("it failed");
     listen();
     tasks.cancel(&key(), attempt.task).expect("it is queued");
@@ -476,7 +480,7 @@ fn older_events_are_told_with_the_standing_of_their_time() {
     let mut later = tasks
         .watch(&key(), attempt.task, Some(0))
         .expect("it is there");
-    let Heard::Events(replayed) = later.next(Duration::ZERO) else {
+    let WatchUpdate::Events(replayed) = later.next(Duration::ZERO) else {
         panic!("the whole history");
     };
     assert_eq!(replayed, told);

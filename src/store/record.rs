@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::store::budget::Budget;
 use crate::store::history::{ENTRY, History};
 use crate::store::shares::ShareToken;
-use crate::task::{Change, EventKind, Forbidden, Millis, Task, TaskStatus};
+use crate::task::{Change, EventKind, Millis, Task, TaskStatus, TransitionError};
 
 /// Started, a hundred percents and an end, and one to spare.
 const ESSENTIAL_ENTRIES: usize = 103;
@@ -44,7 +44,7 @@ pub(crate) struct Record {
 
 /// How an attempt ended.
 #[derive(Debug)]
-pub(crate) enum Ending {
+pub(crate) enum AttemptResult {
     Completed(Option<Box<RawValue>>),
     Failed(String),
 }
@@ -96,7 +96,7 @@ impl Record {
     }
 
     /// Hands the task to the workers. `Ok(false)`: no room for its reserve, and no change.
-    pub(crate) fn queue(&mut self, now: Millis, budget: &Budget) -> Result<bool, Forbidden> {
+    pub(crate) fn queue(&mut self, now: Millis, budget: &Budget) -> Result<bool, TransitionError> {
         let now = self.moment(now);
         self.task.check_queue()?;
         Ok(self.spend(budget, RESERVE, |record| {
@@ -156,10 +156,10 @@ impl Record {
     }
 
     /// The running attempt's end. A result that the store has no room for fails the task.
-    pub(crate) fn finish(&mut self, now: Millis, ending: Ending, budget: &Budget) {
+    pub(crate) fn finish(&mut self, now: Millis, ending: AttemptResult, budget: &Budget) {
         match ending {
-            Ending::Failed(message) => self.end(now, TaskStatus::Failed, &message, budget),
-            Ending::Completed(result) => {
+            AttemptResult::Failed(message) => self.end(now, TaskStatus::Failed, &message, budget),
+            AttemptResult::Completed(result) => {
                 let size = result.as_deref().map_or(0, |json| json.get().len());
                 if self.spend(budget, size, |record| record.task.result = result) {
                     self.end(now, TaskStatus::Completed, "", budget);
@@ -177,14 +177,14 @@ impl Record {
         now: Millis,
         reason: &str,
         budget: &Budget,
-    ) -> Result<(), Forbidden> {
+    ) -> Result<(), TransitionError> {
         self.task.check_cancel()?;
         self.end(now, TaskStatus::Cancelled, reason, budget);
         Ok(())
     }
 
     /// Queues a new attempt. `Ok(false)`: no room for its reserve, and no change.
-    pub(crate) fn retry(&mut self, now: Millis, budget: &Budget) -> Result<bool, Forbidden> {
+    pub(crate) fn retry(&mut self, now: Millis, budget: &Budget) -> Result<bool, TransitionError> {
         let now = self.moment(now);
         self.task.check_retry()?;
         Ok(self.spend(budget, RESERVE + 2 * ENTRY, |record| {
@@ -282,7 +282,7 @@ mod tests {
         let created = record.task.created_at;
         assert!(record.begin(created - 1_000, 1));
         record.report(created + 5_000, 10, "", "", &budget);
-        record.finish(created - 2_000, Ending::Completed(None), &budget);
+        record.finish(created - 2_000, AttemptResult::Completed(None), &budget);
         assert_eq!(record.task.started_at, Some(created));
         assert_eq!(record.task.completed_at, Some(created + 5_000));
         let told: Vec<_> = record.history.iter().map(|event| event.at).collect();

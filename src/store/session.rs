@@ -1,4 +1,4 @@
-//! One session: its tasks, the indexes over them, its counters and its idempotency receipts.
+//! One session: its tasks, the indexes over them, its counters and its idempotency idempotency.
 //!
 //! Everything here is guarded by the session's one lock. Every change of a record goes through
 //! [`State::change`], which moves the indexes and counters with it and tells observer and hub,
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::RwLock;
 
-use crate::events::Hub;
+use crate::events::Broadcaster;
 use crate::store::budget::Budget;
+use crate::store::idempotency::StoredResponse;
 use crate::store::meter;
-use crate::store::receipts::Receipt;
 use crate::store::record::Record;
 use crate::store::{Shared, Stats};
 use crate::task::{HistoryEvent, Millis, SessionKey, TaskId, TaskStatus};
@@ -32,7 +32,7 @@ use crate::task::{HistoryEvent, Millis, SessionKey, TaskId, TaskStatus};
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
 /// assert_eq!(told.recv(), Ok(format!("me: created of {id}")));
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 pub type Observer = dyn Fn(&SessionKey, TaskId, &HistoryEvent<'_>) + Send + Sync;
 
@@ -84,10 +84,10 @@ pub(crate) struct State {
     active: usize,
     /// Set when the session leaves the store: whoever still holds it must look again.
     pub(crate) dropped: bool,
-    pub(crate) receipts: HashMap<Box<str>, Receipt>,
+    pub(crate) idempotency: HashMap<Box<str>, StoredResponse>,
     pub(crate) cleaned: u64,
     pub(crate) cleaned_at: Option<Millis>,
-    pub(crate) hub: Hub,
+    pub(crate) hub: Broadcaster,
 }
 
 impl State {
@@ -193,12 +193,12 @@ impl State {
     /// What the session and all in it are charged.
     pub(crate) fn weight(&self) -> usize {
         let records: usize = self.records().map(Record::weight).sum();
-        let receipts: usize = self.receipts.values().map(Receipt::weight).sum();
-        SESSION_WEIGHT + records + receipts
+        let idempotency: usize = self.idempotency.values().map(StoredResponse::weight).sum();
+        SESSION_WEIGHT + records + idempotency
     }
 
     /// Marks the session as gone and takes out all it held, to be freed without the lock.
-    pub(crate) fn dismantle(&mut self, budget: &Budget) -> State {
+    pub(crate) fn take_contents(&mut self, budget: &Budget) -> State {
         budget.refund(self.weight());
         let gone = std::mem::take(self);
         self.dropped = true;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::store::receipts::{First, Once};
+use crate::store::idempotency::{First, Once};
 use crate::store::session::{SESSION_WEIGHT, Session, State};
-use crate::store::{Refused, Shard, TaskManager};
+use crate::store::{Shard, StoreError, TaskManager};
 use crate::task::{SessionKey, TaskId};
 
 /// Why the tasks of an idle session are removed.
@@ -26,7 +26,7 @@ impl TaskManager {
         Some(session)
     }
 
-    pub(crate) fn find_or_create(&self, key: &SessionKey) -> Result<Arc<Session>, Refused> {
+    pub(crate) fn find_or_create(&self, key: &SessionKey) -> Result<Arc<Session>, StoreError> {
         if let Some(session) = self.find(key) {
             return Ok(session);
         }
@@ -42,7 +42,7 @@ impl TaskManager {
     }
 
     /// Takes a place and the bytes for one more session; the longest idle one makes room.
-    pub(super) fn reserve_session(&self) -> Result<(), Refused> {
+    pub(super) fn reserve_session(&self) -> Result<(), StoreError> {
         let limits = &self.shared.limits;
         self.check_open()?;
         loop {
@@ -56,12 +56,12 @@ impl TaskManager {
                 break;
             }
             if !self.evict_longest_idle() {
-                return Err(Refused::TooManySessions(limits.max_sessions));
+                return Err(StoreError::TooManySessions(limits.max_sessions));
             }
         }
         if !self.shared.budget.charge(SESSION_WEIGHT) {
             self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
-            return Err(Refused::StoreFull(limits.max_store_bytes));
+            return Err(StoreError::StoreFull(limits.max_store_bytes));
         }
         Ok(())
     }
@@ -136,7 +136,7 @@ impl TaskManager {
     }
 
     fn take_out(&self, session: &Session, shard: &mut Shard, state: &mut State) -> State {
-        let gone = state.dismantle(&self.shared.budget);
+        let gone = state.take_contents(&self.shared.budget);
         shard.remove(&session.key);
         self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
         gone
@@ -157,9 +157,9 @@ impl TaskManager {
             .collect()
     }
 
-    pub(super) fn check_open(&self) -> Result<(), Refused> {
+    pub(super) fn check_open(&self) -> Result<(), StoreError> {
         match self.shared.stopping.load(Ordering::SeqCst) {
-            true => Err(Refused::Stopping),
+            true => Err(StoreError::Stopping),
             false => Ok(()),
         }
     }
@@ -171,7 +171,7 @@ impl TaskManager {
         idempotency_key: &str,
         fingerprint: u64,
         size: usize,
-    ) -> Result<Once, Refused> {
+    ) -> Result<Once, StoreError> {
         loop {
             let session = self.find_or_create(key)?;
             let once = First::claim(&self.shared, &session, idempotency_key, fingerprint, size);

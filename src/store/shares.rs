@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::store::record::Record;
-use crate::store::{Refused, TaskManager};
+use crate::store::{StoreError, TaskManager};
 use crate::task::{SessionKey, TaskId};
 
 /// 122 random bits; its text is 32 hexadecimal digits.
@@ -22,7 +22,7 @@ use crate::task::{SessionKey, TaskId};
 /// assert_eq!(text.len(), 32);
 /// let token = ShareToken::parse(&text).expect("it was ours");
 /// assert_eq!(tasks.shared_task(token), Some((session, id)));
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShareToken(Uuid);
@@ -81,18 +81,18 @@ impl TaskManager {
     /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
     /// let token = tasks.share(&session, id)?;
     /// assert_eq!(tasks.shared_task(token), Some((session, id)));
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     ///
     /// # Errors
     ///
     /// `TaskNotFound`, or `StoreFull`.
-    pub fn share(&self, key: &SessionKey, id: TaskId) -> Result<ShareToken, Refused> {
+    pub fn share(&self, key: &SessionKey, id: TaskId) -> Result<ShareToken, StoreError> {
         let shared = &*self.shared;
         let share = |record: &mut Record| {
             let token = record
                 .share(&shared.budget, || ShareToken(Uuid::new_v4()))
-                .ok_or(Refused::StoreFull(shared.limits.max_store_bytes))?;
+                .ok_or(StoreError::StoreFull(shared.limits.max_store_bytes))?;
             // Under the session's lock: a record that leaves takes its token with it.
             let mut links = shared.shares.0.write();
             links.entry(token).or_insert_with(|| (key.clone(), id));

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::events::{Backlog, Standing, TaskEvent, WatcherId};
+use crate::events::{EventQueue, TaskEvent, TaskSnapshot, WatcherId};
 use crate::store::history::{History, Mark};
 use crate::store::record::Record;
 use crate::store::session::Session;
-use crate::store::{Refused, Stats, TaskManager};
+use crate::store::{Stats, StoreError, TaskManager};
 use crate::task::{SessionKey, TaskId, later};
 
 /// The most events read under one hold of the session's lock.
@@ -31,12 +31,12 @@ pub enum Wait {
 }
 
 /// A place among a session's watchers, given back on drop.
-struct Seat {
+struct Subscription {
     session: Arc<Session>,
     id: WatcherId,
 }
 
-impl Drop for Seat {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.session.state.write().hub.leave(self.id);
         self.session.watching.fetch_sub(1, SeqCst);
@@ -44,12 +44,12 @@ impl Drop for Seat {
 }
 
 /// Rings whenever one task changes.
-pub(crate) struct Bell {
-    seat: Seat,
+pub(crate) struct ChangeSignal {
+    seat: Subscription,
     signals: Receiver<()>,
 }
 
-impl Bell {
+impl ChangeSignal {
     /// Waits for a change since the last call, for at most `timeout`.
     pub(crate) fn wait(&self, timeout: Duration) -> Wait {
         match self.signals.recv_timeout(timeout) {
@@ -63,7 +63,7 @@ impl Bell {
 /// Reads a task's events as they happen, from any place in its history, losing and repeating nothing.
 ///
 /// ```
-/// use async_task_system::store::{Heard, Limits};
+/// use async_task_system::store::{WatchUpdate, Limits};
 /// use async_task_system::{EventKind, NewTask, SessionKey, TaskManager};
 /// use std::time::Duration;
 ///
@@ -71,39 +71,39 @@ impl Bell {
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
 /// let mut watch = tasks.watch(&session, id, None)?;
-/// let Heard::Events(events) = watch.next(Duration::ZERO) else { panic!("it tells the state now") };
+/// let WatchUpdate::Events(events) = watch.next(Duration::ZERO) else { panic!("it tells the state now") };
 /// assert_eq!(events[0].kind, EventKind::Created);
-/// assert_eq!(watch.next(Duration::ZERO), Heard::Nothing);
-/// # Ok::<(), async_task_system::Refused>(())
+/// assert_eq!(watch.next(Duration::ZERO), WatchUpdate::Nothing);
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 pub struct TaskWatch {
-    bell: Bell,
+    bell: ChangeSignal,
     task: TaskId,
     mark: Mark,
     /// The task as the events told so far left it.
-    standing: Standing,
+    snapshot: TaskSnapshot,
     /// The state at the start, where that was asked for.
     first: Option<TaskEvent>,
     over: bool,
 }
 
-/// What a [`TaskWatch`] heard.
+/// What a [`TaskWatch`] has to tell.
 ///
 /// ```
-/// # use async_task_system::store::{Heard, TaskWatch};
+/// # use async_task_system::store::{WatchUpdate, TaskWatch};
 /// # use std::time::Duration;
 /// fn follow(mut watch: TaskWatch) {
 ///     loop {
 ///         match watch.next(Duration::from_secs(15)) {
-///             Heard::Events(events) => println!("now at {:?} %", events.last().map(|e| e.standing.progress)),
-///             Heard::Nothing => println!("still at it"),
-///             Heard::Over => return,
+///             WatchUpdate::Events(events) => println!("now at {:?} %", events.last().map(|e| e.snapshot.progress)),
+///             WatchUpdate::Nothing => println!("still at it"),
+///             WatchUpdate::Over => return,
 ///         }
 ///     }
 /// }
 /// ```
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum WatchUpdate {
     /// These events, one or more, in order.
     Events(Vec<TaskEvent>),
     /// Nothing, in that time.
@@ -113,13 +113,13 @@ pub enum Heard {
 }
 
 impl TaskWatch {
-    fn new(bell: Bell, record: &Record, after: Option<u32>) -> TaskWatch {
+    fn new(bell: ChangeSignal, record: &Record, after: Option<u32>) -> TaskWatch {
         let (task, history) = (&record.task, &record.history);
         let mut watch = TaskWatch {
             bell,
             task: task.id,
             mark: history.end(),
-            standing: Standing::of(task),
+            snapshot: TaskSnapshot::of(task),
             first: None,
             over: task.status.is_final(),
         };
@@ -129,7 +129,7 @@ impl TaskWatch {
             Some(seq) if seq == newest => {}
             // Without a number, or with one that this task has not come to yet: some other task's.
             _ => {
-                let state = |event| TaskEvent::new(task.id, &event, Standing::of(task));
+                let state = |event| TaskEvent::new(task.id, &event, TaskSnapshot::of(task));
                 watch.first = history.newest().map(state);
             }
         }
@@ -139,13 +139,13 @@ impl TaskWatch {
     /// Goes back to the place behind the entry of this number.
     fn rewind(&mut self, history: &History, seq: u32) {
         self.mark = history.start();
-        self.standing = Standing::unborn();
+        self.snapshot = TaskSnapshot::initial();
         self.over = false;
         let mut events = history.iter();
         while self.mark.seq() < seq
             && let Some(event) = events.next()
         {
-            self.standing.follow(&event);
+            self.snapshot.follow(&event);
             self.mark = events.mark();
         }
     }
@@ -172,38 +172,38 @@ impl TaskWatch {
     /// The events since the last call; waits for one for at most `timeout`.
     ///
     /// ```
-    /// # use async_task_system::store::{Heard, Limits};
+    /// # use async_task_system::store::{WatchUpdate, Limits};
     /// # use async_task_system::{NewTask, SessionKey, TaskManager};
     /// let tasks = TaskManager::new(Limits::default(), None);
     /// let session = SessionKey::parse("me").expect("a valid key");
     /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
     /// let mut watch = tasks.watch(&session, id, None)?;
-    /// assert!(matches!(watch.next(std::time::Duration::ZERO), Heard::Events(now) if now.len() == 1));
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// assert!(matches!(watch.next(std::time::Duration::ZERO), WatchUpdate::Events(now) if now.len() == 1));
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
-    pub fn next(&mut self, timeout: Duration) -> Heard {
+    pub fn next(&mut self, timeout: Duration) -> WatchUpdate {
         if let Some(first) = self.first.take() {
-            return Heard::Events(vec![first]);
+            return WatchUpdate::Events(vec![first]);
         }
         let deadline = later(Instant::now(), timeout);
         loop {
             if self.over {
-                return Heard::Over;
+                return WatchUpdate::Over;
             }
             match self.read() {
-                Some(events) if !events.is_empty() => return Heard::Events(events),
+                Some(events) if !events.is_empty() => return WatchUpdate::Events(events),
                 Some(_) => {}
-                None => return Heard::Over,
+                None => return WatchUpdate::Over,
             }
             match self.bell.wait(deadline - Instant::now().min(deadline)) {
                 Wait::Changed => {}
-                Wait::Quiet => return Heard::Nothing,
+                Wait::Quiet => return WatchUpdate::Nothing,
                 // One more look: the last event may have come right before the end.
                 Wait::Over => {
                     return self
                         .read()
                         .filter(|e| !e.is_empty())
-                        .map_or(Heard::Over, Heard::Events);
+                        .map_or(WatchUpdate::Over, WatchUpdate::Events);
                 }
             }
         }
@@ -219,13 +219,13 @@ impl TaskWatch {
         while events.len() < BATCH
             && let Some(event) = unread.next()
         {
-            self.standing.follow(&event);
+            self.snapshot.follow(&event);
             if event.seq == newest {
                 // The task itself may know more than its history: a step that was not added.
-                self.standing = Standing::of(&record.task);
+                self.snapshot = TaskSnapshot::of(&record.task);
                 self.over = event.status.is_final();
             }
-            events.push(TaskEvent::new(self.task, &event, self.standing.clone()));
+            events.push(TaskEvent::new(self.task, &event, self.snapshot.clone()));
         }
         self.mark = unread.mark();
         Some(events)
@@ -235,39 +235,39 @@ impl TaskWatch {
 /// Reads the events of all of a session's tasks as they happen.
 ///
 /// ```
-/// use async_task_system::store::{Limits, SessionHeard};
+/// use async_task_system::store::{Limits, SessionUpdate};
 /// use async_task_system::{NewTask, SessionKey, TaskManager};
 /// use std::time::Duration;
 ///
 /// let tasks = TaskManager::new(Limits::default(), None);
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// let mut watch = tasks.watch_session(&session)?;
-/// assert!(matches!(watch.next(Duration::ZERO), SessionHeard::State(stats) if stats.total == 0));
+/// assert!(matches!(watch.next(Duration::ZERO), SessionUpdate::State(stats) if stats.total == 0));
 /// let task = tasks.create(&session, NewTask::new("Report"))?;
-/// let SessionHeard::Event(event) = watch.next(Duration::from_secs(1)) else { panic!("an event") };
+/// let SessionUpdate::Event(event) = watch.next(Duration::from_secs(1)) else { panic!("an event") };
 /// assert_eq!(event.task, task.id);
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 pub struct SessionWatch {
-    seat: Seat,
-    backlog: Backlog,
+    seat: Subscription,
+    backlog: EventQueue,
 }
 
-/// What a [`SessionWatch`] heard.
+/// What a [`SessionWatch`] has to tell.
 ///
 /// ```
-/// # use async_task_system::store::{Limits, SessionHeard};
+/// # use async_task_system::store::{Limits, SessionUpdate};
 /// # use async_task_system::{NewTask, SessionKey, TaskManager};
 /// let tasks = TaskManager::new(Limits::default(), None);
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// let mut watch = tasks.watch_session(&session)?;
 /// let first = watch.next(std::time::Duration::ZERO);
-/// assert!(matches!(first, SessionHeard::State(stats) if stats.total == 0));
-/// assert_eq!(watch.next(std::time::Duration::ZERO), SessionHeard::Nothing);
-/// # Ok::<(), async_task_system::Refused>(())
+/// assert!(matches!(first, SessionUpdate::State(stats) if stats.total == 0));
+/// assert_eq!(watch.next(std::time::Duration::ZERO), SessionUpdate::Nothing);
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Debug, PartialEq, Eq)]
-pub enum SessionHeard {
+pub enum SessionUpdate {
     /// The counters now. The first thing told; later, it says that the tasks have changed in a
     /// way not told singly: events were missed by a slow reader, or a cleanup removed tasks.
     State(Stats),
@@ -283,7 +283,7 @@ impl SessionWatch {
     /// What happens next; waits for it for at most `timeout`.
     ///
     /// ```
-    /// # use async_task_system::store::{Limits, SessionHeard};
+    /// # use async_task_system::store::{Limits, SessionUpdate};
     /// # use async_task_system::{NewTask, SessionKey, TaskManager};
     /// let tasks = TaskManager::new(Limits::default(), None);
     /// let session = SessionKey::parse("me").expect("a valid key");
@@ -291,32 +291,32 @@ impl SessionWatch {
     /// watch.next(std::time::Duration::ZERO);
     /// tasks.create(&session, NewTask::new("Report"))?;
     /// let next = watch.next(std::time::Duration::from_secs(1));
-    /// assert!(matches!(next, SessionHeard::Event(event) if event.seq == 1));
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// assert!(matches!(next, SessionUpdate::Event(event) if event.seq == 1));
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
-    pub fn next(&mut self, timeout: Duration) -> SessionHeard {
+    pub fn next(&mut self, timeout: Duration) -> SessionUpdate {
         let deadline = later(Instant::now(), timeout);
         loop {
             let waited = match self.backlog.events.try_recv() {
                 Ok(message) => Ok(message),
-                Err(_) if self.backlog.missed.load(SeqCst) => match self.settle() {
-                    Some(stats) => return SessionHeard::State(stats),
+                Err(_) if self.backlog.missed.load(SeqCst) => match self.resync() {
+                    Some(stats) => return SessionUpdate::State(stats),
                     None => continue,
                 },
                 Err(_) => self.backlog.events.recv_deadline(deadline),
             };
             match waited {
-                Ok(Some(event)) => return SessionHeard::Event(event),
+                Ok(Some(event)) => return SessionUpdate::Event(event),
                 Ok(None) => {}
-                Err(RecvTimeoutError::Timeout) => return SessionHeard::Nothing,
-                Err(RecvTimeoutError::Disconnected) => return SessionHeard::Over,
+                Err(RecvTimeoutError::Timeout) => return SessionUpdate::Nothing,
+                Err(RecvTimeoutError::Disconnected) => return SessionUpdate::Over,
             }
         }
     }
 
     /// The counters, from which on every event is told again; `None` where one has come
     /// meanwhile that belongs before them.
-    fn settle(&self) -> Option<Stats> {
+    fn resync(&self) -> Option<Stats> {
         // Events are published under the write lock: none comes while this is held.
         let state = self.seat.session.state.read();
         self.backlog.events.is_empty().then(|| {
@@ -331,15 +331,15 @@ impl TaskManager {
     /// follow from the one behind that number of the history.
     ///
     /// ```
-    /// # use async_task_system::store::{Heard, Limits};
+    /// # use async_task_system::store::{WatchUpdate, Limits};
     /// # use async_task_system::{NewTask, SessionKey, TaskManager};
     /// let tasks = TaskManager::new(Limits::default(), None);
     /// let session = SessionKey::parse("me").expect("a valid key");
     /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
     /// let mut watch = tasks.watch(&session, id, Some(0))?;
-    /// let Heard::Events(all) = watch.next(std::time::Duration::ZERO) else { panic!("it has some") };
+    /// let WatchUpdate::Events(all) = watch.next(std::time::Duration::ZERO) else { panic!("it has some") };
     /// assert_eq!(all[0].seq, 1);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     ///
     /// # Errors
@@ -350,12 +350,12 @@ impl TaskManager {
         key: &SessionKey,
         id: TaskId,
         after: Option<u32>,
-    ) -> Result<TaskWatch, Refused> {
+    ) -> Result<TaskWatch, StoreError> {
         self.watch_task(key, id, |bell, record| TaskWatch::new(bell, record, after))
     }
 
     /// A bell that rings at each change of the task.
-    pub(crate) fn bell(&self, key: &SessionKey, id: TaskId) -> Result<Bell, Refused> {
+    pub(crate) fn bell(&self, key: &SessionKey, id: TaskId) -> Result<ChangeSignal, StoreError> {
         self.watch_task(key, id, |bell, _| bell)
     }
 
@@ -363,21 +363,21 @@ impl TaskManager {
         &self,
         key: &SessionKey,
         id: TaskId,
-        begin: impl FnOnce(Bell, &Record) -> R,
-    ) -> Result<R, Refused> {
-        let session = self.find(key).ok_or(Refused::TaskNotFound)?;
+        begin: impl FnOnce(ChangeSignal, &Record) -> R,
+    ) -> Result<R, StoreError> {
+        let session = self.find(key).ok_or(StoreError::TaskNotFound)?;
         let mut state = session.state.write();
         // Not before the stop has come to this session: its tasks still have an end to tell.
         if state.hub.is_closed() {
-            return Err(Refused::Stopping);
+            return Err(StoreError::Stopping);
         }
         let (watcher, signals) = state.hub.watch_task(id);
         let Some(record) = state.get(id) else {
             state.hub.leave(watcher);
-            return Err(Refused::TaskNotFound);
+            return Err(StoreError::TaskNotFound);
         };
-        let bell = Bell {
-            seat: Seat::take(&session, watcher),
+        let bell = ChangeSignal {
+            seat: Subscription::take(&session, watcher),
             signals,
         };
         Ok(begin(bell, record))
@@ -393,13 +393,13 @@ impl TaskManager {
     /// let watch = tasks.watch_session(&session)?;
     /// // As long as it is open, the session does not count as idle.
     /// drop(watch);
-    /// # Ok::<(), async_task_system::Refused>(())
+    /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     ///
     /// # Errors
     ///
     /// `TooManySessions`, `StoreFull` or `Stopping`.
-    pub fn watch_session(&self, key: &SessionKey) -> Result<SessionWatch, Refused> {
+    pub fn watch_session(&self, key: &SessionKey) -> Result<SessionWatch, StoreError> {
         loop {
             let session = self.find_or_create(key)?;
             let mut state = session.state.write();
@@ -411,17 +411,17 @@ impl TaskManager {
             // The first thing to tell is the state now.
             backlog.missed.store(true, SeqCst);
             return Ok(SessionWatch {
-                seat: Seat::take(&session, watcher),
+                seat: Subscription::take(&session, watcher),
                 backlog,
             });
         }
     }
 }
 
-impl Seat {
-    fn take(session: &Arc<Session>, id: WatcherId) -> Seat {
+impl Subscription {
+    fn take(session: &Arc<Session>, id: WatcherId) -> Subscription {
         session.watching.fetch_add(1, SeqCst);
-        Seat {
+        Subscription {
             session: session.clone(),
             id,
         }
@@ -439,11 +439,11 @@ mod tests {
         let key = SessionKey::parse("k").expect("a valid key");
         let id = tasks.create(&key, NewTask::new("n")).expect("room").id;
         let mut task = tasks.watch(&key, id, Some(0)).expect("there");
-        assert!(matches!(task.next(Duration::MAX), Heard::Events(_)));
+        assert!(matches!(task.next(Duration::MAX), WatchUpdate::Events(_)));
         let mut session = tasks.watch_session(&key).expect("there");
         assert!(matches!(
             session.next(Duration::MAX),
-            SessionHeard::State(_)
+            SessionUpdate::State(_)
         ));
     }
 
@@ -458,6 +458,6 @@ mod tests {
         assert_eq!(bell.wait(Duration::ZERO), Wait::Quiet);
         tasks.close("server stopped");
         assert_eq!(bell.wait(Duration::ZERO), Wait::Over);
-        assert_eq!(tasks.bell(&key, id).err(), Some(Refused::Stopping));
+        assert_eq!(tasks.bell(&key, id).err(), Some(StoreError::Stopping));
     }
 }

@@ -72,7 +72,7 @@ pub(crate) fn later(from: Instant, by: Duration) -> Instant {
 /// assert_eq!((&*created.name, created.description.as_deref()), ("Report", Some("of June")));
 /// assert_eq!((&*created.kind, created.attempt, created.progress), ("sample", 1, 0));
 /// assert_eq!(created.created_at, created.updated_at);
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -123,19 +123,19 @@ pub struct Task {
 ///
 /// ```
 /// # use async_task_system::store::Limits;
-/// # use async_task_system::task::Forbidden;
-/// # use async_task_system::{NewTask, Refused, SessionKey, TaskStatus, TaskSystem};
+/// # use async_task_system::task::TransitionError;
+/// # use async_task_system::{NewTask, StoreError, SessionKey, TaskStatus, TaskSystem};
 /// let system = TaskSystem::start(&Default::default(), Default::default())?;
 /// let session = SessionKey::parse("me").expect("a valid key");
 /// let id = system.tasks().create(&session, NewTask::new("Report"))?.id;
 /// system.execution().cancel(&session, id)?;
 ///
 /// let again = system.execution().cancel(&session, id).expect_err("it has ended");
-/// assert_eq!(again, Refused::Forbidden(Forbidden::AlreadyFinished(TaskStatus::Cancelled)));
+/// assert_eq!(again, StoreError::TransitionError(TransitionError::AlreadyFinished(TaskStatus::Cancelled)));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forbidden {
+pub enum TransitionError {
     /// `start` of a task that is queued or running, or has ended.
     NotStartable(TaskStatus),
     /// `cancel` of a task that has ended.
@@ -157,10 +157,10 @@ pub(crate) enum Change {
 
 impl Task {
     /// Whether `start` is allowed now.
-    pub(crate) fn check_queue(&self) -> Result<(), Forbidden> {
+    pub(crate) fn check_queue(&self) -> Result<(), TransitionError> {
         match self.status {
             TaskStatus::Pending if !self.queued => Ok(()),
-            other => Err(Forbidden::NotStartable(other)),
+            other => Err(TransitionError::NotStartable(other)),
         }
     }
 
@@ -221,18 +221,18 @@ impl Task {
     }
 
     /// Whether `cancel` is allowed now.
-    pub(crate) fn check_cancel(&self) -> Result<(), Forbidden> {
+    pub(crate) fn check_cancel(&self) -> Result<(), TransitionError> {
         match self.status {
             TaskStatus::Pending | TaskStatus::Running => Ok(()),
-            other => Err(Forbidden::AlreadyFinished(other)),
+            other => Err(TransitionError::AlreadyFinished(other)),
         }
     }
 
     /// Whether `retry` is allowed now.
-    pub(crate) fn check_retry(&self) -> Result<(), Forbidden> {
+    pub(crate) fn check_retry(&self) -> Result<(), TransitionError> {
         match self.status {
             TaskStatus::Failed | TaskStatus::Cancelled => Ok(()),
-            other => Err(Forbidden::NotRetryable(other)),
+            other => Err(TransitionError::NotRetryable(other)),
         }
     }
 

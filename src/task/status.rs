@@ -195,7 +195,7 @@ impl EventKind {
 /// })?;
 /// let first = first.expect("every task was created");
 /// assert_eq!((&first["seq"], &first["event"]), (&1.into(), &"created".into()));
-/// # Ok::<(), async_task_system::Refused>(())
+/// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HistoryEvent<'a> {

@@ -328,7 +328,7 @@ fn executors_that_never_return_do_not_stop_the_others() {
     let stuck: Vec<_> = (0..3).map(|_| server.run("stuck")).collect();
     let quick = server.run("quick");
     server.wait_status(&quick, "completed");
-    // Also when the stand-ins have been held in their turn.
+    // Also when the spare workers have been held in their turn.
     let paced = json!({ "delayMs": 100 });
     let paced = id_of(&server.post("/demo/tasks/sample", paced).expect(201));
     server.wait_status(&paced, "completed");

@@ -155,7 +155,7 @@ fn what_is_in_use_is_shown_and_given_back() {
     assert_eq!(now["task_system_streams"], 1.0);
     assert_eq!(now["task_system_workers"], 2.0);
     assert_eq!(now["task_system_workers_busy"], 1.0);
-    assert_eq!(now["task_system_stand_ins"], 0.0);
+    assert_eq!(now["task_system_spare_workers"], 0.0);
     assert_eq!(now["task_system_active_tasks"], 2.0);
     assert!(now["task_system_connections"] >= 2.0);
     server.gate.open();

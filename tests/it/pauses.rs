@@ -122,7 +122,7 @@ fn an_executor_called_off_in_its_pause_is_dropped_by_a_worker_and_frees_its_plac
     let name = || dropped_on.lock().expect("not poisoned").clone();
     wait_until(|| name().is_some());
     let name = name().unwrap_or_default();
-    let works = name.starts_with("worker-") || name.starts_with("stand-in-");
+    let works = name.starts_with("worker-") || name.starts_with("spare-");
     assert!(works, "{name}");
 }
 

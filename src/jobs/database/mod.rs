@@ -81,7 +81,7 @@ pub(super) trait Database: Send + Sync {
     fn transact(&self, duty: Duty, work: &mut Work<'_>) -> Result<(), DatabaseError>;
 
     /// Returns when what was written before survives a power failure as well.
-    fn settle(&self) -> Result<(), DatabaseError>;
+    fn sync(&self) -> Result<(), DatabaseError>;
 
     /// Tells the other processes, where there can be any.
     fn notify(&self, duty: Duty, message: &str) -> Result<(), DatabaseError>;

@@ -36,7 +36,7 @@ const MAX_LOG: u64 = 32 << 20;
 /// How many free pages are given back at a time.
 const PAGES: u32 = 2_000;
 
-/// SQLite has one writer at a time; here they queue for a lock, not for a sleep. [`settle`](Database::settle) syncs
+/// SQLite has one writer at a time; here they queue for a lock, not for a sleep. [`sync`](Database::sync) syncs
 /// the log, so that nobody waits for the disk under the lock.
 pub(super) struct SqliteDatabase {
     connections: PerDuty<Connections>,
@@ -241,7 +241,7 @@ impl Database for SqliteDatabase {
 
     /// What is not in the log any more was synced on its way into the file. The log is opened anew each
     /// time: SQLite may have made a new one.
-    fn settle(&self) -> Result<(), DatabaseError> {
+    fn sync(&self) -> Result<(), DatabaseError> {
         self.file.check()?;
         match File::open(&self.log) {
             Ok(log) => Ok(log.sync_data()?),
@@ -403,7 +403,7 @@ mod tests {
                 .write(Duty::Request, change, "")
                 .expect("it writes");
             assert!(database.log.exists(), "{}", database.log.display());
-            database.settle().expect("it syncs");
+            database.sync().expect("it syncs");
         }
         std::fs::remove_dir_all(&folder).expect("it is removed");
     }

@@ -94,7 +94,7 @@ statements! {
              AND NOT EXISTS (SELECT 1 FROM jobs AS o WHERE o.unique_key = jobs.unique_key \
                AND coalesce(o.user_id, '') = coalesce(jobs.user_id, '') AND o.status < 3) \
              RETURNING {job}",
-        receipt: format!(
+        stored: format!(
             "SELECT {{object}}('fingerprint', fingerprint, 'status', status, \
              'location', location, 'body', body){{text}} FROM job_receipts WHERE user_id = ({{arg:user}}) \
              AND key = ({{arg:key}}) AND at > {{now}} - {RECEIPTS_FOR}"

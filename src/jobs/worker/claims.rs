@@ -275,7 +275,7 @@ impl Claims {
     }
 
     /// How many are held, and how many of them are ahead.
-    pub(super) fn figures(&self) -> (usize, usize) {
+    pub(super) fn stats(&self) -> (usize, usize) {
         let table = self.table.lock();
         (table.held.len(), table.ahead)
     }

@@ -14,7 +14,7 @@ use crate::jobs::database::{DatabaseError, Duty};
 use crate::jobs::storage::{Claim, Done, Storage};
 use crate::jobs::work::{End, Release, Written};
 use crate::jobs::worker::Shared;
-use crate::jobs::worker::outage::Outage;
+use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::presence::WORK_AFTER;
 use crate::jobs::worker::run::JobRun;
 
@@ -80,7 +80,7 @@ pub(super) struct Completer {
     /// Until when ends are written without waiting for rows that somebody holds.
     careful_until: Option<Instant>,
     stop: Option<Stop>,
-    outage: Outage,
+    backoff: Backoff,
 }
 
 impl Completer {
@@ -98,7 +98,7 @@ impl Completer {
             has_suspects: false,
             careful_until: None,
             stop: None,
-            outage: Outage::new("completer"),
+            backoff: Backoff::new("completer"),
         }
     }
 
@@ -108,8 +108,8 @@ impl Completer {
             let pause = match &round {
                 Ok(()) => self.until_due(),
                 Err(error) => {
-                    self.outage.complain(error);
-                    self.outage.pause()
+                    self.backoff.complain(error);
+                    self.backoff.pause()
                 }
             };
             match self.stop {
@@ -122,7 +122,7 @@ impl Completer {
         }
     }
 
-    /// Takes what comes within `pause`, and what is there besides. During an outage it goes on listening.
+    /// Takes what comes within `pause`, and what is there besides. During an backoff it goes on listening.
     fn listen(&mut self, events: &Receiver<Event>, pause: Duration) {
         let mut end = Instant::now() + pause;
         let is_away = self.shared.completing.is_away();
@@ -207,11 +207,11 @@ impl Completer {
             self.write_pauses(false)?;
         }
         self.write_reports()?;
-        if self.outage.is_on() {
+        if self.backoff.is_on() {
             // What could not be written has become nobody's, and nothing is claimed before something gets through.
             let shared = self.shared.clone();
             let finish = || shared.storage.finish(&[]);
-            self.outage.watch(&shared.completing, finish)?;
+            self.backoff.watch(&shared.completing, finish)?;
         }
         ends
     }
@@ -228,7 +228,7 @@ impl Completer {
             }
             let (shared, ends) = (self.shared.clone(), &self.ends[..count]);
             let finish = || shared.storage.finish(ends);
-            match self.outage.watch(&shared.completing, finish) {
+            match self.backoff.watch(&shared.completing, finish) {
                 Ok(written) => self.are_written(count, &written),
                 // Somebody holds one of the rows: that is no reason for the others to wait.
                 Err(DatabaseError::Busy(_)) => {
@@ -244,7 +244,7 @@ impl Completer {
     fn write_free_ends(&mut self, count: usize) -> Done<()> {
         let (shared, ends) = (self.shared.clone(), &self.ends[..count]);
         let finish = || shared.storage.finish_free(ends);
-        let (free, written) = self.outage.watch(&shared.completing, finish)?;
+        let (free, written) = self.backoff.watch(&shared.completing, finish)?;
         let is_free = |end: &End| free.contains(&end.claim.id);
         self.ends[..count].sort_by_key(|end| !is_free(end));
         let count = self.ends[..count].iter().filter(|end| is_free(end)).count();
@@ -276,7 +276,7 @@ impl Completer {
         let shared = self.shared.clone();
         let mut finish = |end: &End| {
             let finish = || shared.storage.finish(std::slice::from_ref(end));
-            self.outage.watch(&shared.completing, finish)
+            self.backoff.watch(&shared.completing, finish)
         };
         match finish(end) {
             Err(error) if !error.is_outage() => {
@@ -294,8 +294,8 @@ impl Completer {
         self.shared.meter.finished(&ends, written);
         self.shared.written(ends.iter().map(|end| end.claim));
         // Shown, then made safe: nobody waits for the disk to learn of an end.
-        if let Err(error) = self.shared.storage.settle() {
-            self.outage.complain(&error);
+        if let Err(error) = self.shared.storage.sync() {
+            self.backoff.complain(&error);
         }
     }
 
@@ -390,7 +390,7 @@ impl Completer {
             let is_done = written.done.contains(&report.claim.id);
             if !written.holds(report.claim) {
                 self.shared.lose(report.claim);
-            } else if !is_done || run.has_newer_report(&report.standing) {
+            } else if !is_done || run.has_newer_report(&report.latest) {
                 self.reported.push(run);
             }
         }
@@ -415,7 +415,7 @@ impl Completer {
         let shared = self.shared.clone();
         let mut watched = |rows: &[T]| {
             let write = || write(&shared.storage, rows);
-            self.outage.watch(&shared.completing, write)
+            self.backoff.watch(&shared.completing, write)
         };
         match watched(rows) {
             Err(error) if !error.is_outage() => {}

@@ -12,7 +12,7 @@ use crate::jobs::sql::work::LANES;
 use crate::jobs::storage::{Claim, Done};
 use crate::jobs::work::{ClaimQuery, KindMark, Place, Release};
 use crate::jobs::worker::Shared;
-use crate::jobs::worker::outage::Outage;
+use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::run::JobRun;
 
 /// The most jobs claimed ahead.
@@ -47,7 +47,7 @@ pub(super) struct Fetcher {
     looked: Option<Instant>,
     /// Until when claims look behind the marks only.
     spare_until: Option<Instant>,
-    outage: Outage,
+    backoff: Backoff,
 }
 
 impl Fetcher {
@@ -63,7 +63,7 @@ impl Fetcher {
             promoted: None,
             looked: None,
             spare_until: None,
-            outage: Outage::new("fetcher"),
+            backoff: Backoff::new("fetcher"),
             shared,
         }
     }
@@ -71,9 +71,9 @@ impl Fetcher {
     pub(super) fn run(mut self, called: &Receiver<()>) {
         while !self.shared.is_stopping() {
             let next = self.round(called).unwrap_or_else(|error| {
-                self.outage.complain(&error);
+                self.backoff.complain(&error);
                 self.shared.leave_to_others();
-                self.outage.pause()
+                self.backoff.pause()
             });
             let _ = called.recv_timeout(next);
             // Whoever called before this round is served by it.
@@ -86,7 +86,7 @@ impl Fetcher {
         let look_every = self.shared.options.look_every();
         if self.promoted.is_none_or(|at| at.elapsed() >= look_every) {
             let shared = self.shared.clone();
-            self.outage
+            self.backoff
                 .watch(&shared.claiming, || shared.storage.promote())?;
             self.promoted = Some(Instant::now());
             // Another process may have come upon some.
@@ -108,7 +108,7 @@ impl Fetcher {
     fn until_next(&mut self, look_every: Duration) -> Done<Duration> {
         let shared = self.shared.clone();
         let next = self
-            .outage
+            .backoff
             .watch(&shared.claiming, || shared.storage.next_run())?;
         if next.is_some_and(|next| next < look_every) {
             self.promoted = None;
@@ -175,13 +175,13 @@ impl Fetcher {
         };
         let begun = Instant::now();
         let claim = || shared.storage.claim(&query);
-        let jobs = self.outage.watch(&shared.claiming, claim)?;
+        let jobs = self.backoff.watch(&shared.claiming, claim)?;
         if lane == 1 {
             self.kinds = kinds;
             self.note_pace(is_spare, begun.elapsed(), &jobs);
         }
         let count = jobs.len();
-        self.launch(jobs, lane, until)?;
+        self.enqueue(jobs, lane, until)?;
         Ok(count)
     }
 
@@ -201,7 +201,7 @@ impl Fetcher {
         }
     }
 
-    fn launch(&mut self, jobs: Vec<Claimed>, lane: u8, until: u64) -> Done<()> {
+    fn enqueue(&mut self, jobs: Vec<Claimed>, lane: u8, until: u64) -> Done<()> {
         let shared = &self.shared;
         let mut refused = Vec::new();
         for job in jobs {
@@ -216,7 +216,7 @@ impl Fetcher {
             };
             let run = JobRun::new(job, held, shared.clone());
             if !shared.is_stopping() {
-                shared.pool.launch(run, None);
+                shared.pool.enqueue(run, None);
             }
         }
         if refused.is_empty() {
@@ -224,7 +224,7 @@ impl Fetcher {
         }
         let shared = self.shared.clone();
         let release = || shared.storage.release(Duty::Claim, &refused);
-        self.outage.watch(&shared.claiming, release).map(drop)
+        self.backoff.watch(&shared.claiming, release).map(drop)
     }
 
     /// A window that was used up at once was too small; one that lasted was too large: what is

@@ -8,7 +8,7 @@ use crate::jobs::database::Duty;
 use crate::jobs::storage::{Claim, Done};
 use crate::jobs::work::{Release, Renewal};
 use crate::jobs::worker::Shared;
-use crate::jobs::worker::outage::Outage;
+use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::run::pool_id;
 
 /// The most leases renewed in one statement.
@@ -18,7 +18,7 @@ struct Heartbeat<'a> {
     shared: &'a Shared,
     /// Claims whose lease was over here, still to be given back.
     lapsed: Vec<Claim>,
-    outage: Outage,
+    backoff: Backoff,
 }
 
 /// Until the stop.
@@ -26,7 +26,7 @@ pub(super) fn run(shared: &Shared, hurried: &Receiver<()>) {
     let mut heartbeat = Heartbeat {
         shared,
         lapsed: Vec::new(),
-        outage: Outage::new("heartbeat"),
+        backoff: Backoff::new("heartbeat"),
     };
     let mut pause = shared.options.renew_every();
     while !shared.is_stopping() {
@@ -44,8 +44,8 @@ impl Heartbeat<'_> {
         match self.beat() {
             Ok(()) => renew_every,
             Err(error) => {
-                self.outage.complain(&error);
-                self.outage.pause().min(renew_every)
+                self.backoff.complain(&error);
+                self.backoff.pause().min(renew_every)
             }
         }
     }
@@ -53,11 +53,11 @@ impl Heartbeat<'_> {
     fn beat(&mut self) -> Done<()> {
         let round = self.shared.claims.round();
         self.note_lapsed(round.lapsed);
-        if round.renew.is_empty() && self.lapsed.is_empty() && self.outage.is_on() {
+        if round.renew.is_empty() && self.lapsed.is_empty() && self.backoff.is_on() {
             // Nothing is claimed before a renewal has got through, and nothing is held any more: so an empty one.
             let shared = self.shared;
             let renew = || shared.storage.renew(&[]);
-            self.outage.watch(&shared.renewing, renew)?;
+            self.backoff.watch(&shared.renewing, renew)?;
         }
         for part in round.renew.chunks(MAX_BATCH) {
             self.renew(part)?;
@@ -89,7 +89,7 @@ impl Heartbeat<'_> {
         });
         let renewals: Vec<_> = renewals.collect();
         let renew = || shared.storage.renew(&renewals);
-        let renewed = self.outage.watch(&shared.renewing, renew)?;
+        let renewed = self.backoff.watch(&shared.renewing, renew)?;
         let claims = || part.iter().map(|(claim, _)| *claim);
         let is_prolonged = |claim: &Claim| renewed.done.contains(&claim.id);
         shared.claims.prolong(claims().filter(is_prolonged), until);
@@ -108,7 +108,7 @@ impl Heartbeat<'_> {
             let release = |claim: &Claim| Release::new(*claim, Duration::ZERO, "its lease ended");
             let releases: Vec<_> = self.lapsed[..count].iter().map(release).collect();
             let release = || shared.storage.release(Duty::Renew, &releases);
-            self.outage.watch(&shared.renewing, release)?;
+            self.backoff.watch(&shared.renewing, release)?;
             self.lapsed.drain(..count);
             shared.wake();
         }

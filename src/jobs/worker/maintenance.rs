@@ -12,7 +12,7 @@ use crate::jobs::database::Duty;
 use crate::jobs::storage::{Claim, Done, Storage};
 use crate::jobs::work::Rescued;
 use crate::jobs::worker::Shared;
-use crate::jobs::worker::outage::{DutyState, Outage};
+use crate::jobs::worker::backoff::{Backoff, DutyState};
 use crate::threads::{self, join_until};
 
 /// How often it looks, where no worker wants it more often.
@@ -47,7 +47,7 @@ struct Upkeep {
     tidied: Instant,
     /// When the database was last found to be away.
     away: Option<Instant>,
-    outage: Outage,
+    backoff: Backoff,
 }
 
 impl Maintenance {
@@ -64,7 +64,7 @@ impl Maintenance {
             purged: None,
             tidied: Instant::now(),
             away: None,
-            outage: Outage::new("maintenance"),
+            backoff: Backoff::new("maintenance"),
         };
         let thread = threads::spawn("maintenance", move || upkeep.run(&stopped))?;
         Ok(Maintenance {
@@ -93,8 +93,8 @@ impl Upkeep {
             let pause = match self.round() {
                 Ok(()) => self.look_every(),
                 Err(error) => {
-                    self.outage.complain(&error);
-                    self.outage.pause()
+                    self.backoff.complain(&error);
+                    self.backoff.pause()
                 }
             };
             if let Err(RecvTimeoutError::Disconnected) = stopped.recv_timeout(pause) {
@@ -110,7 +110,7 @@ impl Upkeep {
 
     /// What the database refuses in one step is no reason to leave out the others.
     fn round(&mut self) -> Done<()> {
-        if self.outage.is_on() {
+        if self.backoff.is_on() {
             self.away = Some(Instant::now());
         }
         for step in [
@@ -122,7 +122,7 @@ impl Upkeep {
         ] {
             match step(self) {
                 Err(error) if error.is_outage() => return Err(error),
-                Err(error) => self.outage.complain(&error),
+                Err(error) => self.backoff.complain(&error),
                 Ok(()) => {}
             }
         }
@@ -131,7 +131,7 @@ impl Upkeep {
 
     fn fold(&mut self) -> Done<()> {
         let (storage, state) = (self.storage.clone(), self.state.clone());
-        self.outage
+        self.backoff
             .watch(&state, || storage.fold_counts())
             .map(drop)
     }
@@ -142,7 +142,7 @@ impl Upkeep {
         }
         self.tidied = Instant::now();
         let (storage, state) = (self.storage.clone(), self.state.clone());
-        self.outage.watch(&state, || storage.database.tidy())
+        self.backoff.watch(&state, || storage.database.tidy())
     }
 
     fn rescue(&mut self) -> Done<()> {
@@ -150,23 +150,23 @@ impl Upkeep {
         let Some(rescuer) = &self.rescuer else {
             return Ok(());
         };
-        // After an outage workers that live give back themselves what they could not keep.
+        // After an backoff workers that live give back themselves what they could not keep.
         let grace = rescuer.shared.options.renew_every() * 2;
         if self.away.is_some_and(|at| at.elapsed() < grace) {
-            // An outage is over when something has been asked.
-            return self.outage.watch(&state, || storage.lapsed()).map(drop);
+            // An backoff is over when something has been asked.
+            return self.backoff.watch(&state, || storage.lapsed()).map(drop);
         }
-        self.outage.watch(&state, || rescuer.rescue(&storage))
+        self.backoff.watch(&state, || rescuer.rescue(&storage))
     }
 
     /// Before anything is judged by the clock: where that is this system's own, somebody may have set it.
     fn follow_clock(&mut self) -> Done<()> {
-        // What asks no database says nothing of an outage.
+        // What asks no database says nothing of an backoff.
         if self.storage.boot.is_none() {
             return Ok(());
         }
         let (storage, state) = (self.storage.clone(), self.state.clone());
-        self.outage
+        self.backoff
             .watch(&state, || storage.follow_clock(Duty::Maintain))
     }
 
@@ -180,10 +180,10 @@ impl Upkeep {
         while self.purged.is_none_or(|at| at.elapsed() >= PURGE_EVERY)
             && begun.elapsed() < PURGE_FOR
         {
-            let jobs = self.outage.watch(&state, || storage.purge(retention))?;
-            let receipts = self.outage.watch(&state, || storage.purge_receipts())?;
+            let jobs = self.backoff.watch(&state, || storage.purge(retention))?;
+            let idempotency = self.backoff.watch(&state, || storage.purge_receipts())?;
             // Some at a time, until there are none.
-            self.purged = (jobs + receipts == 0).then(Instant::now);
+            self.purged = (jobs + idempotency == 0).then(Instant::now);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! held, and whether it may run on, [`claims`] alone decides; every write carries the claim's token, and one that is
 //! not the newest changes nothing.
 
+mod backoff;
 pub(super) mod claims;
 mod completer;
 mod fetcher;
@@ -13,7 +14,6 @@ mod heartbeat;
 pub(super) mod maintenance;
 #[cfg(test)]
 mod model;
-mod outage;
 mod presence;
 mod run;
 
@@ -30,10 +30,10 @@ use crate::jobs::clock::BootClock;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::work::End;
+use crate::jobs::worker::backoff::DutyState;
 use crate::jobs::worker::claims::{Claims, Held};
 use crate::jobs::worker::completer::{Completer, Event, Stop};
 use crate::jobs::worker::fetcher::Fetcher;
-use crate::jobs::worker::outage::DutyState;
 use crate::jobs::worker::run::{JobRun, pool_id};
 use crate::metrics::Exposition;
 use crate::threads::{self, join_until};
@@ -46,7 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const MAX_UNWRITTEN: usize = 4_000;
 
 /// Calls workers, since jobs were added. Never blocks.
-pub(super) type Bell = Arc<dyn Fn() + Send + Sync>;
+pub(super) type Wakeup = Arc<dyn Fn() + Send + Sync>;
 
 /// How the queue runs.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +96,7 @@ struct Shared {
     /// Something was added that others were not told of: this process was thought to claim all of it.
     is_untold: AtomicBool,
     /// Calls the workers of other processes. Never blocks.
-    call_others: Bell,
+    call_others: Wakeup,
     /// Ends that wait to be written.
     unwritten: AtomicUsize,
     /// The fetcher found no room but for what is being written.
@@ -172,7 +172,7 @@ impl Shared {
 
     /// Something was added. Others are called where this process has enough to do, or finds more than it can take.
     fn added(&self) {
-        let (_, ahead) = self.claims.figures();
+        let (_, ahead) = self.claims.stats();
         let is_idle = ahead == 0 && !self.has_more.load(SeqCst) && self.pool.has_free_worker();
         match is_idle && !self.is_away() {
             true => self.is_untold.store(true, SeqCst),
@@ -223,7 +223,7 @@ impl Queue {
         pool: Pool,
         options: QueueOptions,
         meter: Arc<JobMeter>,
-        call_others: Bell,
+        call_others: Wakeup,
     ) -> std::io::Result<Queue> {
         let (events, happened) = unbounded();
         let (wake, called) = bounded(1);
@@ -311,7 +311,7 @@ impl Queue {
 
     /// Writes what it holds, with names that begin with `noun`.
     pub(super) fn write(&self, noun: &str, out: &mut Exposition) {
-        let (held, ahead) = self.shared.claims.figures();
+        let (held, ahead) = self.shared.claims.stats();
         let help = "Jobs that this process has claimed: ahead, running and pausing ones, and those whose end \
                     waits to be written.";
         out.gauge(&format!("{noun}_held"), help, held);
@@ -348,7 +348,7 @@ impl Queue {
         for thread in threads {
             join_until(thread, deadline);
         }
-        let (left, _) = self.shared.claims.figures();
+        let (left, _) = self.shared.claims.stats();
         if left > 0 {
             log::warn!("{left} jobs were not given back, and wait for the end of their leases");
         }

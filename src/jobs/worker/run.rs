@@ -8,15 +8,15 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::engine::pool::Assignment;
+use crate::engine::pool::AttemptHandle;
 use crate::executor::{Report, StopHandle, TaskError, TaskInput};
 use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::storage::Claim;
-use crate::jobs::work::{Begin, End, Finish, Pause, Reported, Standing};
+use crate::jobs::work::{Begin, End, Finish, Pause, Progress, Reported};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
 use crate::jobs::worker::presence::Presence;
-use crate::store::Ending;
+use crate::store::AttemptResult;
 
 /// The longest step and message kept, in bytes.
 const MAX_STEP: usize = 400;
@@ -47,7 +47,7 @@ pub(super) struct JobRun {
 /// What its executor has reported.
 #[derive(Default)]
 struct News {
-    standing: Standing,
+    latest: Progress,
     /// The completer knows that there is something to take.
     is_told: bool,
 }
@@ -142,29 +142,29 @@ impl JobRun {
 
     /// The newest report, where it still counts.
     pub(super) fn report(&self) -> Option<Reported> {
-        let standing = self.news.lock().standing.clone();
+        let latest = self.news.lock().latest.clone();
         self.held.is_running().then(|| Reported {
             claim: self.claim(),
-            standing,
+            latest,
         })
     }
 
     /// This is written. Whether there is a newer report; if not, the completer is told of the next one.
-    pub(super) fn has_newer_report(&self, written: &Standing) -> bool {
+    pub(super) fn has_newer_report(&self, written: &Progress) -> bool {
         let mut news = self.news.lock();
-        news.is_told = news.standing != *written;
+        news.is_told = news.latest != *written;
         news.is_told
     }
 
-    fn end_with(&self, ending: Ending) -> End {
-        let mut standing = self.news.lock().standing.clone();
+    fn end_with(&self, ending: AttemptResult) -> End {
+        let mut latest = self.news.lock().latest.clone();
         let attempt = self.attempt();
         let (status, result, message) = match ending {
-            Ending::Completed(result) => {
-                standing.progress = 100;
+            AttemptResult::Completed(result) => {
+                latest.progress = 100;
                 (JobStatus::Completed, result, None)
             }
-            Ending::Failed(why) => (JobStatus::Failed, None, Some(clean(&why, MAX_MESSAGE))),
+            AttemptResult::Failed(why) => (JobStatus::Failed, None, Some(clean(&why, MAX_MESSAGE))),
         };
         // An attempt that ended with its worker is not one that failed.
         let failures = attempt.saturating_sub(self.job.losses);
@@ -176,7 +176,7 @@ impl JobRun {
         let finish = Finish {
             claim: self.claim(),
             age: ran.as_millis() as u64,
-            standing,
+            latest,
             status: status as u8,
             result: result.map(|json| json.get().to_owned()),
             error,
@@ -197,7 +197,7 @@ pub(super) fn pool_id(claim: Claim) -> (Uuid, u32) {
     (claim.id, claim.token as u32)
 }
 
-impl Assignment for JobRun {
+impl AttemptHandle for JobRun {
     fn id(&self) -> (Uuid, u32) {
         pool_id(self.claim())
     }
@@ -242,13 +242,13 @@ impl Assignment for JobRun {
         self.wait_until_written()
     }
 
-    fn finish(&self, ending: Ending) {
+    fn finish(&self, ending: AttemptResult) {
         if !self.shared.claims.end(&self.held) {
             return;
         }
         match &ending {
-            Ending::Completed(_) => log::info!("Completed execution of {}", self.name()),
-            Ending::Failed(why) => {
+            AttemptResult::Completed(_) => log::info!("Completed execution of {}", self.name()),
+            AttemptResult::Failed(why) => {
                 log::warn!(
                     "Failed execution of {}: {}",
                     self.name(),
@@ -267,15 +267,15 @@ impl Report for JobRun {
         }
         let text = |text: &str, max| (!text.is_empty()).then(|| clean(text, max));
         let mut news = self.news.lock();
-        let new = Standing {
-            progress: percent.max(news.standing.progress),
+        let new = Progress {
+            progress: percent.max(news.latest.progress),
             step: text(step, MAX_STEP),
             detail: text(description, MAX_MESSAGE),
         };
-        if new == news.standing {
+        if new == news.latest {
             return Ok(());
         }
-        news.standing = new;
+        news.latest = new;
         let is_first = !std::mem::replace(&mut news.is_told, true);
         drop(news);
         if is_first && let Some(me) = self.me.upgrade() {

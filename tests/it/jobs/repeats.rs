@@ -212,9 +212,9 @@ fn after_a_day_a_key_is_free_again() {
     });
 }
 
-/// A receipt that somebody holds waits for its deletion; neither the other ones nor jobs wait with it.
+/// A stored response that somebody holds waits for its deletion; neither the other ones nor jobs wait with it.
 #[test]
-fn a_locked_receipt_holds_nobody_up() {
+fn a_locked_stored_response_holds_nobody_up() {
     let Some(db) = Db::postgres() else { return };
     let front = db.serve_with(&[("ENABLE_QUEUE", "false")], |_| {});
     ask(&front, "held", 600).expect(201);

@@ -94,7 +94,7 @@ fn described(method: &str, path: &str, status: u16) -> &'static Value {
         return match status {
             404 => shared("NotFound"),
             400 => shared("BadRequest"),
-            _ => shared("Refused"),
+            _ => shared("StoreError"),
         };
     };
     let name = if method == "HEAD" {
@@ -106,7 +106,7 @@ fn described(method: &str, path: &str, status: u16) -> &'static Value {
         return match status {
             405 => shared("MethodNotAllowed"),
             400 => shared("BadRequest"),
-            _ => shared("Refused"),
+            _ => shared("StoreError"),
         };
     };
     let responses = &operation["responses"];

@@ -205,7 +205,7 @@ impl Database for PostgresDatabase {
     }
 
     /// A commit is durable as far as the server's settings have it.
-    fn settle(&self) -> Result<(), DatabaseError> {
+    fn sync(&self) -> Result<(), DatabaseError> {
         Ok(())
     }
 

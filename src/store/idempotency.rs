@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::store::session::Session;
-use crate::store::{Refused, Shared};
+use crate::store::{Shared, StoreError};
 
 /// How long a key is remembered.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A receipt's own size, its map slot and the allocator's overhead.
+/// The own size of a stored response, its map slot and the allocator's overhead.
 const FIXED: usize = 160;
 
 /// The answer that a repeat gets again: opaque to the store.
@@ -22,7 +22,7 @@ pub(crate) struct Answer {
 }
 
 /// One remembered key.
-pub(crate) struct Receipt {
+pub(crate) struct StoredResponse {
     fingerprint: u64,
     at: Instant,
     /// `None` while the first request is still being answered.
@@ -30,7 +30,7 @@ pub(crate) struct Receipt {
     weight: usize,
 }
 
-impl Receipt {
+impl StoredResponse {
     pub(crate) fn weight(&self) -> usize {
         self.weight
     }
@@ -66,29 +66,35 @@ impl First {
         key: &str,
         fingerprint: u64,
         size: usize,
-    ) -> Result<Once, Refused> {
+    ) -> Result<Once, StoreError> {
         let mut state = session.state.write();
-        if state.receipts.get(key).is_some_and(Receipt::is_over) {
+        if state
+            .idempotency
+            .get(key)
+            .is_some_and(StoredResponse::is_over)
+        {
             release(shared, &mut state, key);
         }
-        if let Some(receipt) = state.receipts.get(key) {
-            if receipt.fingerprint != fingerprint {
-                return Err(Refused::IdempotencyKeyReused);
+        if let Some(stored) = state.idempotency.get(key) {
+            if stored.fingerprint != fingerprint {
+                return Err(StoreError::IdempotencyKeyReused);
             }
-            let answer = receipt.answer.clone();
-            return answer.map(Once::Repeat).ok_or(Refused::IdempotencyKeyInUse);
+            let answer = stored.answer.clone();
+            return answer
+                .map(Once::Repeat)
+                .ok_or(StoreError::IdempotencyKeyInUse);
         }
         let weight = FIXED + key.len() + size + 2_048;
         if !shared.budget.charge(weight) {
-            return Err(Refused::StoreFull(shared.limits.max_store_bytes));
+            return Err(StoreError::StoreFull(shared.limits.max_store_bytes));
         }
-        let receipt = Receipt {
+        let stored = StoredResponse {
             fingerprint,
             at: Instant::now(),
             answer: None,
             weight,
         };
-        state.receipts.insert(key.into(), receipt);
+        state.idempotency.insert(key.into(), stored);
         Ok(Once::First(First {
             shared: shared.clone(),
             session: session.clone(),
@@ -102,13 +108,13 @@ impl First {
         let mut state = self.session.state.write();
         let location = answer.location.as_ref().map_or(0, String::len);
         let weight = FIXED + self.key.len() + location + answer.body.len();
-        if let Some(receipt) = state.receipts.get_mut(&self.key) {
+        if let Some(stored) = state.idempotency.get_mut(&self.key) {
             // The estimate was generous. Were it not, a few bytes unaccounted for do less harm
             // than a repeat that creates twice.
-            if self.shared.budget.adjust(receipt.weight, weight) {
-                receipt.weight = weight;
+            if self.shared.budget.adjust(stored.weight, weight) {
+                stored.weight = weight;
             }
-            receipt.answer = Some(Arc::new(answer));
+            stored.answer = Some(Arc::new(answer));
             self.kept = true;
         }
     }
@@ -123,7 +129,7 @@ impl Drop for First {
 }
 
 fn release(shared: &Shared, state: &mut crate::store::session::State, key: &str) {
-    if let Some(receipt) = state.receipts.remove(key) {
-        shared.budget.refund(receipt.weight);
+    if let Some(stored) = state.idempotency.remove(key) {
+        shared.budget.refund(stored.weight);
     }
 }

@@ -1,4 +1,4 @@
-//! An outage as requests see it: told once, with a count at its end.
+//! A database that is away, as requests see it: logged once, with a count at its end.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,12 @@ use parking_lot::Mutex;
 
 use crate::jobs::database::DatabaseError;
 
-/// An outage is over when nothing has failed for so long.
+/// The database counts as available again when nothing has failed for so long.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// What became of the statements of requests.
 #[derive(Default)]
-pub(super) struct Outages(Mutex<State>);
+pub(super) struct Availability(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -21,7 +21,7 @@ struct State {
     is_away: bool,
 }
 
-impl Outages {
+impl Availability {
     /// Notes how a statement went.
     pub(super) fn note<T>(&self, done: &Result<T, DatabaseError>) {
         let mut state = self.0.lock();

@@ -10,7 +10,7 @@ use crate::jobs::job::Job;
 
 /// Whose key it is, and of which request.
 #[derive(Clone, Serialize)]
-pub(super) struct RepeatKey {
+pub(super) struct IdempotencyKey {
     pub(super) user: String,
     pub(super) key: String,
     /// Of its path and body.
@@ -19,7 +19,7 @@ pub(super) struct RepeatKey {
 
 /// The answer that a repeat gets again.
 #[derive(Deserialize)]
-pub(super) struct Receipt {
+pub(super) struct StoredResponse {
     /// Of the request that it answers.
     pub(super) fingerprint: String,
     #[serde(flatten)]
@@ -36,22 +36,22 @@ pub(super) struct FirstAnswer {
 
 /// A request to be answered once.
 pub(super) struct Asked {
-    pub(super) key: RepeatKey,
+    pub(super) key: IdempotencyKey,
     /// What to keep of what it has got; `None` where that is nothing at all.
     pub(super) answer: Box<Answering>,
 }
 
 pub(super) type Answering = dyn Fn(&[(Job, bool)]) -> Option<FirstAnswer> + Send;
 
-impl RepeatKey {
+impl IdempotencyKey {
     /// The key that came with a request of `user`.
-    pub(super) fn new(user: &str, key: &str, path: &str, body: &[u8]) -> RepeatKey {
+    pub(super) fn new(user: &str, key: &str, path: &str, body: &[u8]) -> IdempotencyKey {
         // Other processes, and later ones, have to come to the same.
         let mut hash = Sha256::new();
         hash.update(path);
         hash.update(b"\n");
         hash.update(body);
-        RepeatKey {
+        IdempotencyKey {
             user: user.to_owned(),
             key: key.to_owned(),
             fingerprint: format!("{:x}", hash.finalize()),

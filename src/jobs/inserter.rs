@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 
-use crate::jobs::addition::{AddedJobs, Outcome, Wish};
+use crate::jobs::addition::{AddedJobs, InsertRequest, Outcome};
 use crate::jobs::database::DatabaseError;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::Storage;
-use crate::jobs::worker::Bell;
+use crate::jobs::worker::Wakeup;
 use crate::threads::{self, join_until};
 
 /// The most jobs in one commit.
@@ -32,15 +32,15 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(9);
 /// The most requests that wait for the database.
 const MAX_WAITING: usize = 10_000;
 
-type Granted = Result<Outcome, DatabaseError>;
+type Inserted = Result<Outcome, DatabaseError>;
 
 struct Request {
-    wish: Wish,
-    reply: Sender<Granted>,
+    wish: InsertRequest,
+    reply: Sender<Inserted>,
 }
 
 /// The way in.
-pub(super) struct Intake {
+pub(super) struct Inserter {
     committer: Arc<Committer>,
     requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -50,18 +50,18 @@ pub(super) struct Intake {
 struct Committer {
     storage: Arc<Storage>,
     meter: Arc<JobMeter>,
-    bell: Bell,
+    bell: Wakeup,
     /// Somebody commits. A hint: two at once do no harm, only less well.
     busy: AtomicBool,
 }
 
-impl Intake {
+impl Inserter {
     /// The `bell` is rung after each commit.
     pub(super) fn start(
         storage: Arc<Storage>,
         meter: Arc<JobMeter>,
-        bell: Bell,
-    ) -> std::io::Result<Intake> {
+        bell: Wakeup,
+    ) -> std::io::Result<Inserter> {
         let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
         let committer = Arc::new(Committer {
             storage,
@@ -70,8 +70,8 @@ impl Intake {
             busy: AtomicBool::new(false),
         });
         let own = committer.clone();
-        let thread = threads::spawn("intake", move || own.serve(&queue))?;
-        Ok(Intake {
+        let thread = threads::spawn("inserter", move || own.serve(&queue))?;
+        Ok(Inserter {
             committer,
             requests: Mutex::new(Some(requests)),
             thread: Mutex::new(Some(thread)),
@@ -79,7 +79,7 @@ impl Intake {
     }
 
     /// Adds a request's jobs, all or none, and waits until that is durable.
-    pub(super) fn add(&self, wish: Wish) -> Granted {
+    pub(super) fn add(&self, wish: InsertRequest) -> Inserted {
         let requests = self.requests.lock().clone();
         let requests = requests.ok_or(DatabaseError::Stopping)?;
         if requests.is_empty() && !self.committer.busy.swap(true, SeqCst) {
@@ -111,21 +111,24 @@ impl Intake {
 }
 
 impl Committer {
-    fn grant(&self, wish: &Wish) -> Granted {
+    fn grant(&self, wish: &InsertRequest) -> Inserted {
         let outcome = self.storage.add(wish)?;
         if let Outcome::Added(jobs) = &outcome {
             self.tell([jobs]);
         }
-        self.storage.settle()?;
+        self.storage.sync()?;
         Ok(outcome)
     }
 
     /// `None` where one of several was answered before: nothing is added.
-    fn grant_all(&self, wishes: &[&Wish]) -> Result<Option<Vec<AddedJobs>>, DatabaseError> {
+    fn grant_all(
+        &self,
+        wishes: &[&InsertRequest],
+    ) -> Result<Option<Vec<AddedJobs>>, DatabaseError> {
         let added = self.storage.add_all(wishes)?;
         if let Some(added) = &added {
             self.tell(added);
-            self.storage.settle()?;
+            self.storage.sync()?;
         }
         Ok(added)
     }
@@ -147,7 +150,7 @@ impl Committer {
     }
 
     fn commit(&self, batch: Vec<Request>) {
-        let wishes: Vec<&Wish> = batch.iter().map(|request| &request.wish).collect();
+        let wishes: Vec<&InsertRequest> = batch.iter().map(|request| &request.wish).collect();
         let begun = Instant::now();
         match self.grant_all(&wishes) {
             Ok(Some(added)) => {

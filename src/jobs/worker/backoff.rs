@@ -39,15 +39,15 @@ fn now() -> u64 {
     since_boot().as_millis() as u64 + 1
 }
 
-/// An outage is told once, with a count at its end, and waited for with longer and longer pauses.
-pub(super) struct Outage {
+/// An backoff is told once, with a count at its end, and waited for with longer and longer pauses.
+pub(super) struct Backoff {
     who: &'static str,
     failures: u32,
 }
 
-impl Outage {
-    pub(super) fn new(who: &'static str) -> Outage {
-        Outage { who, failures: 0 }
+impl Backoff {
+    pub(super) fn new(who: &'static str) -> Backoff {
+        Backoff { who, failures: 0 }
     }
 
     /// Does `work`, and notes how it went.
@@ -96,7 +96,7 @@ impl Outage {
         doubled.min(MAX_PAUSE)
     }
 
-    /// Says what no outage explains.
+    /// Says what no backoff explains.
     pub(super) fn complain(&self, error: &DatabaseError) {
         if !error.is_outage() {
             log::error!("The {} was refused by the database: {error}", self.who);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The places of one kind. A cheap handle: clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Permits {
+pub(crate) struct Semaphore {
     taken: Arc<AtomicUsize>,
     max: usize,
 }
@@ -14,9 +14,9 @@ pub(crate) struct Permits {
 #[derive(Debug)]
 pub(crate) struct Permit(Arc<AtomicUsize>);
 
-impl Permits {
-    pub(crate) fn new(max: usize) -> Permits {
-        Permits {
+impl Semaphore {
+    pub(crate) fn new(max: usize) -> Semaphore {
+        Semaphore {
             taken: Arc::default(),
             max,
         }
