@@ -25,7 +25,8 @@ fn what_clients_store_is_shown_as_text() {
     let steps = json!([{ "name": HOSTILE, "description": HOSTILE, "durationMs": 1 }]);
     let body = json!({ "name": "steps", "description": HOSTILE, "steps": steps });
     mine.post("/demo/tasks/workflow", body).expect(201);
-    mine.create(json!({ "name": "type", "type": HOSTILE, "metadata": { HOSTILE: HOSTILE } }));
+    let metadata = json!({ "type": HOSTILE, HOSTILE: HOSTILE });
+    mine.create(json!({ "name": "type", "metadata": metadata }));
     mine.create(json!({ "name": "error", "type": "hostile-failure", "start": true }));
     let id = mine.create(json!({ "name": HOSTILE, "type": "hostile", "start": true }));
     let rows = [
