@@ -52,6 +52,11 @@ impl<'c> Input<'c> {
         self.left = time;
     }
 
+    /// How much of that time is left.
+    pub(super) fn left(&self) -> Duration {
+        self.left
+    }
+
     /// Waits for the first bytes of a request, in one piece: this is what nearly every wait is.
     pub(super) fn wait(&mut self) -> Result<(), End> {
         let whole = self.left;
