@@ -194,6 +194,17 @@ impl Place {
     };
 }
 
+/// The newest percent and step of an attempt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Progress {
+    #[serde(rename = "xprogress")]
+    pub(super) progress: u8,
+    #[serde(rename = "xstep", skip_serializing_if = "Option::is_none")]
+    pub(super) step: Option<String>,
+    #[serde(rename = "xdetail", skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<String>,
+}
+
 /// What a worker needs of a job that it has claimed.
 #[derive(Debug)]
 pub(super) struct Claimed {

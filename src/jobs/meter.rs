@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::executor::ExecutorRegistry;
 use crate::jobs::job::{Job, JobStatus};
-use crate::jobs::storage::work::{End, Rescued};
+use crate::jobs::storage::end::End;
+use crate::jobs::storage::work::Rescued;
 use crate::metrics::{Exposition, WorkMeter};
 
 /// Counts jobs; nothing where metrics are off.

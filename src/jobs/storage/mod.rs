@@ -2,6 +2,7 @@
 
 pub(crate) mod addition;
 mod availability;
+pub(crate) mod end;
 pub(crate) mod idempotency;
 pub(crate) mod lists;
 pub(crate) mod sql;
@@ -86,6 +87,10 @@ impl Storage {
     /// What is done within one transaction, for a request.
     pub(crate) fn transact(&self, work: &mut Work<'_>) -> Done<()> {
         self.noted(Duty::Request, self.database.transact(Duty::Request, work))
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.database.dialect()
     }
 
     fn noted<T>(&self, duty: Duty, done: Done<T>) -> Done<T> {

@@ -4,26 +4,15 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::jobs::clock::since_boot;
 use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
-use crate::jobs::job::{Claimed, JobStatus, Place};
+use crate::jobs::job::{Claimed, JobStatus, Place, Progress};
+use crate::jobs::storage::end::{End, document_of};
 use crate::jobs::storage::sql::work as sql;
 use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse, read};
-
-/// The newest percent and step of an attempt.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(crate) struct Progress {
-    #[serde(rename = "xprogress")]
-    pub(crate) progress: u8,
-    #[serde(rename = "xstep", skip_serializing_if = "Option::is_none")]
-    pub(crate) step: Option<String>,
-    #[serde(rename = "xdetail", skip_serializing_if = "Option::is_none")]
-    pub(crate) detail: Option<String>,
-}
 
 /// The executor of this claim was called so many ms ago.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -46,79 +35,13 @@ pub(crate) struct Pause {
     pub(crate) is_paused: u8,
 }
 
-/// The newest latest of this claim.
+/// The newest progress of this claim.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Reported {
     #[serde(flatten)]
     pub(crate) claim: Claim,
     #[serde(flatten)]
     pub(crate) latest: Progress,
-}
-
-/// How an attempt ended: the row that is written of it.
-#[derive(Debug, Serialize)]
-pub(crate) struct Finish {
-    #[serde(flatten)]
-    pub(crate) claim: Claim,
-    /// Milliseconds since its executor was called.
-    #[serde(rename = "xage")]
-    pub(crate) age: u64,
-    #[serde(flatten)]
-    pub(crate) latest: Progress,
-    #[serde(rename = "xstatus")]
-    pub(crate) status: u8,
-    #[serde(rename = "xresult", skip_serializing_if = "Option::is_none")]
-    pub(crate) result: Option<String>,
-    /// JSON: an object with a message.
-    #[serde(rename = "xerror", skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<String>,
-    /// JSON: the message alone.
-    #[serde(rename = "xmessage", skip_serializing_if = "Option::is_none")]
-    pub(crate) message: Option<String>,
-    /// Milliseconds to the next attempt, where there is to be one.
-    #[serde(rename = "xagain", skip_serializing_if = "Option::is_none")]
-    pub(crate) again: Option<u64>,
-}
-
-/// An end that is to be written.
-#[derive(Clone, Debug)]
-pub(crate) struct End {
-    pub(crate) claim: Claim,
-    /// A [`Finish`], put into JSON by the thread that ran the attempt: a single one writes all of them.
-    row: Box<RawValue>,
-    /// For the meter, as is the time from begin to end.
-    pub(crate) status: JobStatus,
-    pub(crate) kind: String,
-    pub(crate) ran: Duration,
-}
-
-impl End {
-    pub(crate) fn new(finish: &Finish, kind: String, status: JobStatus, ran: Duration) -> End {
-        End {
-            claim: finish.claim,
-            row: to_raw_value(finish).expect("numbers and texts are JSON"),
-            status,
-            kind,
-            ran,
-        }
-    }
-
-    /// The same as a failure, with words that every database can hold in place of the executor's.
-    pub(crate) fn without_texts(&self, why: &str) -> Done<End> {
-        let mut row: Map<String, Value> = serde_json::from_str(self.row.get())?;
-        for column in ["xstep", "xdetail", "xresult"] {
-            row.remove(column);
-        }
-        row.insert("xstatus".to_owned(), json!(JobStatus::Failed as u8));
-        let error = json!({ "message": why }).to_string();
-        row.insert("xerror".to_owned(), json!(error));
-        row.insert("xmessage".to_owned(), json!(json!(why).to_string()));
-        Ok(End {
-            row: to_raw_value(&row)?,
-            status: JobStatus::Failed,
-            ..self.clone()
-        })
-    }
 }
 
 /// A claim to be prolonged.
@@ -245,7 +168,7 @@ impl Storage {
         self.written(&rows, pauses.iter().map(|pause| pause.claim))
     }
 
-    /// Writes standings down, and into the history.
+    /// Writes the newest progress, and adds it to the history.
     pub(crate) fn report(&self, reports: &[Reported]) -> Done<Written> {
         let document = serde_json::to_string(reports)?;
         let mut rows = Vec::new();
@@ -277,8 +200,11 @@ impl Storage {
 
     /// Writes ends down, to be [settled](Self::sync); the jobs whose claims held.
     pub(crate) fn finish(&self, ends: &[End]) -> Done<Vec<Uuid>> {
-        let rows: Vec<&RawValue> = ends.iter().map(|end| &*end.row).collect();
-        ids(&self.write(Duty::Complete, &self.work.finish, &rows)?)
+        let document = document_of(ends.iter(), self.database.dialect());
+        let rows = self
+            .database
+            .write(Duty::Complete, &self.work.finish, &document)?;
+        ids(&rows)
     }
 
     /// As [`finish`](Self::finish), but waits for no row that somebody else has locked. Also the jobs
@@ -286,14 +212,14 @@ impl Storage {
     pub(crate) fn finish_free(&self, ends: &[End]) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
         let claims: Vec<Claim> = ends.iter().map(|end| end.claim).collect();
         let document = serde_json::to_string(&claims)?;
+        let dialect = self.database.dialect();
         let (mut free, mut written) = (HashSet::new(), Vec::new());
         self.database.transact(Duty::Complete, &mut |session| {
             free = ids(&session.run(&self.work.free, &document)?)?
                 .into_iter()
                 .collect();
             let of_free = ends.iter().filter(|end| free.contains(&end.claim.id));
-            let rows: Vec<&RawValue> = of_free.map(|end| &*end.row).collect();
-            let document = serde_json::to_string(&rows)?;
+            let document = document_of(of_free, dialect);
             written = ids(&session.run(&self.work.finish, &document)?)?;
             Ok(())
         })?;

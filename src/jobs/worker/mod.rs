@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use crate::engine::pool::Pool;
 use crate::jobs::clock::BootClock;
 use crate::jobs::meter::JobMeter;
-use crate::jobs::storage::work::End;
+use crate::jobs::storage::end::End;
 use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::worker::backoff::DutyState;
 use crate::jobs::worker::claims::{Claims, Held};

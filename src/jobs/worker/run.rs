@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use crate::engine::pool::AttemptHandle;
 use crate::executor::{Report, StopHandle, TaskError, TaskInput};
-use crate::jobs::job::{Claimed, JobStatus};
+use crate::jobs::job::{Claimed, JobStatus, Progress};
 use crate::jobs::storage::Claim;
-use crate::jobs::storage::work::{Begin, End, Finish, Pause, Progress, Reported};
+use crate::jobs::storage::end::{End, Finish};
+use crate::jobs::storage::work::{Begin, Pause, Reported};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
 use crate::jobs::worker::presence::Presence;
@@ -183,7 +184,8 @@ impl JobRun {
             message: message.map(|message| json!(message).to_string()),
             again: retry.then(|| back_off(failures).as_millis() as u64),
         };
-        End::new(&finish, self.job.kind.clone(), status, ran)
+        let dialect = self.shared.storage.dialect();
+        End::new(finish, dialect, self.job.kind.clone(), status, ran)
     }
 
     /// How long ago it began.

@@ -101,6 +101,10 @@ pub(crate) fn translate(template: &str, dialect: Dialect) -> String {
         false => format!("IN ({query})"),
     });
     sql = expand(&sql, "{rows:", |columns| rows("{in}", columns, postgres));
+    sql = expand(&sql, "{lines:", |columns| match postgres {
+        true => lines(columns),
+        false => rows("{in}", columns, postgres),
+    });
     sql = expand(&sql, "{rows_of:", |given| {
         let (name, columns) = given.split_once(':').unwrap_or((given, ""));
         rows(&format!("({{arg_json:{name}}})"), columns, postgres)
@@ -164,6 +168,19 @@ fn rows(document: &str, columns: &str, postgres: bool) -> String {
     let columns = columns.collect::<Vec<_>>().join(", ");
     // With the limit each is read once a row, without it at each use. What `jsonb_each` gives is not parsed again.
     format!("(SELECT {columns} FROM jsonb_each({document}) LIMIT -1) AS i")
+}
+
+/// As [`rows`], of a document of lines (see `storage::end`): an empty column is null.
+fn lines(columns: &str) -> String {
+    let columns = columns.split(',').enumerate();
+    let columns = columns.filter_map(|(place, column)| {
+        let (name, kind) = column.trim().split_once(' ')?;
+        let text = format!("split_part(line, chr(31), {})", place + 1);
+        Some(format!("nullif({text}, '')::{kind} AS {name}"))
+    });
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let table = "unnest(string_to_array({in}, chr(30))) AS lines(line)";
+    format!("(SELECT {columns} FROM {table} LIMIT (SELECT 1000000)) AS i")
 }
 
 /// Replaces every `{start…}` by what `with` makes of its inside, which may hold braces.

@@ -107,8 +107,8 @@ statements! {
                CASE WHEN xagain IS NULL THEN '' ELSE \
                  (seq + ahead + 2) || ' ' || {now} || ' retried ' || (attempts + ahead) || \
                  ' 0 \"next attempt in ' || xagain || ' ms\"\n' END \
-             FROM {rows:xid uuid,xclaim bigint,xstatus int,xresult text,xerror text,\
-               xprogress int,xstep text,xdetail text,xmessage text,xagain bigint,xage bigint} \
+             FROM {lines:xid uuid,xclaim bigint,xstatus int,xprogress int,xage bigint,xresult text,xerror text,\
+               xstep text,xdetail text,xmessage text,xagain bigint} \
              WHERE {held} AND {counted} RETURNING id || ''}",
         /// xdone: its executor has ended, so nobody else may have the job, however late its end is written. Any
         /// other lease that is over stays over.

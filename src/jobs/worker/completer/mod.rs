@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use uuid::Uuid;
 
-use crate::jobs::database::{DatabaseError, Duty};
-use crate::jobs::storage::work::{End, Release};
+use crate::jobs::database::{DatabaseError, Dialect, Duty};
+use crate::jobs::storage::end::End;
+use crate::jobs::storage::work::Release;
 use crate::jobs::storage::{Claim, Done};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
@@ -276,7 +277,7 @@ impl Completer {
             Err(error) if !error.is_outage() => {
                 let id = end.claim.id;
                 log::error!("The database refuses what job {id} ended with: {error}");
-                finish(&without_texts(end, &error)?)
+                finish(&without_texts(end, &error, shared.storage.dialect()))
             }
             written => written,
         }
@@ -325,8 +326,8 @@ fn due_at(run: &Arc<JobRun>) -> Instant {
 }
 
 /// The end, with words that every database can hold in place of the executor's.
-fn without_texts(end: &End, error: &DatabaseError) -> Done<End> {
+fn without_texts(end: &End, error: &DatabaseError, dialect: Dialect) -> End {
     let why = format!("the database refuses what this attempt has to say: {error}");
     let why: String = why.chars().filter(char::is_ascii).take(500).collect();
-    end.without_texts(&why)
+    end.without_texts(&why, dialect)
 }
