@@ -70,8 +70,8 @@ pub use config::{Config, ConfigError};
 pub use engine::{TaskCleanupService, TaskExecutionService};
 #[doc(inline)]
 pub use executor::{
-    ExecutorRegistry, FieldError, Outcome, Report, StopHandle, TaskContext, TaskError,
-    TaskExecutor, TaskInput,
+    ExecutorRegistry, FieldError, Outcome, Registration, Report, StopHandle, TaskContext,
+    TaskError, TaskExecutor, TaskInput,
 };
 #[doc(inline)]
 pub use jobs::{migrate, migration_sql, token};

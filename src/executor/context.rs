@@ -71,9 +71,12 @@ impl TaskInput {
     ///
     /// Says what is missing or wrong, in serde's words.
     pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
-        let text = self.arguments.as_deref().map_or("{}", RawValue::get);
-        serde_json::from_str(text)
+        serde_json::from_str(self.arguments_json())
             .map_err(|error| TaskError::new(format!("the arguments do not fit: {error}")))
+    }
+
+    pub(super) fn arguments_json(&self) -> &str {
+        self.arguments.as_deref().map_or("{}", RawValue::get)
     }
 }
 
