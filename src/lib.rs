@@ -23,7 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! To read the source, go from the values up: [`task`], [`executor`], [`events`], [`config`], [`store`],
+//! To read the source, go from the values up: [`task`], [`executor`], [`testing`], [`events`], [`config`], [`store`],
 //! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs`, [`Server`] and [`run`]. Imports point only that way.
 
 mod actor;
@@ -52,6 +52,7 @@ mod spelling;
 pub mod store;
 mod system;
 pub mod task;
+pub mod testing;
 mod threads;
 
 /// The code in the documents is compiled, and run, with the other examples.

@@ -207,6 +207,48 @@ impl<'a> TaskContext<'a> {
         self.report.progress(percent.min(100), step, description)
     }
 
+    /// Does `work` for each item, and reports before each the share of items that are done, under the
+    /// step `step`.
+    ///
+    /// ```
+    /// use async_task_system::testing::TestRun;
+    /// use async_task_system::{Outcome, TaskContext};
+    ///
+    /// let run = TestRun::of(|ctx: &mut TaskContext<'_>| {
+    ///     let mut bytes = 0;
+    ///     ctx.each("Reading", ["a.txt", "b.txt"], |file| {
+    ///         bytes += file.len();
+    ///         Ok(())
+    ///     })?;
+    ///     Ok(Outcome::done(bytes.into()))
+    /// })
+    /// .run();
+    /// assert_eq!(run.percents(), [0, 50]);
+    /// assert_eq!((&*run.reports[1].step, &*run.reports[1].description), ("Reading", "2 of 2"));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] before the next item, once the task is over; and the first error of `work`.
+    pub fn each<I>(
+        &mut self,
+        step: &str,
+        items: I,
+        mut work: impl FnMut(I::Item) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError>
+    where
+        I: IntoIterator<IntoIter: ExactSizeIterator>,
+    {
+        let items = items.into_iter();
+        let count = items.len() as u64;
+        for (done, item) in (0..count).zip(items) {
+            let percent = (done * 100 / count) as u8;
+            self.progress(percent, step, &format!("{} of {count}", done + 1))?;
+            work(item)?;
+        }
+        Ok(())
+    }
+
     /// Whether to give up, for loops that have nothing to report.
     ///
     /// ```
