@@ -55,6 +55,27 @@ pub mod task;
 pub mod testing;
 mod threads;
 
+/// Handles go to any thread.
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<Config>();
+    is_shared::<ExecutorRegistry>();
+    is_shared::<NewTask>();
+    is_shared::<Server>();
+    is_shared::<SessionKey>();
+    is_shared::<StopHandle>();
+    is_shared::<Task>();
+    is_shared::<TaskCleanupService>();
+    is_shared::<TaskError>();
+    is_shared::<TaskExecutionService>();
+    is_shared::<TaskInput>();
+    is_shared::<TaskManager>();
+    is_shared::<TaskSystem>();
+    is_shared::<StoreError>();
+    is_shared::<store::SessionWatch>();
+    is_shared::<store::TaskWatch>();
+};
+
 /// The code in the documents is compiled, and run, with the other examples.
 #[cfg(doctest)]
 mod documents {

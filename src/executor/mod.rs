@@ -91,6 +91,7 @@ where
 /// assert_eq!(Outcome::done(result.clone()), Outcome::Done(Some(result)));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The work is done, perhaps with a result.
     Done(Option<Value>),
