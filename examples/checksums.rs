@@ -38,7 +38,7 @@ fn registry() -> ExecutorRegistry {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files: Vec<String> = std::env::args().skip(1).collect();
     let system = TaskSystem::start(&Config::default(), registry())?;
-    let session = SessionKey::parse("example").ok_or("not a session key")?;
+    let session: SessionKey = "example".parse()?;
     let task = NewTask::new("Checksums")
         .kind("checksums")
         .metadata(&json!({ "files": files }));

@@ -7,21 +7,32 @@
 //! use async_task_system::{ExecutorRegistry, NewTask, Outcome, SessionKey, TaskContext, TaskSystem};
 //! use serde_json::json;
 //!
+//! #[derive(serde::Deserialize)]
+//! struct Greet { names: Vec<String> }
+//!
 //! let mut registry = ExecutorRegistry::new();
-//! registry.register("greet", |_input| {
-//!     Ok(|ctx: &mut TaskContext<'_>| {
-//!         ctx.progress(50, "Greeting", "")?;
-//!         Ok(Outcome::done(json!({ "said": "hello" })))
-//!     })
+//! registry.typed("greet", |args: &mut Greet, ctx: &mut TaskContext<'_>| {
+//!     ctx.each("Greeting", &args.names, |name| {
+//!         println!("hello {name}");
+//!         Ok(())
+//!     })?;
+//!     Ok(Outcome::done(json!({ "greeted": args.names.len() })))
 //! });
+//!
 //! let system = TaskSystem::start(&Default::default(), registry)?;
-//! let session = SessionKey::parse("me").expect("a valid key");
-//! let task = system.execution().submit(&session, NewTask::new("Greeting").kind("greet"))?;
-//! let now = system.tasks().get(&session, task.id)?;
-//! assert_eq!(now.kind.as_ref(), "greet");
+//! let session: SessionKey = "me".parse()?;
+//! let task = NewTask::new("Greeting").kind("greet").metadata(&json!({ "names": ["ann", "bob"] }));
+//! let id = system.execution().submit(&session, task)?.id;
+//! assert_eq!(system.tasks().get(&session, id)?.kind.as_ref(), "greet");
+//!
+//! let refused = system.execution().submit(&session, NewTask::new("Greeting").kind("greet"));
+//! assert_eq!(refused.unwrap_err().to_string(), "names is required");
 //! system.stop();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Where to go on: [`ExecutorRegistry`] for executors and their arguments, [`testing`] to test them,
+//! [`TaskManager`] to follow tasks, [`Server`] for HTTP in your own program, and [`run`] for a whole program.
 //!
 //! To read the source, go from the values up: [`task`], [`executor`], [`testing`], [`events`], [`config`], [`store`],
 //! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs`, [`Server`] and [`run`]. Imports point only that way.

@@ -75,7 +75,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::NewTask;
+    use crate::task::TaskId;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -122,7 +122,8 @@ mod tests {
                 "the arguments: invalid type: integer `7`, expected struct Arguments",
             ),
         ] {
-            let input = TaskInput::from(&NewTask::new("Test").metadata(&arguments));
+            let arguments = serde_json::value::to_raw_value(&arguments).ok();
+            let input = TaskInput::new(TaskId::nil(), "t".into(), "t".into(), 1, arguments);
             let error = read::<Arguments>(&input).expect_err("it does not fit");
             assert_eq!(error, FieldError::new(field, message));
         }
