@@ -86,18 +86,9 @@ fn measure(size: usize) -> Vec<(&'static str, f64)> {
         black_box(page.total);
     };
     let newest = ListQuery::default();
-    let from_middle = ListQuery {
-        cursor: Some(ids[size / 2]),
-        ..ListQuery::default()
-    };
-    let pending = ListQuery {
-        statuses: vec![TaskStatus::Pending],
-        ..ListQuery::default()
-    };
-    let rare = ListQuery {
-        kind: Some("rare".to_owned()),
-        ..ListQuery::default()
-    };
+    let from_middle = ListQuery::default().cursor(ids[size / 2]);
+    let pending = ListQuery::default().statuses([TaskStatus::Pending]);
+    let rare = ListQuery::default().kind("rare");
     // A scan looks at every task: fewer samples where there are many.
     let scans = (2_000_000 / size).clamp(5, 200);
 

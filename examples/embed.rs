@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     registry.register("report", |_input| Ok(Report::default()));
     let server = Server::start(Config::from_pairs([("PORT", "0")])?, registry)?;
 
-    let customer = SessionKey::parse("customer-42").ok_or("not a session key")?;
+    let customer: SessionKey = "customer-42".parse()?;
     let task = NewTask::new("Monthly report").kind("report");
     let id = server.system().execution().submit(&customer, task)?.id;
     println!(

@@ -8,8 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use async_task_system::{
-    Config, ExecutorRegistry, NewTask, Outcome, SessionKey, TaskContext, TaskError, TaskExecutor,
-    TaskSystem,
+    Config, ExecutorRegistry, NewTask, Outcome, SessionKey, TaskContext, TaskError, TaskSystem,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -19,8 +18,8 @@ struct WordCount {
     path: String,
 }
 
-impl TaskExecutor for WordCount {
-    fn run(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+impl WordCount {
+    fn count(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
         let mut file = File::open(&self.path)?;
         let size = file.metadata()?.len().max(1);
         let (mut words, mut lines, mut bytes) = (0_u64, 0_u64, 0_u64);
@@ -63,9 +62,9 @@ fn main() -> ExitCode {
 fn count(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     let mut registry = ExecutorRegistry::new();
     // It holds its worker until the file is read, so it is registered as blocking.
-    registry.register_blocking("word-count", |input| input.arguments::<WordCount>());
+    registry.typed_blocking("word-count", WordCount::count);
     let system = TaskSystem::start(&Config::default(), registry)?;
-    let session = SessionKey::parse("example").ok_or("not a session key")?;
+    let session: SessionKey = "example".parse()?;
     let task = NewTask::new("Count words")
         .kind("word-count")
         .metadata(&json!({ "path": path }));

@@ -40,6 +40,7 @@ const SESSION_BACKLOG: usize = 256;
 /// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TaskEvent {
     /// The task.
     pub task: TaskId,
@@ -71,6 +72,7 @@ pub struct TaskEvent {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub struct TaskSnapshot {
     pub status: TaskStatus,
     /// Percent.

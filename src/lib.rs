@@ -7,23 +7,34 @@
 //! use async_task_system::{ExecutorRegistry, NewTask, Outcome, SessionKey, TaskContext, TaskSystem};
 //! use serde_json::json;
 //!
+//! #[derive(serde::Deserialize)]
+//! struct Greet { names: Vec<String> }
+//!
 //! let mut registry = ExecutorRegistry::new();
-//! registry.register("greet", |_input| {
-//!     Ok(|ctx: &mut TaskContext<'_>| {
-//!         ctx.progress(50, "Greeting", "")?;
-//!         Ok(Outcome::done(json!({ "said": "hello" })))
-//!     })
+//! registry.typed("greet", |args: &mut Greet, ctx: &mut TaskContext<'_>| {
+//!     ctx.each("Greeting", &args.names, |name| {
+//!         println!("hello {name}");
+//!         Ok(())
+//!     })?;
+//!     Ok(Outcome::done(json!({ "greeted": args.names.len() })))
 //! });
+//!
 //! let system = TaskSystem::start(&Default::default(), registry)?;
-//! let session = SessionKey::parse("me").expect("a valid key");
-//! let task = system.execution().submit(&session, NewTask::new("Greeting").kind("greet"))?;
-//! let now = system.tasks().get(&session, task.id)?;
-//! assert_eq!(now.kind.as_ref(), "greet");
+//! let session: SessionKey = "me".parse()?;
+//! let task = NewTask::new("Greeting").kind("greet").metadata(&json!({ "names": ["ann", "bob"] }));
+//! let id = system.execution().submit(&session, task)?.id;
+//! assert_eq!(system.tasks().get(&session, id)?.kind.as_ref(), "greet");
+//!
+//! let refused = system.execution().submit(&session, NewTask::new("Greeting").kind("greet"));
+//! assert_eq!(refused.unwrap_err().to_string(), "names is required");
 //! system.stop();
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! To read the source, go from the values up: [`task`], [`executor`], [`events`], [`config`], [`store`],
+//! Where to go on: [`ExecutorRegistry`] for executors and their arguments, [`testing`] to test them,
+//! [`TaskManager`] to follow tasks, [`Server`] for HTTP in your own program, and [`run`] for a whole program.
+//!
+//! To read the source, go from the values up: [`task`], [`executor`], [`testing`], [`events`], [`config`], [`store`],
 //! [`engine`], then `demo`, [`TaskSystem`], `http`, `api`, `jobs`, [`Server`] and [`run`]. Imports point only that way.
 
 mod actor;
@@ -52,7 +63,29 @@ mod spelling;
 pub mod store;
 mod system;
 pub mod task;
+pub mod testing;
 mod threads;
+
+/// Handles go to any thread.
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<Config>();
+    is_shared::<ExecutorRegistry>();
+    is_shared::<NewTask>();
+    is_shared::<Server>();
+    is_shared::<SessionKey>();
+    is_shared::<StopHandle>();
+    is_shared::<Task>();
+    is_shared::<TaskCleanupService>();
+    is_shared::<TaskError>();
+    is_shared::<TaskExecutionService>();
+    is_shared::<TaskInput>();
+    is_shared::<TaskManager>();
+    is_shared::<TaskSystem>();
+    is_shared::<StoreError>();
+    is_shared::<store::SessionWatch>();
+    is_shared::<store::TaskWatch>();
+};
 
 /// The code in the documents is compiled, and run, with the other examples.
 #[cfg(doctest)]
@@ -70,8 +103,8 @@ pub use config::{Config, ConfigError};
 pub use engine::{TaskCleanupService, TaskExecutionService};
 #[doc(inline)]
 pub use executor::{
-    ExecutorRegistry, FieldError, Outcome, Report, StopHandle, TaskContext, TaskError,
-    TaskExecutor, TaskInput,
+    ExecutorRegistry, FieldError, Outcome, Registration, Report, StopHandle, TaskContext,
+    TaskError, TaskExecutor, TaskInput,
 };
 #[doc(inline)]
 pub use jobs::{migrate, migration_sql, token};

@@ -27,6 +27,10 @@ impl From<StoreError> for Problem {
             StoreError::TransitionError(TransitionError::NotRetryable(_)) => {
                 plain(409, "task_not_retryable")
             }
+            StoreError::InvalidArguments(errors) => {
+                let errors = errors.into_iter().map(|error| error.under("metadata"));
+                Problem::invalid(errors.collect())
+            }
             StoreError::SessionTaskLimit(_) => later(429, "session_task_limit", "60"),
             StoreError::StoreFull(_) => later(503, "store_full", "60"),
             StoreError::QueueFull(_) => later(503, "queue_full", "5"),

@@ -8,7 +8,7 @@ use super::Call;
 use super::tasks::{description, name};
 use super::view::{TaskAnswer, path};
 use crate::demo::{self, MAX_DELAY_MS, MAX_ITEMS, SPEEDS};
-use crate::executor::ExecutorRegistry;
+use crate::executor::{ExecutorRegistry, TaskInput};
 use crate::http::Response;
 use crate::http::fields::Fields;
 use crate::http::router::Answer;
@@ -120,12 +120,14 @@ static DEMOS: [&Demo; 5] = [&SAMPLE, &FILE_PROCESSING, &API_CALL, &BATCH, &WORKF
 /// the demo routes' bodies are.
 pub(crate) fn register(registry: &mut ExecutorRegistry) {
     for kind in demo::register(registry) {
-        if let Some(demo) = DEMOS.into_iter().find(|demo| demo.kind == kind) {
-            registry.check(kind, |input| {
+        let demo = DEMOS.into_iter().find(|demo| demo.kind == kind);
+        if let Some((demo, registration)) = demo.zip(registry.get_mut(kind)) {
+            let check = |input: &TaskInput| {
                 let mut fields = Fields::of(input.arguments.as_deref())?;
                 demo.read(&mut fields);
                 fields.check()
-            });
+            };
+            registration.check(check).only_jobs();
         }
     }
 }
@@ -197,7 +199,11 @@ fn submit(call: &Call<'_>, demo: &Demo) -> Answer {
         let mut fields = call.fields()?;
         let new = demo.read(&mut fields);
         fields.finish()?;
-        let task = call.api.system.execution().submit(&call.session, new)?;
+        let task = call
+            .api
+            .system
+            .execution()
+            .submit_checked(&call.session, new)?;
         let answer = TaskAnswer::new(&task, Some(demo.message)).with_note(NOTE);
         Ok(Response::json(201, &answer).with("Location", path(task.id)))
     })

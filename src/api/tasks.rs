@@ -27,7 +27,9 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
         if let Some(description) = description(&mut fields) {
             new = new.description(&description);
         }
+        let faults = fields.faults();
         let metadata = fields.object("metadata");
+        let readable = fields.faults() == faults;
         let named = fields
             .text("type", MAX_TYPE)
             .filter(|kind| !kind.is_empty());
@@ -36,6 +38,9 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
             new = new.kind(&kind);
         }
         new.metadata = metadata.map(ToOwned::to_owned);
+        if readable && unknown.is_none() {
+            fields.fault_all("metadata", call.api.system.execution().check(&new));
+        }
         new.timeout_ms = fields.whole("timeoutMs", 1..=MAX_TIMEOUT_MS);
         let start = fields.flag("start").unwrap_or(false);
         match unknown {
@@ -46,7 +51,7 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
         fields.finish()?;
         let system = &call.api.system;
         let task = match start {
-            true => system.execution().submit(&call.session, new)?,
+            true => system.execution().submit_checked(&call.session, new)?,
             false => system.tasks().create(&call.session, new)?,
         };
         let answer = TaskAnswer::new(&task, Some("Task created successfully"));

@@ -13,6 +13,7 @@ use crate::task::SessionKey;
 /// assert_eq!(port.default, "3000");
 /// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Variable {
     /// Its name in the environment.
     pub name: &'static str,
@@ -32,6 +33,7 @@ pub struct Variable {
 /// assert_eq!(Kind::Count(1, 9).to_string(), "a whole number from 1 to 9");
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Kind {
     /// A whole number within bounds.
     Count(u64, u64),

@@ -58,6 +58,7 @@ struct Shared {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CleanupStatus {
     /// A cleanup is going on right now.
     pub running: bool,

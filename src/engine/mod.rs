@@ -25,7 +25,7 @@ pub use cleanup::TaskCleanupService;
 
 pub use crate::config::default_workers;
 
-use crate::executor::{ExecutorRegistry, Report, StopHandle, TaskError, TaskInput};
+use crate::executor::{ExecutorRegistry, FieldError, Report, StopHandle, TaskError, TaskInput};
 use crate::semaphore::{Permit, Semaphore};
 use crate::store::{Attempt, AttemptResult, NewTask, StoreError, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
@@ -219,8 +219,44 @@ impl TaskExecutionService {
     ///
     /// # Errors
     ///
-    /// As [`TaskManager::create`], and `QueueFull`; nothing is created then.
+    /// As [`TaskManager::create`], `InvalidArguments` and `QueueFull`; nothing is created then.
     pub fn submit(&self, key: &SessionKey, new: NewTask) -> Result<Task, StoreError> {
+        self.check(&new).map_err(StoreError::InvalidArguments)?;
+        self.submit_checked(key, new)
+    }
+
+    /// Whether the task's type takes its arguments. [`submit`](Self::submit) asks the same.
+    ///
+    /// ```
+    /// # use async_task_system::{ExecutorRegistry, NewTask, Outcome, TaskContext, TaskSystem};
+    /// #[derive(serde::Deserialize)]
+    /// struct Report { month: u8 }
+    ///
+    /// let mut registry = ExecutorRegistry::new();
+    /// registry.typed("report", |_: &mut Report, _: &mut TaskContext<'_>| Ok(Outcome::Done(None)));
+    /// let system = TaskSystem::start(&Default::default(), registry)?;
+    /// let errors = system.execution().check(&NewTask::new("Report").kind("report")).unwrap_err();
+    /// assert_eq!((&*errors[0].field, &*errors[0].message), ("month", "month is required"));
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What the type's [checks](crate::Registration::check) have against them.
+    pub fn check(&self, new: &NewTask) -> Result<(), Vec<FieldError>> {
+        match self.pool.shared().registration(&new.kind) {
+            Some(registration) => registration.check_task(&TaskInput::from(new)),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`submit`](Self::submit), for arguments that have been checked.
+    pub(crate) fn submit_checked(
+        &self,
+        key: &SessionKey,
+        new: NewTask,
+    ) -> Result<Task, StoreError> {
         let permit = self.permit()?;
         let (task, attempt) = self.tasks.insert(key, new, true)?;
         self.enqueue(attempt, permit);

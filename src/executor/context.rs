@@ -71,9 +71,12 @@ impl TaskInput {
     ///
     /// Says what is missing or wrong, in serde's words.
     pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, TaskError> {
-        let text = self.arguments.as_deref().map_or("{}", RawValue::get);
-        serde_json::from_str(text)
+        serde_json::from_str(self.arguments_json())
             .map_err(|error| TaskError::new(format!("the arguments do not fit: {error}")))
+    }
+
+    pub(super) fn arguments_json(&self) -> &str {
+        self.arguments.as_deref().map_or("{}", RawValue::get)
     }
 }
 
@@ -202,6 +205,48 @@ impl<'a> TaskContext<'a> {
         description: &str,
     ) -> Result<(), TaskError> {
         self.report.progress(percent.min(100), step, description)
+    }
+
+    /// Does `work` for each item, and reports before each the share of items that are done, under the
+    /// step `step`.
+    ///
+    /// ```
+    /// use async_task_system::testing::TestRun;
+    /// use async_task_system::{Outcome, TaskContext};
+    ///
+    /// let run = TestRun::of(|ctx: &mut TaskContext<'_>| {
+    ///     let mut bytes = 0;
+    ///     ctx.each("Reading", ["a.txt", "b.txt"], |file| {
+    ///         bytes += file.len();
+    ///         Ok(())
+    ///     })?;
+    ///     Ok(Outcome::done(bytes.into()))
+    /// })
+    /// .run();
+    /// assert_eq!(run.percents(), [0, 50]);
+    /// assert_eq!((&*run.reports[1].step, &*run.reports[1].description), ("Reading", "2 of 2"));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] before the next item, once the task is over; and the first error of `work`.
+    pub fn each<I>(
+        &mut self,
+        step: &str,
+        items: I,
+        mut work: impl FnMut(I::Item) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError>
+    where
+        I: IntoIterator<IntoIter: ExactSizeIterator>,
+    {
+        let items = items.into_iter();
+        let count = items.len() as u64;
+        for (done, item) in (0..count).zip(items) {
+            let percent = (done * 100 / count) as u8;
+            self.progress(percent, step, &format!("{} of {count}", done + 1))?;
+            work(item)?;
+        }
+        Ok(())
     }
 
     /// Whether to give up, for loops that have nothing to report.

@@ -12,10 +12,15 @@
 //!   client. One that runs longer than about a tenth of a second belongs under
 //!   [`ExecutorRegistry::register_blocking`]: such executors together never take the last
 //!   worker, so that sliced ones keep their pace beside them.
+//!
+//! With [`ExecutorRegistry::typed`] and [`ExecutorRegistry::typed_blocking`] the arguments are a type of
+//! your own, and what does not fit is refused when the task is created.
 
 mod context;
+mod field_error;
 mod registry;
 mod stop;
+mod typed;
 
 use std::any::Any;
 use std::fmt;
@@ -25,8 +30,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use context::{Report, TaskContext, TaskInput};
-pub(crate) use registry::Registration;
-pub use registry::{ExecutorRegistry, FieldError};
+pub use field_error::FieldError;
+pub use registry::{ExecutorRegistry, Registration};
 pub use stop::StopHandle;
 
 /// Work that can be shown while it happens. One value serves one attempt.
@@ -86,6 +91,7 @@ where
 /// assert_eq!(Outcome::done(result.clone()), Outcome::Done(Some(result)));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The work is done, perhaps with a result.
     Done(Option<Value>),

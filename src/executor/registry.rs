@@ -4,22 +4,92 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::executor::{TaskError, TaskExecutor, TaskInput};
+use crate::executor::typed::{self, Typed};
+use crate::executor::{FieldError, Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
 
-/// Says what is wrong with the arguments of a job before it is added.
+/// Says what is wrong with arguments before their task or job is created.
 type Check = dyn Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync;
 
 /// Makes an attempt's executor.
 type Factory = dyn Fn(&TaskInput) -> Result<Box<dyn TaskExecutor>, TaskError> + Send + Sync;
 
-/// A type's factory, and whether its executors block their worker.
+/// How a type runs, and what its arguments must be; [`ExecutorRegistry::register`] returns it.
+///
+/// ```
+/// use async_task_system::{ExecutorRegistry, FieldError, Outcome, TaskContext};
+///
+/// let mut registry = ExecutorRegistry::new();
+/// registry
+///     .register("report", |_input| Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None))))
+///     .check(|input| match input.arguments.is_some() {
+///         true => Ok(()),
+///         false => Err(vec![FieldError::new("month", "month is required")]),
+///     });
+/// ```
 #[derive(Clone)]
-pub(crate) struct Registration {
+pub struct Registration {
     pub(crate) factory: Arc<Factory>,
     pub(crate) blocking: bool,
-    pub(crate) check: Option<Arc<Check>>,
+    checks: Vec<Arc<Check>>,
+    /// A task of this type may have any metadata.
+    only_jobs: bool,
+}
+
+impl Registration {
+    /// Adds a check of the arguments: what is wrong is answered with 400 and the fields' names when
+    /// a task or a job is created, instead of failing each attempt.
+    ///
+    /// ```
+    /// use async_task_system::{ExecutorRegistry, FieldError, Outcome, TaskContext};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Report { month: u8 }
+    ///
+    /// let mut registry = ExecutorRegistry::new();
+    /// registry
+    ///     .typed("report", |_: &mut Report, _: &mut TaskContext<'_>| Ok(Outcome::Done(None)))
+    ///     .check(|input| match input.arguments::<Report>()?.month {
+    ///         1..=12 => Ok(()),
+    ///         _ => Err(vec![FieldError::new("month", "month must be a number from 1 to 12")]),
+    ///     });
+    /// ```
+    ///
+    /// It runs on the thread of the request, so it should be quick. Checks run in the order in which
+    /// they were added, until one refuses.
+    pub fn check<F>(&mut self, check: F) -> &mut Registration
+    where
+        F: Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync + 'static,
+    {
+        self.checks.push(Arc::new(check));
+        self
+    }
+
+    /// Leaves tasks unchecked: their metadata may be anything.
+    pub(crate) fn only_jobs(&mut self) {
+        self.only_jobs = true;
+    }
+
+    pub(crate) fn check_job(&self, input: &TaskInput) -> Result<(), Vec<FieldError>> {
+        self.checks.iter().try_for_each(|check| check(input))
+    }
+
+    pub(crate) fn check_task(&self, input: &TaskInput) -> Result<(), Vec<FieldError>> {
+        match self.only_jobs {
+            true => Ok(()),
+            false => self.check_job(input),
+        }
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration")
+            .field("blocking", &self.blocking)
+            .field("checks", &self.checks.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Which executor runs which type.
@@ -71,7 +141,7 @@ impl ExecutorRegistry {
     /// // Arguments that do not fit fail the attempt, with serde's words.
     /// registry.register("lines", |input| Ok(Lines(input.arguments()?)));
     /// ```
-    pub fn register<F, E>(&mut self, kind: &str, factory: F) -> &mut Self
+    pub fn register<F, E>(&mut self, kind: &str, factory: F) -> &mut Registration
     where
         F: Fn(&TaskInput) -> Result<E, TaskError> + Send + Sync + 'static,
         E: TaskExecutor + 'static,
@@ -100,7 +170,7 @@ impl ExecutorRegistry {
     /// system.stop();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn register_blocking<F, E>(&mut self, kind: &str, factory: F) -> &mut Self
+    pub fn register_blocking<F, E>(&mut self, kind: &str, factory: F) -> &mut Registration
     where
         F: Fn(&TaskInput) -> Result<E, TaskError> + Send + Sync + 'static,
         E: TaskExecutor + 'static,
@@ -108,7 +178,87 @@ impl ExecutorRegistry {
         self.insert(kind, factory, true)
     }
 
-    fn insert<F, E>(&mut self, kind: &str, factory: F, blocking: bool) -> &mut Self
+    /// Runs tasks of type `kind` with `work`, which is given the arguments as a type of its own. They
+    /// are read once an attempt; a task or a job whose arguments do not fit is refused when it is
+    /// created, with the field's name.
+    ///
+    /// `work` is called until it is done, each time with the same value, so that state between
+    /// slices can live there.
+    ///
+    /// ```
+    /// use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskError};
+    /// use std::time::Duration;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Countdown { from: u8 }
+    ///
+    /// impl Countdown {
+    ///     fn tick(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+    ///         if self.from == 0 {
+    ///             return Ok(Outcome::Done(None));
+    ///         }
+    ///         ctx.progress(0, &format!("T minus {}", self.from), "")?;
+    ///         self.from -= 1;
+    ///         Ok(Outcome::Again(Duration::from_secs(1)))
+    ///     }
+    /// }
+    ///
+    /// let mut registry = ExecutorRegistry::new();
+    /// registry.typed("countdown", Countdown::tick);
+    /// ```
+    pub fn typed<T, F>(&mut self, kind: &str, work: F) -> &mut Registration
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(&mut T, &mut TaskContext<'_>) -> Result<Outcome, TaskError> + Send + Sync + 'static,
+    {
+        self.insert_typed(kind, work, false)
+    }
+
+    /// As [`typed`](Self::typed), for executors that hold their worker for long.
+    ///
+    /// ```
+    /// use async_task_system::{ExecutorRegistry, NewTask, Outcome, SessionKey, StoreError, TaskContext, TaskSystem};
+    /// use serde_json::json;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Checksum { rounds: u64 }
+    ///
+    /// let mut registry = ExecutorRegistry::new();
+    /// registry.typed_blocking("checksum", |args: &mut Checksum, ctx: &mut TaskContext<'_>| {
+    ///     ctx.progress(0, "Computing", "")?;
+    ///     let sum = (0..args.rounds).fold(0_u64, |sum, round| sum.rotate_left(5) ^ round);
+    ///     Ok(Outcome::done(json!({ "sum": sum })))
+    /// });
+    ///
+    /// let system = TaskSystem::start(&Default::default(), registry)?;
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let task = NewTask::new("Sum").kind("checksum").metadata(&json!({ "rounds": "many" }));
+    /// let refused = system.execution().submit(&session, task).expect_err("no number");
+    /// let StoreError::InvalidArguments(errors) = refused else { panic!("{refused}") };
+    /// assert_eq!(errors[0].field, "rounds");
+    /// # system.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn typed_blocking<T, F>(&mut self, kind: &str, work: F) -> &mut Registration
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(&mut T, &mut TaskContext<'_>) -> Result<Outcome, TaskError> + Send + Sync + 'static,
+    {
+        self.insert_typed(kind, work, true)
+    }
+
+    fn insert_typed<T, F>(&mut self, kind: &str, work: F, blocking: bool) -> &mut Registration
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(&mut T, &mut TaskContext<'_>) -> Result<Outcome, TaskError> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        let factory = move |input: &TaskInput| Typed::<T, F>::new(input, work.clone());
+        self.insert(kind, factory, blocking)
+            .check(typed::check::<T>)
+    }
+
+    fn insert<F, E>(&mut self, kind: &str, factory: F, blocking: bool) -> &mut Registration
     where
         F: Fn(&TaskInput) -> Result<E, TaskError> + Send + Sync + 'static,
         E: TaskExecutor + 'static,
@@ -119,42 +269,13 @@ impl ExecutorRegistry {
         let registration = Registration {
             factory,
             blocking,
-            check: None,
+            checks: Vec::new(),
+            only_jobs: false,
         };
-        self.types.insert(kind.into(), registration);
-        self
-    }
-
-    /// Checks the arguments of jobs of the registered type `kind` when they are added: what is
-    /// wrong is answered at once, with 400 and the fields' names, instead of failing each attempt.
-    ///
-    /// ```
-    /// use async_task_system::{ExecutorRegistry, FieldError, Outcome, TaskContext};
-    ///
-    /// #[derive(serde::Deserialize)]
-    /// struct Report { month: u8 }
-    ///
-    /// let mut registry = ExecutorRegistry::new();
-    /// registry
-    ///     .register("report", |_input| Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None))))
-    ///     .check("report", |input| match input.arguments::<Report>()?.month {
-    ///         1..=12 => Ok(()),
-    ///         _ => Err(vec![FieldError::new("month", "month must be a number from 1 to 12")]),
-    ///     });
-    /// ```
-    ///
-    /// It runs on the thread of the request, so it should be quick. A later registration of the
-    /// type takes it away; without a registration it is not kept, and the log says so. Tasks are not
-    /// checked.
-    pub fn check<F>(&mut self, kind: &str, check: F) -> &mut Self
-    where
-        F: Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync + 'static,
-    {
-        match self.types.get_mut(kind) {
-            Some(registration) => registration.check = Some(Arc::new(check)),
-            None => log::warn!("The check of {kind} is lost: register the type before it"),
-        }
-        self
+        self.types
+            .entry(kind.into())
+            .insert_entry(registration)
+            .into_mut()
     }
 
     /// The registered types, in no order.
@@ -169,6 +290,10 @@ impl ExecutorRegistry {
         self.types.keys().map(|kind| &**kind)
     }
 
+    pub(crate) fn get_mut(&mut self, kind: &str) -> Option<&mut Registration> {
+        self.types.get_mut(kind)
+    }
+
     pub(crate) fn get(&self, kind: &str) -> Option<&Registration> {
         self.types.get(kind)
     }
@@ -177,46 +302,5 @@ impl ExecutorRegistry {
 impl fmt::Debug for ExecutorRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.types()).finish()
-    }
-}
-
-/// What is wrong with one field: of the arguments, a body or a query.
-///
-/// ```
-/// use async_task_system::FieldError;
-///
-/// let error = FieldError::new("steps[2].name", "name must not be empty");
-/// let json = serde_json::to_value(&error)?;
-/// assert_eq!(json["field"], "steps[2].name");
-/// # Ok::<(), serde_json::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FieldError {
-    /// The field, as in `steps[2].name`; empty where the whole is meant.
-    pub field: String,
-    /// What it must be instead, for a person.
-    pub message: String,
-}
-
-impl FieldError {
-    /// `message` tells what `field` must be.
-    ///
-    /// ```
-    /// # use async_task_system::FieldError;
-    /// let error = FieldError::new("month", "month must be a number from 1 to 12");
-    /// assert_eq!(error.field, "month");
-    /// ```
-    pub fn new(field: impl Into<String>, message: impl Into<String>) -> FieldError {
-        FieldError {
-            field: field.into(),
-            message: message.into(),
-        }
-    }
-}
-
-/// Arguments that cannot be read are wrong as a whole.
-impl From<TaskError> for Vec<FieldError> {
-    fn from(error: TaskError) -> Vec<FieldError> {
-        vec![FieldError::new("", error.to_string())]
     }
 }

@@ -90,6 +90,14 @@ impl<'a> Fields<'a> {
         self.errors.push(FieldError::new(field, message));
     }
 
+    /// Notes what a check has found in the field `parent`.
+    pub(crate) fn fault_all(&mut self, parent: &str, checked: Result<(), Vec<FieldError>>) {
+        for error in checked.err().unwrap_or_default() {
+            let FieldError { field, message } = error.under(parent);
+            self.fault(&field, message);
+        }
+    }
+
     /// How many faults were noted so far.
     pub(crate) fn faults(&self) -> usize {
         self.errors.len()

@@ -35,7 +35,8 @@ pub(crate) fn register(registry: &mut ExecutorRegistry) {
     if registry.get("dummy").is_none() {
         registry
             .register("dummy", Dummy::new)
-            .check("dummy", dummy::check);
+            .check(dummy::check)
+            .only_jobs();
     }
 }
 

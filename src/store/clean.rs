@@ -24,6 +24,7 @@ const CLEAN_BATCH: usize = 1_000;
 /// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Cleaned {
     /// Tasks removed so far.
     pub total: u64,

@@ -7,9 +7,19 @@
 
 use crate::task::{EventKind, HistoryEvent, Millis};
 
-const KIND: u8 = 0b0000_0111;
-const STEP: u8 = 0b0000_1000;
-const MESSAGE: u8 = 0b0001_0000;
+const KIND: u8 = 0b0011_1111;
+const STEP: u8 = 0b0100_0000;
+const MESSAGE: u8 = 0b1000_0000;
+
+/// A kind that did not fit into its bits would be read back as another one.
+const _: () = {
+    let mut place = 0;
+    while place < EventKind::ALL.len() {
+        assert!(place <= KIND as usize);
+        assert!(EventKind::ALL[place] as usize == place);
+        place += 1;
+    }
+};
 
 /// The most bytes an entry takes besides its texts, for gaps of up to a century.
 pub(crate) const ENTRY: usize = 2 + 6;
@@ -280,6 +290,20 @@ mod tests {
             assert_eq!(event.step.unwrap_or_default(), step);
             assert_eq!(event.message.unwrap_or_default(), message);
             assert_eq!(event.attempt, if i < 5 { 1 } else { 2 });
+        }
+    }
+
+    #[test]
+    fn every_kind_comes_back_with_and_without_texts() {
+        for &kind in EventKind::ALL {
+            for (step, message) in [("", ""), ("s", ""), ("", "m"), ("s", "m")] {
+                let mut history = History::default();
+                history.push(kind, 1, 5, step, message);
+                let event = history.newest().expect("it was pushed");
+                assert_eq!((event.kind, event.progress), (kind, 5));
+                assert_eq!(event.step.unwrap_or_default(), step);
+                assert_eq!(event.message.unwrap_or_default(), message);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::executor::FieldError;
 use crate::task::{TaskStatus, TransitionError};
 
 /// How much the store may hold, and for how long.
@@ -65,13 +66,15 @@ impl Default for Limits {
 /// assert_eq!(refused, StoreError::TaskNotFound);
 /// assert_eq!(refused.to_string(), "Task not found");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StoreError {
     /// No such task in this session.
     TaskNotFound,
     /// The task's state forbids it.
     TransitionError(TransitionError),
+    /// The task's type does not take its arguments.
+    InvalidArguments(Vec<FieldError>),
     /// The session has as many tasks as it may have.
     SessionTaskLimit(usize),
     /// The store holds as many bytes as it may.
@@ -109,6 +112,10 @@ impl fmt::Display for StoreError {
                 f,
                 "Only failed or cancelled tasks can be retried; this one is {status}"
             ),
+            StoreError::InvalidArguments(errors) => {
+                let messages: Vec<_> = errors.iter().map(|error| &*error.message).collect();
+                f.write_str(&messages.join("; "))
+            }
             StoreError::SessionTaskLimit(max) => write!(
                 f,
                 "This session already has {max} tasks; clean up or use another session"

@@ -18,8 +18,7 @@ const CHUNK: usize = 5_000;
 /// for name in ["a", "b", "c"] {
 ///     tasks.create(&session, NewTask::new(name))?;
 /// }
-/// let mut query = ListQuery { limit: 2, ..ListQuery::default() };
-/// query.statuses = vec![TaskStatus::Pending];
+/// let mut query = ListQuery::default().statuses([TaskStatus::Pending]).limit(2);
 /// let first = tasks.list(&session, &query, |task| task.name.to_string());
 /// assert_eq!((first.items, first.total), (vec!["c".to_owned(), "b".to_owned()], 3));
 /// query.cursor = first.next;
@@ -28,6 +27,7 @@ const CHUNK: usize = 5_000;
 /// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ListQuery {
     /// Only these statuses; all where empty.
     pub statuses: Vec<TaskStatus>,
@@ -54,6 +54,63 @@ impl Default for ListQuery {
 }
 
 impl ListQuery {
+    /// Lists only tasks of these statuses.
+    ///
+    /// ```
+    /// # use async_task_system::{ListQuery, TaskStatus};
+    /// let ended = TaskStatus::ALL.into_iter().filter(|status| status.is_final());
+    /// assert_eq!(ListQuery::default().statuses(ended).statuses.len(), 3);
+    /// ```
+    pub fn statuses(mut self, statuses: impl IntoIterator<Item = TaskStatus>) -> ListQuery {
+        self.statuses = statuses.into_iter().collect();
+        self
+    }
+
+    /// Lists only tasks of this type.
+    ///
+    /// ```
+    /// # use async_task_system::ListQuery;
+    /// assert_eq!(ListQuery::default().kind("report").kind.as_deref(), Some("report"));
+    /// ```
+    pub fn kind(mut self, kind: &str) -> ListQuery {
+        self.kind = Some(kind.to_owned());
+        self
+    }
+
+    /// Lists only tasks at this step.
+    ///
+    /// ```
+    /// # use async_task_system::ListQuery;
+    /// assert_eq!(ListQuery::default().step("Sending").step.as_deref(), Some("Sending"));
+    /// ```
+    pub fn step(mut self, step: &str) -> ListQuery {
+        self.step = Some(step.to_owned());
+        self
+    }
+
+    /// Lists only tasks older than this one.
+    ///
+    /// ```
+    /// # use async_task_system::{ListQuery, TaskId};
+    /// let id = TaskId::now_v7();
+    /// assert_eq!(ListQuery::default().cursor(id).cursor, Some(id));
+    /// ```
+    pub fn cursor(mut self, cursor: TaskId) -> ListQuery {
+        self.cursor = Some(cursor);
+        self
+    }
+
+    /// Lists at most so many.
+    ///
+    /// ```
+    /// # use async_task_system::ListQuery;
+    /// assert_eq!(ListQuery::default().limit(20).limit, 20);
+    /// ```
+    pub fn limit(mut self, limit: usize) -> ListQuery {
+        self.limit = limit;
+        self
+    }
+
     fn matches(&self, task: &Task) -> bool {
         (self.statuses.is_empty() || self.statuses.contains(&task.status))
             && self.kind.as_deref().is_none_or(|kind| *kind == *task.kind)
@@ -85,6 +142,7 @@ impl ListQuery {
 /// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Page<R> {
     /// The tasks, newest first.
     pub items: Vec<R>,

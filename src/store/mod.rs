@@ -79,6 +79,7 @@ use shares::Shares;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub struct Stats {
     pub total: usize,
     pub pending: usize,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::store::record::Record;
 use crate::store::{StoreError, TaskManager};
-use crate::task::{SessionKey, TaskId};
+use crate::task::{ParseError, SessionKey, TaskId};
 
 /// 122 random bits; its text is 32 hexadecimal digits.
 ///
@@ -41,6 +41,21 @@ impl ShareToken {
         let plain = text.len() == 32 && !text.bytes().any(|b| b.is_ascii_uppercase());
         let id = plain.then(|| Uuid::try_parse(text).ok())?;
         id.map(ShareToken)
+    }
+}
+
+/// ```
+/// use async_task_system::store::ShareToken;
+///
+/// let token: ShareToken = "0123456789abcdef0123456789abcdef".parse()?;
+/// assert_eq!(token.to_string(), "0123456789abcdef0123456789abcdef");
+/// # Ok::<(), async_task_system::task::ParseError>(())
+/// ```
+impl std::str::FromStr for ShareToken {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<ShareToken, ParseError> {
+        ShareToken::parse(text).ok_or(ParseError("32 lower-case hexadecimal digits"))
     }
 }
 

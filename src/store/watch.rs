@@ -21,6 +21,7 @@ const BATCH: usize = 256;
 
 /// What a wait came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Wait {
     /// Something has changed.
     Changed,
@@ -97,12 +98,13 @@ pub struct TaskWatch {
 ///         match watch.next(Duration::from_secs(15)) {
 ///             WatchUpdate::Events(events) => println!("now at {:?} %", events.last().map(|e| e.snapshot.progress)),
 ///             WatchUpdate::Nothing => println!("still at it"),
-///             WatchUpdate::Over => return,
+///             _ => return,
 ///         }
 ///     }
 /// }
 /// ```
 #[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WatchUpdate {
     /// These events, one or more, in order.
     Events(Vec<TaskEvent>),
@@ -267,6 +269,7 @@ pub struct SessionWatch {
 /// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SessionUpdate {
     /// The counters now. The first thing told; later, it says that the tasks have changed in a
     /// way not told singly: events were missed by a slow reader, or a cleanup removed tasks.

@@ -11,6 +11,7 @@
 //! Nothing here locks, allocates an id or writes history: the [store](crate::store) does that
 //! around these transitions, so that they can be read and tested on their own.
 
+mod parse_error;
 mod session_key;
 mod status;
 
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+pub use parse_error::ParseError;
 pub use session_key::{MAX_SESSION_KEY, SessionKey};
 pub use status::{EventKind, HistoryEvent, TaskStatus};
 
@@ -135,6 +137,7 @@ pub struct Task {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TransitionError {
     /// `start` of a task that is queued or running, or has ended.
     NotStartable(TaskStatus),

@@ -1,9 +1,12 @@
 //! Whose task it is.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+
+use crate::task::ParseError;
 
 /// The longest session key, in characters.
 ///
@@ -52,6 +55,20 @@ impl SessionKey {
     /// ```
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// ```
+/// # use async_task_system::SessionKey;
+/// let session: SessionKey = "customer-42".parse()?;
+/// assert_eq!(session.as_str(), "customer-42");
+/// # Ok::<(), async_task_system::task::ParseError>(())
+/// ```
+impl FromStr for SessionKey {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<SessionKey, ParseError> {
+        SessionKey::parse(text).ok_or(ParseError("1 to 128 characters of A-Z a-z 0-9 . _ : -"))
     }
 }
 

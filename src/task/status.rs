@@ -1,12 +1,13 @@
 //! Where a task stands, and what brought it there.
 
 use std::fmt;
+use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::task::Millis;
+use crate::task::{Millis, ParseError};
 
-/// Where a task stands.
+/// Where a task stands. There are these five and no others, so that a `match` needs no `_`.
 ///
 /// ```
 /// use async_task_system::TaskStatus;
@@ -89,95 +90,104 @@ impl TaskStatus {
     }
 }
 
+/// ```
+/// # use async_task_system::TaskStatus;
+/// assert_eq!("failed".parse(), Ok(TaskStatus::Failed));
+/// ```
+impl FromStr for TaskStatus {
+    type Err = ParseError;
+
+    fn from_str(name: &str) -> Result<TaskStatus, ParseError> {
+        TaskStatus::parse(name).ok_or(ParseError("the name of a status"))
+    }
+}
+
 impl fmt::Display for TaskStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-/// What one entry of a task's history tells.
-///
-/// ```
-/// use async_task_system::{EventKind, TaskStatus};
-///
-/// assert_eq!(EventKind::Retried.as_str(), "retried");
-/// assert_eq!(EventKind::Completed.status(), TaskStatus::Completed);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum EventKind {
-    /// The task came to be.
-    Created,
-    /// It was handed to the workers.
-    Queued,
-    /// A worker began an attempt.
-    Started,
-    /// The executor reported a new percent or step.
-    Progress,
-    /// The attempt ended well.
-    Completed,
-    /// The attempt ended badly.
-    Failed,
-    /// The task was called off.
-    Cancelled,
-    /// A new attempt was asked for.
-    Retried,
+/// Declares the kinds, each with its name on the wire and the status that a task has right after it.
+/// A kind that is declared is in `ALL`, at the place of its number: a history is read back by it.
+macro_rules! event_kinds {
+    ($($(#[$doc:meta])+ $kind:ident = $name:literal, $status:ident;)+) => {
+        /// What one entry of a task's history tells.
+        ///
+        /// ```
+        /// use async_task_system::{EventKind, TaskStatus};
+        ///
+        /// assert_eq!(EventKind::Retried.as_str(), "retried");
+        /// assert_eq!(EventKind::Completed.status(), TaskStatus::Completed);
+        /// ```
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        #[repr(u8)]
+        pub enum EventKind {
+            $($(#[$doc])+ $kind,)+
+        }
+
+        impl EventKind {
+            /// Every kind; a kind's place is its number in the stored form.
+            ///
+            /// ```
+            /// use async_task_system::EventKind;
+            ///
+            /// let ends = EventKind::ALL.iter().filter(|kind| kind.status().is_final());
+            /// let names: Vec<_> = ends.map(|kind| kind.as_str()).collect();
+            /// assert_eq!(names, ["completed", "failed", "cancelled"]);
+            /// ```
+            pub const ALL: &[EventKind] = &[$(EventKind::$kind,)+];
+
+            /// The name on the wire.
+            ///
+            /// ```
+            /// # use async_task_system::EventKind;
+            /// assert_eq!(EventKind::Queued.as_str(), "queued");
+            /// ```
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(EventKind::$kind => $name,)+
+                }
+            }
+
+            /// The status that a task has right after such an event.
+            ///
+            /// ```
+            /// # use async_task_system::{EventKind, TaskStatus};
+            /// assert_eq!(EventKind::Retried.status(), TaskStatus::Pending);
+            /// ```
+            pub const fn status(self) -> TaskStatus {
+                match self {
+                    $(EventKind::$kind => TaskStatus::$status,)+
+                }
+            }
+        }
+    };
 }
 
-impl EventKind {
-    /// Every kind; a kind's place is its number in the stored form.
-    ///
-    /// ```
-    /// use async_task_system::{EventKind, TaskStatus};
-    ///
-    /// let ends = EventKind::ALL.into_iter().filter(|kind| kind.status().is_final());
-    /// assert!(ends.eq([EventKind::Completed, EventKind::Failed, EventKind::Cancelled]));
-    /// ```
-    pub const ALL: [EventKind; 8] = [
-        EventKind::Created,
-        EventKind::Queued,
-        EventKind::Started,
-        EventKind::Progress,
-        EventKind::Completed,
-        EventKind::Failed,
-        EventKind::Cancelled,
-        EventKind::Retried,
-    ];
+event_kinds! {
+    /// The task came to be.
+    Created = "created", Pending;
+    /// It was handed to the workers.
+    Queued = "queued", Pending;
+    /// A worker began an attempt.
+    Started = "started", Running;
+    /// The executor reported a new percent or step.
+    Progress = "progress", Running;
+    /// The attempt ended well.
+    Completed = "completed", Completed;
+    /// The attempt ended badly.
+    Failed = "failed", Failed;
+    /// The task was called off.
+    Cancelled = "cancelled", Cancelled;
+    /// A new attempt was asked for.
+    Retried = "retried", Pending;
+}
 
-    /// The name on the wire.
-    ///
-    /// ```
-    /// # use async_task_system::EventKind;
-    /// assert_eq!(EventKind::Queued.as_str(), "queued");
-    /// ```
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EventKind::Created => "created",
-            EventKind::Queued => "queued",
-            EventKind::Started => "started",
-            EventKind::Progress => "progress",
-            EventKind::Completed => "completed",
-            EventKind::Failed => "failed",
-            EventKind::Cancelled => "cancelled",
-            EventKind::Retried => "retried",
-        }
-    }
-
-    /// The status that a task has right after such an event.
-    ///
-    /// ```
-    /// # use async_task_system::{EventKind, TaskStatus};
-    /// assert_eq!(EventKind::Retried.status(), TaskStatus::Pending);
-    /// ```
-    pub fn status(self) -> TaskStatus {
-        match self {
-            EventKind::Created | EventKind::Queued | EventKind::Retried => TaskStatus::Pending,
-            EventKind::Started | EventKind::Progress => TaskStatus::Running,
-            EventKind::Completed => TaskStatus::Completed,
-            EventKind::Failed => TaskStatus::Failed,
-            EventKind::Cancelled => TaskStatus::Cancelled,
-        }
+impl Serialize for EventKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -198,6 +208,7 @@ impl EventKind {
 /// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct HistoryEvent<'a> {
     /// 1 for the task's first entry, one more for each that follows, without a gap.
     pub seq: u32,

@@ -1,5 +1,7 @@
 //! The one integration binary: a real server on a free port, seen only from outside.
 
+/// Arguments that are read into a type: what does not fit, and its field.
+mod arguments;
 /// What bodies are taken: their form, their fields, their size.
 mod bodies;
 /// A real Chromium, for `page`.

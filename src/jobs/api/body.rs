@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::executor::{ExecutorRegistry, FieldError, TaskInput};
+use crate::executor::{ExecutorRegistry, TaskInput};
 use crate::http::Problem;
 use crate::http::fields::Fields;
 use crate::jobs::dummy;
@@ -71,21 +71,12 @@ impl JobParser<'_> {
 
     /// Whether the type's own check has something against the arguments.
     fn check(&self, fields: &mut Fields<'_>, kind: &str, arguments: Option<&str>) {
-        let Some(check) = self
-            .registry
-            .get(kind)
-            .and_then(|known| known.check.as_ref())
-        else {
+        let Some(known) = self.registry.get(kind) else {
             return;
         };
         let arguments = arguments.and_then(|json| RawValue::from_string(json.to_owned()).ok());
         let input = TaskInput::new(Uuid::nil(), kind.into(), kind.into(), 1, arguments);
-        for FieldError { field, message } in check(&input).err().unwrap_or_default() {
-            match field.as_str() {
-                "" => fields.fault("arguments", message),
-                _ => fields.fault(&format!("arguments.{field}"), message),
-            }
-        }
+        fields.fault_all("arguments", known.check_job(&input));
     }
 
     fn kind(&self, fields: &mut Fields<'_>) -> String {

@@ -11,6 +11,7 @@ use crate::support::{Dial, Gate, execute, pluck, wait_until};
 
 on_both! {
     an_executor_of_the_embedding_program_runs_as_a_job
+    a_job_whose_arguments_do_not_fit_its_type_is_refused
     a_result_nested_deeper_than_readers_bear_fails_the_job
     a_job_waits_for_its_time_and_no_longer
     higher_priority_runs_first_and_then_age
@@ -31,6 +32,30 @@ fn an_executor_of_the_embedding_program_runs_as_a_job(db: &Db) {
     let alice = User::of(&server, "alice");
     let job = alice.add_type("own");
     assert_eq!(alice.wait(&job, "completed")["result"], json!({ "own": 1 }));
+}
+
+fn a_job_whose_arguments_do_not_fit_its_type_is_refused(db: &Db) {
+    #[derive(serde::Deserialize)]
+    struct Sum {
+        numbers: Vec<u32>,
+    }
+    let server = db.serve_with(&[], |registry| {
+        registry.typed("sum", |sum: &mut Sum, _: &mut TaskContext<'_>| {
+            Ok(Outcome::done(sum.numbers.iter().sum::<u32>().into()))
+        });
+    });
+    let alice = User::of(&server, "alice");
+    let job = |numbers: Value| json!({ "type": "sum", "arguments": { "numbers": numbers } });
+    let refused = alice.post("/jobs", job(json!([1, "2"]))).expect(400).json();
+    assert_eq!(refused["errors"][0]["field"], "arguments.numbers[1]");
+    let bulk = json!({ "jobs": [job(json!([1])), { "type": "sum" }] });
+    let refused = alice.post("/jobs/bulk", bulk).expect(400).json();
+    assert_eq!(
+        refused["errors"],
+        json!([{ "field": "jobs[1].arguments.numbers", "message": "numbers is required" }])
+    );
+    let id = alice.add(job(json!([1, 2])));
+    assert_eq!(alice.wait(&id, "completed")["result"], 3);
 }
 
 fn a_result_nested_deeper_than_readers_bear_fails_the_job(db: &Db) {
