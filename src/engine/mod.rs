@@ -1,19 +1,20 @@
 //! Runs tasks: a fixed pool of workers, one timer, and the service that starts, cancels and
 //! retries.
 //!
-//! A run travels: run channel → worker → (timer → run channel → worker …) → end. It carries its
-//! attempt, and whoever takes it up asks the store whether that attempt still counts; a run
-//! that does not is simply dropped. So a cancel changes the store and needs no worker.
+//! A run goes: run channel → worker → (timer → run channel → worker …) → end. It carries its
+//! attempt. The worker that takes it asks the store whether that attempt still counts, and drops the
+//! run if it does not. So a cancel changes the store and needs no worker.
 //!
-//! The run channel has no bound of its own, because its length has one: every task's run holds a
-//! `Permit`, of which there are `max_active_tasks`. One that was called off while it paused gives
-//! its permit back and goes to a worker once more, who drops its executor: a user's `Drop` runs on
-//! no other thread.
+//! The run channel is unbounded, but its length is not: every task's run holds a `Permit`, and there
+//! are `max_active_tasks` of them. A run that is cancelled during its pause releases its permit and
+//! goes to a worker once more, which drops its executor: a user's `Drop` runs on no other thread.
 
 pub(crate) mod audit;
 mod blocking_limit;
 mod cleanup;
 pub(crate) mod pool;
+mod run;
+mod scheduler;
 mod timer;
 mod watchdog;
 mod worker;
@@ -26,10 +27,12 @@ pub use cleanup::TaskCleanupService;
 pub use crate::config::default_workers;
 
 use crate::executor::{ExecutorRegistry, Report, StopHandle, TaskError, TaskInput};
+use crate::log_safe::LogSafe;
 use crate::semaphore::{Permit, Semaphore};
-use crate::store::{Attempt, AttemptResult, NewTask, StoreError, TaskManager};
-use crate::task::{SessionKey, Task, TaskId};
-use pool::{AttemptHandle, Pool, PoolStats};
+use crate::store::{Attempt, NewTask, StoreError, TaskManager};
+use crate::task::{AttemptResult, SessionKey, Task, TaskId};
+use pool::{Pool, PoolStats};
+use run::AttemptHandle;
 
 /// How the engine runs.
 ///
@@ -89,11 +92,7 @@ impl AttemptHandle for TaskAssignment {
         };
         let session = self.attempt.session();
         match task.error {
-            Some(why) => log::warn!(
-                "Task {} failed: {}",
-                task.id,
-                crate::log_safe::LogSafe(&why)
-            ),
+            Some(why) => log::warn!("Task {} failed: {}", task.id, LogSafe(&why)),
             None => log::info!(
                 "Completed execution of task {} for session {session}",
                 task.id

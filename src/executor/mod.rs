@@ -17,7 +17,6 @@ mod context;
 mod registry;
 mod stop;
 
-use std::any::Any;
 use std::fmt;
 use std::iter::successors;
 use std::time::Duration;
@@ -25,9 +24,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use context::{Report, TaskContext, TaskInput};
+pub use registry::ExecutorRegistry;
 pub(crate) use registry::Registration;
-pub use registry::{ExecutorRegistry, FieldError};
 pub use stop::StopHandle;
+
+pub use crate::field_error::FieldError;
 
 /// Work that can be shown while it happens. One value serves one attempt.
 ///
@@ -196,15 +197,6 @@ impl<E: std::error::Error> From<E> for TaskError {
         }
         TaskError::new(message)
     }
-}
-
-/// What a panic said, for the log only: clients never see it.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 #[cfg(test)]

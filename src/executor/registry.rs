@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use crate::executor::{TaskError, TaskExecutor, TaskInput};
+use crate::field_error::FieldError;
 
 /// Says what is wrong with the arguments of a job before it is added.
 type Check = dyn Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync;
@@ -177,40 +176,6 @@ impl ExecutorRegistry {
 impl fmt::Debug for ExecutorRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.types()).finish()
-    }
-}
-
-/// What is wrong with one field: of the arguments, a body or a query.
-///
-/// ```
-/// use async_task_system::FieldError;
-///
-/// let error = FieldError::new("steps[2].name", "name must not be empty");
-/// let json = serde_json::to_value(&error)?;
-/// assert_eq!(json["field"], "steps[2].name");
-/// # Ok::<(), serde_json::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FieldError {
-    /// The field, as in `steps[2].name`; empty where the whole is meant.
-    pub field: String,
-    /// What it must be instead, for a person.
-    pub message: String,
-}
-
-impl FieldError {
-    /// `message` tells what `field` must be.
-    ///
-    /// ```
-    /// # use async_task_system::FieldError;
-    /// let error = FieldError::new("month", "month must be a number from 1 to 12");
-    /// assert_eq!(error.field, "month");
-    /// ```
-    pub fn new(field: impl Into<String>, message: impl Into<String>) -> FieldError {
-        FieldError {
-            field: field.into(),
-            message: message.into(),
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::executor::FieldError;
+use crate::field_error::FieldError;
 use crate::http::{Problem, Request};
 use crate::nesting::{MAX_DEPTH, depth};
 

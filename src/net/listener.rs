@@ -10,13 +10,12 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::executor::panic_text;
 use crate::http::Problem;
 use crate::net::Shared;
 use crate::net::connection::serve;
 use crate::net::encode::{self, Framing};
 use crate::net::open::Open;
-use crate::threads::spawn_with_stack;
+use crate::threads::{panic_text, spawn_with_stack};
 
 /// How long an idle connection thread waits for the next connection before it ends.
 const THREAD_IDLE: Duration = Duration::from_secs(10);

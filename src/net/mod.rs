@@ -31,11 +31,10 @@ use parking_lot::Mutex;
 
 use self::open::OpenConnections;
 use self::overload::Overload;
-use crate::executor::panic_text;
 use crate::http::meter::StatusCounts;
 use crate::http::{Problem, Request, Response};
 use crate::metrics::{Counter, Exposition};
-use crate::threads;
+use crate::threads::{self, panic_text};
 
 /// How many connections, how long, how large.
 #[derive(Clone, Debug)]

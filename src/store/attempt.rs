@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use crate::executor::{TaskError, TaskInput};
 use crate::store::budget::Budget;
-use crate::store::record::{AttemptResult, Record};
+use crate::store::record::Record;
 use crate::store::session::{Session, State};
 use crate::store::{StoreError, TaskManager};
-use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus, TransitionError, now_ms};
+use crate::task::{
+    AttemptResult, Millis, SessionKey, Task, TaskId, TaskStatus, TransitionError, now_ms,
+};
 
 /// One attempt of one task, for whoever runs it: reports carry it, and a stale one counts for
 /// nothing. Holding it keeps no lock.

@@ -47,11 +47,12 @@ pub use clean::Cleaned;
 pub(crate) use idempotency::{Answer, Once};
 pub use limits::{Limits, StoreError};
 pub use list::{ListQuery, Page};
-pub use new_task::{DEFAULT_KIND, NewTask};
-pub(crate) use record::AttemptResult;
+pub use new_task::NewTask;
 pub use session::Observer;
 pub use shares::ShareToken;
 pub use watch::{SessionUpdate, SessionWatch, TaskWatch, Wait, WatchUpdate};
+
+pub use crate::task::DEFAULT_KIND;
 
 use crate::metrics::WorkMeter;
 use crate::task::{HistoryEvent, SessionKey, Task, TaskId};

@@ -5,8 +5,7 @@ use std::thread::scope;
 use std::time::Duration;
 
 use super::*;
-use crate::task::EventKind;
-use crate::task::TaskStatus;
+use crate::task::{AttemptResult, EventKind, TaskStatus};
 
 const ROUNDS: usize = 1_000;
 

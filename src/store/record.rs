@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::store::budget::Budget;
 use crate::store::history::{ENTRY, History};
 use crate::store::shares::ShareToken;
-use crate::task::{Change, EventKind, Millis, Task, TaskStatus, TransitionError};
+use crate::task::{AttemptResult, Change, EventKind, Millis, Task, TaskStatus, TransitionError};
 
 /// Started, a hundred percents and an end, and one to spare.
 const ESSENTIAL_ENTRIES: usize = 103;
@@ -40,13 +40,6 @@ pub(crate) struct Record {
     /// Charged and not yet used. Never less than the entry that ends the task will take.
     reserve: usize,
     pub(crate) share: Option<ShareToken>,
-}
-
-/// How an attempt ended.
-#[derive(Debug)]
-pub(crate) enum AttemptResult {
-    Completed(Option<Box<RawValue>>),
-    Failed(String),
 }
 
 impl Record {
