@@ -68,11 +68,11 @@ fn matches(known: &str, tag: &str) -> bool {
 
 fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
     let deadline = Instant::now() + patience;
-    // First the bell, then the look: no change can fall between them.
-    let bell = match call.api.system.tasks().bell(&call.session, id) {
+    // Subscribe first, then look: so no change is missed.
+    let signal = match call.api.system.tasks().change_signal(&call.session, id) {
         // Nothing will change any more.
         Err(StoreError::Stopping) => return poll(call, id).map(|(answer, _)| answer),
-        bell => bell?,
+        signal => signal?,
     };
     loop {
         let (answer, ready) = poll(call, id)?;
@@ -80,7 +80,7 @@ fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
         if ready || left.is_zero() || (call.request.client)() != Peer::Open {
             return Ok(answer);
         }
-        if bell.wait(left.min(LOOK)) == Wait::Over {
+        if signal.wait(left.min(LOOK)) == Wait::Over {
             return poll(call, id).map(|(answer, _)| answer);
         }
     }

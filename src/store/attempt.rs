@@ -7,26 +7,11 @@ use std::time::Duration;
 use crate::executor::{TaskError, TaskInput};
 use crate::store::budget::Budget;
 use crate::store::record::Record;
-use crate::store::session::{Session, State};
+use crate::store::session::{Attempt, Session, State};
 use crate::store::{StoreError, TaskManager};
 use crate::task::{
     AttemptResult, Millis, SessionKey, Task, TaskId, TaskStatus, TransitionError, now_ms,
 };
-
-/// One attempt of one task, for whoever runs it: reports carry it, and a stale one counts for
-/// nothing. Holding it keeps no lock.
-#[derive(Clone)]
-pub(crate) struct Attempt {
-    pub(super) session: Arc<Session>,
-    pub(crate) task: TaskId,
-    pub(crate) number: u32,
-}
-
-impl Attempt {
-    pub(crate) fn session(&self) -> &SessionKey {
-        &self.session.key
-    }
-}
 
 impl TaskManager {
     // For the engine: one attempt's life.

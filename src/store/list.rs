@@ -1,8 +1,9 @@
 //! Pages of a session's tasks, newest first.
 
+use crate::store::TaskManager;
 use crate::store::record::Record;
-use crate::store::session::Session;
-use crate::task::{Task, TaskId, TaskStatus};
+use crate::store::session::{Session, State};
+use crate::task::{SessionKey, Task, TaskId, TaskStatus};
 
 /// The most tasks looked at under one hold of the session's lock.
 const CHUNK: usize = 5_000;
@@ -115,11 +116,7 @@ pub(crate) struct Part {
     pub(crate) more: bool,
 }
 
-pub(crate) fn page<R>(
-    session: &Session,
-    query: &ListQuery,
-    mut read: impl FnMut(&Task) -> R,
-) -> Page<R> {
+fn page<R>(session: &Session, query: &ListQuery, mut read: impl FnMut(&Task) -> R) -> Page<R> {
     let mut items = Vec::new();
     let part = part(session, query, true, |task| {
         items.push(read(task));
@@ -133,7 +130,7 @@ pub(crate) fn page<R>(
 }
 
 /// Hands tasks to `read` until it has enough, or the query's limit is reached.
-pub(crate) fn part(
+fn part(
     session: &Session,
     query: &ListQuery,
     count: bool,
@@ -192,7 +189,7 @@ pub(crate) fn part(
 /// The records of the wanted statuses below the cursor, newest first: the statuses' own
 /// indexes, merged.
 fn candidates<'a>(
-    state: &'a crate::store::session::State,
+    state: &'a State,
     statuses: &[TaskStatus],
     cursor: Option<TaskId>,
 ) -> Box<dyn Iterator<Item = &'a Record> + 'a> {
@@ -219,11 +216,54 @@ fn candidates<'a>(
     }))
 }
 
+impl TaskManager {
+    /// A page of the session's tasks, newest first, each turned into an `R` by `read`, which
+    /// runs under the session's lock.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{ListQuery, NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// for name in ["older", "newer"] {
+    ///     tasks.create(&session, NewTask::new(name))?;
+    /// }
+    /// let page = tasks.list(&session, &ListQuery::default(), |task| task.name.to_string());
+    /// assert_eq!(page.items, ["newer", "older"]);
+    /// # Ok::<(), async_task_system::StoreError>(())
+    /// ```
+    pub fn list<R>(
+        &self,
+        key: &SessionKey,
+        query: &ListQuery,
+        read: impl FnMut(&Task) -> R,
+    ) -> Page<R> {
+        match self.find(key) {
+            Some(session) => page(&session, query, read),
+            None => Page::empty(),
+        }
+    }
+
+    /// Part of a page, as long as `read`, which runs under the session's lock, takes another.
+    /// `count` asks for the total too.
+    pub(crate) fn list_part(
+        &self,
+        key: &SessionKey,
+        query: &ListQuery,
+        count: bool,
+        read: impl FnMut(&Task) -> bool,
+    ) -> Part {
+        match self.find(key) {
+            Some(session) => part(&session, query, count, read),
+            None => Part::default(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Limits, NewTask, TaskManager};
-    use crate::task::SessionKey;
+    use crate::store::{Limits, NewTask};
 
     #[test]
     fn a_status_named_twice_lists_its_tasks_once() {

@@ -65,7 +65,7 @@ pub(super) fn check(tasks: &TaskManager) {
         }
     }
     assert_eq!(tasks.bytes(), bytes);
-    assert_eq!(tasks.shared.shares.len(), shared);
+    assert_eq!(tasks.shared.shares.read().len(), shared);
     assert!(bytes <= tasks.limits().max_store_bytes);
 }
 

@@ -6,10 +6,10 @@
 //! has accepted. Texts beyond the reserve are kept while there is room for them.
 
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use crate::store::budget::Budget;
 use crate::store::history::{ENTRY, History};
-use crate::store::shares::ShareToken;
 use crate::task::{AttemptResult, Change, EventKind, Millis, Task, TaskStatus, TransitionError};
 
 /// Started, a hundred percents and an end, and one to spare.
@@ -33,7 +33,48 @@ const MAX_STEP: usize = 400;
 /// The longest description of a step, or error, kept, in bytes.
 const MAX_MESSAGE: usize = 2_000;
 
-/// A task, its trail and what it holds in reserve.
+/// 122 random bits; its text is 32 hexadecimal digits.
+///
+/// ```
+/// use async_task_system::store::{Limits, ShareToken};
+/// use async_task_system::{NewTask, SessionKey, TaskManager};
+///
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+/// let text = tasks.share(&session, id)?.to_string();
+/// assert_eq!(text.len(), 32);
+/// let token = ShareToken::parse(&text).expect("it was ours");
+/// assert_eq!(tasks.shared_task(token), Some((session, id)));
+/// # Ok::<(), async_task_system::StoreError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ShareToken(pub(super) Uuid);
+
+impl ShareToken {
+    /// The token of that text.
+    ///
+    /// ```
+    /// use async_task_system::store::ShareToken;
+    ///
+    /// assert!(ShareToken::parse("0123456789abcdef0123456789abcdef").is_some());
+    /// assert!(ShareToken::parse("me").is_none());
+    /// ```
+    pub fn parse(text: &str) -> Option<ShareToken> {
+        // The other spellings of a UUID would be other addresses of the same page.
+        let plain = text.len() == 32 && !text.bytes().any(|b| b.is_ascii_uppercase());
+        let id = plain.then(|| Uuid::try_parse(text).ok())?;
+        id.map(ShareToken)
+    }
+}
+
+impl std::fmt::Display for ShareToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
+/// A task, its history and its reserve.
 pub(crate) struct Record {
     pub(crate) task: Task,
     pub(crate) history: History,
