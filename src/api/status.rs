@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Call;
-use super::tasks::id;
+use super::call::Call;
 use super::view::StatusView;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
@@ -18,7 +17,7 @@ const MAX_WAIT: u64 = 60;
 const LOOK: Duration = Duration::from_millis(1_500);
 
 pub(super) fn status(call: &Call<'_>) -> Answer {
-    let id = id(call)?;
+    let id = call.id()?;
     match wait(call)? {
         Some(wait) => long_poll(call, id, wait),
         None => poll(call, id).map(|(answer, _)| answer),
@@ -38,7 +37,7 @@ fn wait(call: &Call<'_>) -> Result<Option<Duration>, Problem> {
 /// The answer now, and whether there is nothing to wait for.
 fn poll(call: &Call<'_>, id: TaskId) -> Result<(Response, bool), Problem> {
     let known = call.request.header("If-None-Match");
-    let tasks = call.api.system.tasks();
+    let tasks = &call.api.tasks;
     let answer = tasks.inspect(&call.session, id, |task| {
         let tag = ["\"", &task.version.to_string(), "\""].concat();
         let same = known.is_some_and(|known| matches(known, &tag));
@@ -69,7 +68,7 @@ fn matches(known: &str, tag: &str) -> bool {
 fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
     let deadline = Instant::now() + patience;
     // Subscribe first, then look: so no change is missed.
-    let signal = match call.api.system.tasks().change_signal(&call.session, id) {
+    let signal = match call.api.tasks.change_signal(&call.session, id) {
         // Nothing will change any more.
         Err(StoreError::Stopping) => return poll(call, id).map(|(answer, _)| answer),
         signal => signal?,

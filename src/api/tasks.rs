@@ -3,14 +3,14 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::Call;
+use super::call::Call;
 use super::view::{TaskAnswer, TaskView, path};
 use crate::http::fields::{Fields, Query};
 use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
 use crate::spelling::nearest;
-use crate::store::{ListQuery, NewTask, Stats, StoreError, TaskManager};
+use crate::store::{ListQuery, NewTask, Stats, TaskManager};
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
 
 const MAX_NAME: usize = 200;
@@ -92,7 +92,7 @@ fn type_in(metadata: &RawValue) -> Option<String> {
 
 pub(super) fn list(call: &Call<'_>) -> Answer {
     let mut page = ListedPage {
-        tasks: call.api.system.tasks().clone(),
+        tasks: call.api.tasks.clone(),
         key: call.session.clone(),
         query: list_query(call)?,
         count: 0,
@@ -169,7 +169,7 @@ pub(super) struct StatsAnswer {
 }
 
 pub(super) fn stats(call: &Call<'_>) -> Answer {
-    let stats = call.api.system.tasks().stats(&call.session);
+    let stats = call.api.tasks.stats(&call.session);
     let success = true;
     Ok(Response::json(200, &StatsAnswer { success, stats }))
 }
@@ -181,13 +181,13 @@ pub(super) fn show(call: &Call<'_>) -> Answer {
 }
 
 fn inspect(call: &Call<'_>, read: impl FnOnce(&Task) -> Response) -> Answer {
-    let tasks = call.api.system.tasks();
-    Ok(tasks.inspect(&call.session, id(call)?, read)?)
+    let tasks = &call.api.tasks;
+    Ok(tasks.inspect(&call.session, call.id()?, read)?)
 }
 
 pub(super) fn history(call: &Call<'_>) -> Answer {
-    let task_id = id(call)?;
-    let (tasks, key) = (call.api.system.tasks().clone(), call.session.clone());
+    let task_id = call.id()?;
+    let (tasks, key) = (call.api.tasks.clone(), call.session.clone());
     tasks.inspect(&key, task_id, |_| ())?;
     let (mut from, mut count) = (None, 0);
     Ok(Response::json_parts(move |out| {
@@ -225,7 +225,7 @@ struct StartAnswer {
 
 pub(super) fn start(call: &Call<'_>) -> Answer {
     call.no_fields()?;
-    let task_id = id(call)?;
+    let task_id = call.id()?;
     call.api.system.execution().start(&call.session, task_id)?;
     let answer = StartAnswer {
         success: true,
@@ -238,7 +238,7 @@ pub(super) fn start(call: &Call<'_>) -> Answer {
 pub(super) fn cancel(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     let execution = call.api.system.execution();
-    let task = execution.cancel(&call.session, id(call)?)?;
+    let task = execution.cancel(&call.session, call.id()?)?;
     let answer = TaskAnswer::new(&task, Some("Task cancelled successfully"));
     Ok(Response::json(200, &answer))
 }
@@ -246,15 +246,9 @@ pub(super) fn cancel(call: &Call<'_>) -> Answer {
 pub(super) fn retry(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     let execution = call.api.system.execution();
-    let task = execution.retry(&call.session, id(call)?)?;
+    let task = execution.retry(&call.session, call.id()?)?;
     let answer = TaskAnswer::new(&task, Some("Task retried successfully"));
     Ok(Response::json(200, &answer))
-}
-
-/// The id in the path; one that is no UUID is nobody's.
-pub(super) fn id(call: &Call<'_>) -> Result<TaskId, StoreError> {
-    let text = call.parameters.first().map_or("", |text| text);
-    text.parse().map_err(|_| StoreError::TaskNotFound)
 }
 
 #[derive(Serialize)]
@@ -285,7 +279,7 @@ struct CleanupOptions {
 
 pub(super) fn cleanup_status(call: &Call<'_>) -> Answer {
     let status = call.api.system.cleanup().status();
-    let tasks = call.api.system.tasks();
+    let tasks = &call.api.tasks;
     let cleaned = tasks.cleaned(&call.session);
     let limits = tasks.limits();
     let status = CleanupView {
