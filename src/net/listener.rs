@@ -11,10 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::http::Problem;
-use crate::net::Shared;
 use crate::net::connection::serve;
 use crate::net::encode::{self, Framing};
 use crate::net::open::Open;
+use crate::net::service::Shared;
 use crate::threads::{panic_text, spawn_with_stack};
 
 /// How long an idle connection thread waits for the next connection before it ends.
