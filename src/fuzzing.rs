@@ -41,6 +41,17 @@ pub fn check_head(bytes: &[u8]) {
     }
 }
 
+/// The length, the method, the target and the headers of a head that is accepted.
+pub fn head_parts(bytes: &[u8]) -> Option<(usize, String, String, Vec<(String, String)>)> {
+    let length = head::find_end(bytes).ok()??;
+    let text = head::text_of(&bytes[..length]);
+    let head = head::parse(&text, MAX_BODY).ok()?;
+    let headers = head.headers.0.iter();
+    let headers = headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let (method, target) = (head.method.to_owned(), head.target.to_owned());
+    Some((length, method, target, headers.collect()))
+}
+
 /// The routes over a small system.
 pub struct Routes {
     api: Arc<Api>,

@@ -265,8 +265,7 @@ fn with_hint(error: io::Error) -> io::Error {
 /// Why no server can listen there. The port may be in use: by the server that this configuration is
 /// to restart, for one.
 fn address_mistake(config: &Config) -> Option<String> {
-    let host = config.host.trim_matches(['[', ']']);
-    let error = TcpListener::bind((host, config.port)).err()?;
+    let error = Transport::bind(&config.host, config.port).err()?;
     let is_mistake = error.kind() != io::ErrorKind::AddrInUse;
-    is_mistake.then(|| format!("HOST={} PORT={}: {error}", LogSafe(host), config.port))
+    is_mistake.then(|| LogSafe(&error.to_string()).to_string())
 }

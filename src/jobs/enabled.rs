@@ -3,52 +3,32 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::engine::TaskExecutionService;
-use crate::engine::pool::Pool;
 use crate::executor::ExecutorRegistry;
 use crate::http::Problem;
 use crate::http::router::Route;
-use crate::jobs::auth::{self, TokenConfig, TokenVerifier};
+use crate::jobs::api::auth::{self, TokenConfig, TokenVerifier};
 use crate::jobs::dummy::{self, Dummy};
 use crate::jobs::inserter::Inserter;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::notify::Notifier;
-use crate::jobs::storage::{Claim, Storage};
-use crate::jobs::watch::Watch;
+use crate::jobs::notify::watch::Watch;
+use crate::jobs::storage::Storage;
+use crate::jobs::system::JobSystem;
 use crate::jobs::worker::maintenance::Maintenance;
 use crate::jobs::worker::{Queue, QueueOptions, Wakeup};
-use crate::jobs::{database, routes};
+use crate::jobs::{api, database};
 use crate::metrics::Exposition;
 use crate::semaphore::Semaphore;
 use crate::threads::join_until;
 
 /// The running Job API; nothing where `STORAGE=memory`.
 pub(crate) struct Jobs(Option<Arc<JobSystem>>);
-
-/// What its routes work on.
-pub(super) struct JobSystem {
-    pub(super) storage: Arc<Storage>,
-    pub(super) inserter: Inserter,
-    pub(super) verifier: TokenVerifier,
-    pub(super) registry: ExecutorRegistry,
-    pub(super) meter: Arc<JobMeter>,
-    pub(super) watch: Watch,
-    /// `None` where other processes run the jobs.
-    queue: Option<Arc<Queue>>,
-    pool: Pool,
-    maintenance: Maintenance,
-    /// `None` where there can be no other processes to tell.
-    notifier: Option<Arc<Notifier>>,
-    bell: Wakeup,
-    listener: Mutex<Option<JoinHandle<()>>>,
-    stopping: Arc<AtomicBool>,
-}
 
 /// Registers the types that every Job API has, where `registry` does not have them.
 pub(crate) fn register(registry: &mut ExecutorRegistry) {
@@ -133,7 +113,7 @@ impl Jobs {
     /// Its routes; without a database, ones that say how to get one.
     pub(crate) fn routes(&self, streams: &Semaphore) -> Vec<Route> {
         match &self.0 {
-            Some(system) => routes::routes(system, streams),
+            Some(system) => api::routes(system, streams),
             None => super::routes_off(""),
         }
     }
@@ -194,31 +174,6 @@ impl Jobs {
                 join_until(thread, deadline);
             }
         }
-    }
-}
-
-impl JobSystem {
-    /// Something may be due.
-    pub(super) fn wake(&self) {
-        (self.bell)();
-    }
-
-    /// This claim was cancelled: its run is called off, wherever that is.
-    pub(super) fn call_off(&self, claim: Claim) {
-        if let Some(queue) = &self.queue {
-            queue.call_off(claim);
-        }
-        if let Some(notifier) = &self.notifier {
-            notifier.called_off(claim);
-        }
-    }
-
-    /// Whether the database cannot be used now, as far as any duty of this process knows.
-    fn is_away(&self) -> bool {
-        let queue = self.queue.as_ref();
-        self.storage.availability.is_away()
-            || self.maintenance.is_away()
-            || queue.is_some_and(|queue| queue.is_away())
     }
 }
 

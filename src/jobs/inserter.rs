@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 
-use crate::jobs::addition::{AddedJobs, InsertRequest, Outcome};
 use crate::jobs::database::DatabaseError;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::Storage;
+use crate::jobs::storage::addition::{AddedJobs, InsertRequest, Outcome};
 use crate::jobs::worker::Wakeup;
 use crate::threads::{self, join_until};
 

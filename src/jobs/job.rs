@@ -2,14 +2,12 @@
 
 use std::str::FromStr;
 
-use serde::ser::{Serialize, SerializeStruct, Serializer};
-use serde::{Deserialize, Deserializer};
+use serde::ser::{SerializeStruct, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::macros::format_description;
 use uuid::Uuid;
-
-use crate::jobs::work::Place;
 
 /// Where a job stands. The numbers are the database's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +172,26 @@ impl Added {
 
 fn next<'a, T: FromStr>(words: &mut impl Iterator<Item = &'a str>) -> Option<T> {
     words.next()?.parse().ok()
+}
+
+/// A job's place in the order of due jobs of its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) struct Place {
+    #[serde(rename = "xrank")]
+    pub(super) rank: i64,
+    #[serde(rename = "xrun")]
+    pub(super) run: i64,
+    #[serde(rename = "xid")]
+    pub(super) id: Uuid,
+}
+
+impl Place {
+    /// Before every job.
+    pub(super) const START: Place = Place {
+        rank: i64::MIN,
+        run: i64::MIN,
+        id: Uuid::nil(),
+    };
 }
 
 /// What a worker needs of a job that it has claimed.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::executor::ExecutorRegistry;
 use crate::jobs::job::{Job, JobStatus};
-use crate::jobs::work::{End, Rescued};
+use crate::jobs::storage::work::{End, Rescued};
 use crate::metrics::{Exposition, WorkMeter};
 
 /// Counts jobs; nothing where metrics are off.

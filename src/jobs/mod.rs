@@ -3,19 +3,13 @@
 //! An optional feature is two files with the same functions: [`enabled`] with it, `disabled`
 //! without; whoever calls carries no condition.
 //!
-//! A job's way: request → `inserter` (requests share a commit) → database → `worker::fetcher` (claims it
-//! into the pool) → `worker::run` (its place in the pool) → `worker::completer` (writes its end). `worker::claims` alone
-//! knows what this process holds. `storage`, `lists` and `work` say what can be done with jobs, `sql` how, `database` on
-//! which.
+//! A job's way: `api` reads the request; `inserter` lets requests share a commit; `worker::fetcher` claims the job into the
+//! pool; `worker::run` is its attempt there; `worker::completer` writes its end. `worker::claims` alone knows what this
+//! process holds. `storage` says what can be asked of jobs, and in which SQL; `database` runs it on SQLite or PostgreSQL;
+//! `notify` tells other processes and watchers. `system` is what the routes work on, and `enabled` puts it together.
 
 #[cfg(feature = "jobs")]
-mod addition;
-#[cfg(feature = "jobs")]
-mod auth;
-#[cfg(feature = "jobs")]
-mod availability;
-#[cfg(feature = "jobs")]
-mod body;
+mod api;
 #[cfg(feature = "jobs")]
 mod clock;
 #[cfg(feature = "jobs")]
@@ -27,31 +21,17 @@ mod dummy;
 #[cfg(feature = "jobs")]
 mod enabled;
 #[cfg(feature = "jobs")]
-mod idempotency;
-#[cfg(feature = "jobs")]
 mod inserter;
 #[cfg(feature = "jobs")]
 mod job;
-#[cfg(feature = "jobs")]
-mod listen;
-#[cfg(feature = "jobs")]
-mod lists;
 #[cfg(feature = "jobs")]
 mod meter;
 #[cfg(feature = "jobs")]
 mod notify;
 #[cfg(feature = "jobs")]
-mod public_key;
-#[cfg(feature = "jobs")]
-mod routes;
-#[cfg(feature = "jobs")]
-mod sql;
-#[cfg(feature = "jobs")]
 mod storage;
 #[cfg(feature = "jobs")]
-mod watch;
-#[cfg(feature = "jobs")]
-mod work;
+mod system;
 #[cfg(feature = "jobs")]
 mod worker;
 

@@ -90,10 +90,10 @@ impl Connection<'_> {
     /// Waits for a whole head, and takes it out of the input. The time for the first one begins with the connection, for
     /// any other with its first byte.
     fn next_head(&mut self, is_first: bool) -> Next {
-        let options = &self.shared.options;
+        let head_within = self.head_within();
         self.input.allow(match is_first {
-            true => options.head_timeout,
-            false => options.keep_alive_timeout,
+            true => head_within,
+            false => self.shared.options.keep_alive_timeout,
         });
         loop {
             // Some clients end a body with an empty line too many (RFC 9112, 2.2).
@@ -109,7 +109,7 @@ impl Connection<'_> {
         }
         self.open.set_busy();
         if !is_first {
-            self.input.allow(options.head_timeout);
+            self.input.allow(head_within);
         }
         loop {
             match head::find_end(self.input.buffered()) {
@@ -132,10 +132,18 @@ impl Connection<'_> {
         }
     }
 
+    fn head_within(&self) -> Duration {
+        let options = &self.shared.options;
+        options.head_timeout.min(options.request_timeout)
+    }
+
     /// Has a request answered; whether another may follow.
     fn answer(&mut self, head: &Head<'_>) -> bool {
         let (shared, open) = (self.shared, self.open);
-        self.input.allow(shared.options.request_timeout);
+        // The time for the whole request began with its head.
+        let used = self.head_within().saturating_sub(self.input.left());
+        let within = shared.options.request_timeout;
+        self.input.allow(within.saturating_sub(used));
         let body = Body {
             shared,
             open,
@@ -176,7 +184,6 @@ impl Connection<'_> {
                 false => After::Close,
             },
         };
-        let within = shared.options.request_timeout;
         encode::write(&mut &open.socket, response, &id, framing, within) && keep
     }
 

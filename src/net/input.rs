@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 /// How much is read at once. Nearly every request fits.
 const READ: usize = 1_024;
 
-/// The longest wait that counts in full. A process that was halted for a minute has not waited for its client.
+/// The longest wait in one piece, as far as more of a request has to come.
 const SLICE: Duration = Duration::from_secs(1);
+
+/// A wait that takes so much longer than it was to take shows that the process was halted.
+const HALTED: Duration = Duration::from_millis(250);
 
 /// Why no more bytes come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,11 @@ impl<'c> Input<'c> {
         self.left = time;
     }
 
+    /// How much of that time is left.
+    pub(super) fn left(&self) -> Duration {
+        self.left
+    }
+
     /// Waits for the first bytes of a request, in one piece: this is what nearly every wait is.
     pub(super) fn wait(&mut self) -> Result<(), End> {
         let whole = self.left;
@@ -91,7 +99,11 @@ impl<'c> Input<'c> {
             }
             let begun = Instant::now();
             let read = self.socket.read(into);
-            self.left = self.left.saturating_sub(begun.elapsed().min(wait));
+            // A wait that was much too long was that of a halted process, not that of the client.
+            let waited = begun.elapsed();
+            if waited <= wait + HALTED {
+                self.left = self.left.saturating_sub(waited.min(wait));
+            }
             match read {
                 Ok(0) => return Err(End::Closed),
                 Ok(length) => return Ok(length),

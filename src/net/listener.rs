@@ -1,7 +1,7 @@
 //! Accepts connections, or refuses them.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,14 +34,24 @@ const LAST_ONES: Duration = Duration::from_millis(500);
 /// The pause after a connection that could not be accepted.
 const BACK_OFF: Duration = Duration::from_millis(20);
 
-/// Listens on all addresses of `host` that allow it, on one port: `localhost` has two.
-pub(super) fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
+/// The addresses of a name, of an address, or of an address in brackets. `localhost` has two, whatever the system's
+/// table of hosts says.
+fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if host.eq_ignore_ascii_case("localhost") {
+        let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        return Ok(both.map(|ip: IpAddr| (ip, port).into()).to_vec());
+    }
     let bare = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
+    Ok((bare.unwrap_or(host), port).to_socket_addrs()?.collect())
+}
+
+/// Listens on all addresses of `host` that allow it, on one port.
+pub(super) fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for mut address in (bare.unwrap_or(host), port).to_socket_addrs()? {
+    for mut address in addresses(host, port)? {
         if let Some(first) = listeners.first() {
             address.set_port(first.local_addr()?.port());
         }

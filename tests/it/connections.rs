@@ -1,8 +1,8 @@
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::support::{API, Client, TestServer, wait_until};
+use crate::support::{API, Client, FREE_PORT, Process, Reply, TempDir, TestServer, wait_until};
 
 fn health(session: &str) -> String {
     format!("GET {API}/health HTTP/1.1\r\nHost: h\r\nX-App-Session: {session}\r\n\r\n")
@@ -127,6 +127,23 @@ fn a_body_in_drops_is_cut_off_at_the_requests_deadline() {
             assert_eq!(statuses, want, "{answer}");
         }
     }
+}
+
+#[test]
+fn a_server_that_was_halted_does_not_blame_its_clients() {
+    let dir = TempDir::new();
+    let limits = [("HEAD_TIMEOUT", "1000"), ("REQUEST_TIMEOUT", "1000")];
+    let process = Process::start(&dir, &[&limits[..], &[FREE_PORT]].concat());
+    let request = health("halted");
+    let (start, rest) = request.split_at(20);
+    let mut socket = process.client.connect();
+    socket.write_all(start.as_bytes()).expect("sent");
+    process.signal("STOP");
+    // Three times as long as a request may take.
+    std::thread::sleep(Duration::from_secs(3));
+    process.signal("CONT");
+    socket.write_all(rest.as_bytes()).expect("sent");
+    Reply::read(&mut BufReader::new(&socket), "GET").expect(200);
 }
 
 #[test]

@@ -22,8 +22,8 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::jobs::clock::{LeaseClock, Millis};
-use crate::jobs::sql::work::LANES;
 use crate::jobs::storage::Claim;
+use crate::jobs::storage::sql::work::LANES;
 
 /// The most jobs held at once, pausing ones included.
 const MAX_HELD: usize = 10_000;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::jobs::database::Duty;
-use crate::jobs::job::Claimed;
-use crate::jobs::sql::work::LANES;
+use crate::jobs::job::{Claimed, Place};
+use crate::jobs::storage::sql::work::LANES;
+use crate::jobs::storage::work::{ClaimQuery, KindMark, Release};
 use crate::jobs::storage::{Claim, Done};
-use crate::jobs::work::{ClaimQuery, KindMark, Place, Release};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::run::JobRun;

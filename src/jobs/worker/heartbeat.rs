@@ -5,8 +5,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::jobs::database::Duty;
+use crate::jobs::storage::work::{Release, Renewal};
 use crate::jobs::storage::{Claim, Done};
-use crate::jobs::work::{Release, Renewal};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::run::pool_id;

@@ -9,8 +9,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::jobs::database::Duty;
+use crate::jobs::storage::work::Rescued;
 use crate::jobs::storage::{Claim, Done, Storage};
-use crate::jobs::work::Rescued;
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::{Backoff, DutyState};
 use crate::threads::{self, join_until};

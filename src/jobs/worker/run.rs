@@ -12,7 +12,7 @@ use crate::engine::pool::AttemptHandle;
 use crate::executor::{Report, StopHandle, TaskError, TaskInput};
 use crate::jobs::job::{Claimed, JobStatus};
 use crate::jobs::storage::Claim;
-use crate::jobs::work::{Begin, End, Finish, Pause, Progress, Reported};
+use crate::jobs::storage::work::{Begin, End, Finish, Pause, Progress, Reported};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
 use crate::jobs::worker::presence::Presence;

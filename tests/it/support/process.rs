@@ -90,11 +90,12 @@ impl Process {
         };
         wait_until(|| address().is_some());
         process.client = Client::new(address().expect("it listens"));
-        let has_started = || {
+        // A worker may meet a job that ends it before it has said that it has started.
+        wait_until(|| {
             process.has("Task system initialized successfully")
                 || process.has("The Task System is off")
-        };
-        wait_until(has_started);
+                || matches!(process.child.try_wait(), Ok(Some(_)))
+        });
         process
     }
 

@@ -10,90 +10,90 @@ use uuid::Uuid;
 
 use crate::jobs::clock::since_boot;
 use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
-use crate::jobs::job::{Claimed, JobStatus};
-use crate::jobs::sql::work as sql;
+use crate::jobs::job::{Claimed, JobStatus, Place};
+use crate::jobs::storage::sql::work as sql;
 use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse, read};
 
 /// The newest percent and step of an attempt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     #[serde(rename = "xprogress")]
-    pub(super) progress: u8,
+    pub(crate) progress: u8,
     #[serde(rename = "xstep", skip_serializing_if = "Option::is_none")]
-    pub(super) step: Option<String>,
+    pub(crate) step: Option<String>,
     #[serde(rename = "xdetail", skip_serializing_if = "Option::is_none")]
-    pub(super) detail: Option<String>,
+    pub(crate) detail: Option<String>,
 }
 
 /// The executor of this claim was called so many ms ago.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Begin {
+pub(crate) struct Begin {
     #[serde(flatten)]
-    pub(super) claim: Claim,
+    pub(crate) claim: Claim,
     #[serde(rename = "xage")]
-    pub(super) age: u64,
+    pub(crate) age: u64,
     /// It has returned since then, to be called again.
     #[serde(rename = "xpaused")]
-    pub(super) is_paused: u8,
+    pub(crate) is_paused: u8,
 }
 
 /// Whether this claim's executor is on no thread, to be called again.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Pause {
+pub(crate) struct Pause {
     #[serde(flatten)]
-    pub(super) claim: Claim,
+    pub(crate) claim: Claim,
     #[serde(rename = "xpaused")]
-    pub(super) is_paused: u8,
+    pub(crate) is_paused: u8,
 }
 
 /// The newest latest of this claim.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Reported {
+pub(crate) struct Reported {
     #[serde(flatten)]
-    pub(super) claim: Claim,
+    pub(crate) claim: Claim,
     #[serde(flatten)]
-    pub(super) latest: Progress,
+    pub(crate) latest: Progress,
 }
 
 /// How an attempt ended: the row that is written of it.
 #[derive(Debug, Serialize)]
-pub(super) struct Finish {
+pub(crate) struct Finish {
     #[serde(flatten)]
-    pub(super) claim: Claim,
+    pub(crate) claim: Claim,
     /// Milliseconds since its executor was called.
     #[serde(rename = "xage")]
-    pub(super) age: u64,
+    pub(crate) age: u64,
     #[serde(flatten)]
-    pub(super) latest: Progress,
+    pub(crate) latest: Progress,
     #[serde(rename = "xstatus")]
-    pub(super) status: u8,
+    pub(crate) status: u8,
     #[serde(rename = "xresult", skip_serializing_if = "Option::is_none")]
-    pub(super) result: Option<String>,
+    pub(crate) result: Option<String>,
     /// JSON: an object with a message.
     #[serde(rename = "xerror", skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<String>,
+    pub(crate) error: Option<String>,
     /// JSON: the message alone.
     #[serde(rename = "xmessage", skip_serializing_if = "Option::is_none")]
-    pub(super) message: Option<String>,
+    pub(crate) message: Option<String>,
     /// Milliseconds to the next attempt, where there is to be one.
     #[serde(rename = "xagain", skip_serializing_if = "Option::is_none")]
-    pub(super) again: Option<u64>,
+    pub(crate) again: Option<u64>,
 }
 
 /// An end that is to be written.
 #[derive(Clone, Debug)]
-pub(super) struct End {
-    pub(super) claim: Claim,
+pub(crate) struct End {
+    pub(crate) claim: Claim,
     /// A [`Finish`], put into JSON by the thread that ran the attempt: a single one writes all of them.
     row: Box<RawValue>,
     /// For the meter, as is the time from begin to end.
-    pub(super) status: JobStatus,
-    pub(super) kind: String,
-    pub(super) ran: Duration,
+    pub(crate) status: JobStatus,
+    pub(crate) kind: String,
+    pub(crate) ran: Duration,
 }
 
 impl End {
-    pub(super) fn new(finish: &Finish, kind: String, status: JobStatus, ran: Duration) -> End {
+    pub(crate) fn new(finish: &Finish, kind: String, status: JobStatus, ran: Duration) -> End {
         End {
             claim: finish.claim,
             row: to_raw_value(finish).expect("numbers and texts are JSON"),
@@ -104,7 +104,7 @@ impl End {
     }
 
     /// The same as a failure, with words that every database can hold in place of the executor's.
-    pub(super) fn without_texts(&self, why: &str) -> Done<End> {
+    pub(crate) fn without_texts(&self, why: &str) -> Done<End> {
         let mut row: Map<String, Value> = serde_json::from_str(self.row.get())?;
         for column in ["xstep", "xdetail", "xresult"] {
             row.remove(column);
@@ -123,50 +123,50 @@ impl End {
 
 /// A claim to be prolonged.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Renewal {
+pub(crate) struct Renewal {
     #[serde(flatten)]
-    pub(super) claim: Claim,
+    pub(crate) claim: Claim,
     #[serde(rename = "xlease")]
-    pub(super) lease: u64,
+    pub(crate) lease: u64,
     /// 1: its executor has ended, and its end waits to be written.
     #[serde(rename = "xdone")]
-    pub(super) is_done: u8,
+    pub(crate) is_done: u8,
 }
 
 /// What became of rows that were to be written. A job that is in neither was taken from this worker.
 #[derive(Default)]
-pub(super) struct Written {
-    pub(super) done: HashSet<Uuid>,
+pub(crate) struct Written {
+    pub(crate) done: HashSet<Uuid>,
     /// Somebody else was writing to it: to be written the next time.
-    pub(super) locked: HashSet<Uuid>,
+    pub(crate) locked: HashSet<Uuid>,
 }
 
 impl Written {
-    pub(super) fn extend(&mut self, more: Written) {
+    pub(crate) fn extend(&mut self, more: Written) {
         self.done.extend(more.done);
         self.locked.extend(more.locked);
     }
 
-    pub(super) fn holds(&self, claim: Claim) -> bool {
+    pub(crate) fn holds(&self, claim: Claim) -> bool {
         self.done.contains(&claim.id) || self.locked.contains(&claim.id)
     }
 }
 
 /// A claim to be given back.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Release {
+pub(crate) struct Release {
     #[serde(flatten)]
-    pub(super) claim: Claim,
+    pub(crate) claim: Claim,
     /// Milliseconds that nobody may claim the job for.
     #[serde(rename = "xdelay")]
-    pub(super) delay: u64,
+    pub(crate) delay: u64,
     /// JSON: what the history tells where the executor was called.
     #[serde(rename = "xwhy")]
     why: String,
 }
 
 impl Release {
-    pub(super) fn new(claim: Claim, delay: Duration, why: &str) -> Release {
+    pub(crate) fn new(claim: Claim, delay: Duration, why: &str) -> Release {
         Release {
             claim,
             delay: millis(delay),
@@ -177,52 +177,32 @@ impl Release {
 
 /// A job whose worker was lost: pending again, or failed since it was lost too often.
 #[derive(Deserialize)]
-pub(super) struct Rescued {
-    pub(super) kind: String,
-    pub(super) status: JobStatus,
+pub(crate) struct Rescued {
+    pub(crate) kind: String,
+    pub(crate) status: JobStatus,
 }
 
 /// What to claim.
-pub(super) struct ClaimQuery<'a> {
+pub(crate) struct ClaimQuery<'a> {
     /// How careful to be: 1, or more for jobs whose worker was lost.
-    pub(super) lane: u8,
-    pub(super) kinds: &'a [KindMark],
-    pub(super) count: usize,
-    pub(super) lease: Duration,
+    pub(crate) lane: u8,
+    pub(crate) kinds: &'a [KindMark],
+    pub(crate) count: usize,
+    pub(crate) lease: Duration,
 }
 
 /// A type, and the place in the order of its due jobs that a claim looks behind.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct KindMark {
+pub(crate) struct KindMark {
     #[serde(rename = "xkind")]
-    pub(super) kind: String,
+    pub(crate) kind: String,
     #[serde(flatten)]
-    pub(super) after: Place,
-}
-
-/// A job's place in the order of due jobs of its type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) struct Place {
-    #[serde(rename = "xrank")]
-    pub(super) rank: i64,
-    #[serde(rename = "xrun")]
-    pub(super) run: i64,
-    #[serde(rename = "xid")]
-    pub(super) id: Uuid,
-}
-
-impl Place {
-    /// Before every job.
-    pub(super) const START: Place = Place {
-        rank: i64::MIN,
-        run: i64::MIN,
-        id: Uuid::nil(),
-    };
+    pub(crate) after: Place,
 }
 
 impl Storage {
     /// Takes due jobs, for their lease at most without a renewal, in the order in which they are to run.
-    pub(super) fn claim(&self, query: &ClaimQuery<'_>) -> Done<Vec<Claimed>> {
+    pub(crate) fn claim(&self, query: &ClaimQuery<'_>) -> Done<Vec<Claimed>> {
         let document = json!({
             "lane": query.lane, "kinds": query.kinds, "count": query.count, "lease": millis(query.lease),
         });
@@ -242,31 +222,31 @@ impl Storage {
     }
 
     /// Makes jobs ready whose time has come.
-    pub(super) fn promote(&self) -> Done<()> {
+    pub(crate) fn promote(&self) -> Done<()> {
         self.write(Duty::Claim, &self.work.promote, &()).map(drop)
     }
 
     /// How long until the next job that is not due yet.
-    pub(super) fn next_run(&self) -> Done<Option<Duration>> {
+    pub(crate) fn next_run(&self) -> Done<Option<Duration>> {
         let rows = self.read(Duty::Claim, &self.work.next_run, &())?;
         let wait = rows.first().and_then(|ms| ms.parse::<i64>().ok());
         Ok(wait.map(|ms| Duration::from_millis(ms.max(0) as u64)))
     }
 
     /// Writes down that attempts have begun.
-    pub(super) fn begin(&self, begins: &[Begin]) -> Done<Written> {
+    pub(crate) fn begin(&self, begins: &[Begin]) -> Done<Written> {
         let rows = self.write(Duty::Complete, &self.work.begin, &begins)?;
         self.written(&rows, begins.iter().map(|begin| begin.claim))
     }
 
     /// Writes down who pauses, and who is at work again.
-    pub(super) fn pause(&self, pauses: &[Pause]) -> Done<Written> {
+    pub(crate) fn pause(&self, pauses: &[Pause]) -> Done<Written> {
         let rows = self.write(Duty::Complete, &self.work.pause, &pauses)?;
         self.written(&rows, pauses.iter().map(|pause| pause.claim))
     }
 
     /// Writes standings down, and into the history.
-    pub(super) fn report(&self, reports: &[Reported]) -> Done<Written> {
+    pub(crate) fn report(&self, reports: &[Reported]) -> Done<Written> {
         let document = serde_json::to_string(reports)?;
         let mut rows = Vec::new();
         self.database.transact(Duty::Complete, &mut |session| {
@@ -296,14 +276,14 @@ impl Storage {
     }
 
     /// Writes ends down, to be [settled](Self::sync); the jobs whose claims held.
-    pub(super) fn finish(&self, ends: &[End]) -> Done<Vec<Uuid>> {
+    pub(crate) fn finish(&self, ends: &[End]) -> Done<Vec<Uuid>> {
         let rows: Vec<&RawValue> = ends.iter().map(|end| &*end.row).collect();
         ids(&self.write(Duty::Complete, &self.work.finish, &rows)?)
     }
 
     /// As [`finish`](Self::finish), but waits for no row that somebody else has locked. Also the jobs
     /// that it found free; the ends of the others are still to be written.
-    pub(super) fn finish_free(&self, ends: &[End]) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
+    pub(crate) fn finish_free(&self, ends: &[End]) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
         let claims: Vec<Claim> = ends.iter().map(|end| end.claim).collect();
         let document = serde_json::to_string(&claims)?;
         let (mut free, mut written) = (HashSet::new(), Vec::new());
@@ -321,7 +301,7 @@ impl Storage {
     }
 
     /// Prolongs claims. One that somebody is writing to just now holds, and is prolonged next time.
-    pub(super) fn renew(&self, renewals: &[Renewal]) -> Done<Written> {
+    pub(crate) fn renew(&self, renewals: &[Renewal]) -> Done<Written> {
         let document = serde_json::to_string(renewals)?;
         let rows = self.in_true_time(Duty::Renew, Some((&self.work.renew, &document)))?;
         let done: HashSet<Uuid> = ids(&rows)?.into_iter().collect();
@@ -338,25 +318,25 @@ impl Storage {
     }
 
     /// Gives claims back. What had begun is told, and does not count as an attempt.
-    pub(super) fn release(&self, duty: Duty, claims: &[Release]) -> Done<usize> {
+    pub(crate) fn release(&self, duty: Duty, claims: &[Release]) -> Done<usize> {
         let released = self.write(duty, &self.work.release, &claims)?.len();
         self.sync()?;
         Ok(released)
     }
 
     /// Claims whose lease is over.
-    pub(super) fn lapsed(&self) -> Done<Vec<Claim>> {
+    pub(crate) fn lapsed(&self) -> Done<Vec<Claim>> {
         parse(&self.read(Duty::Maintain, &self.work.lapsed, &())?)
     }
 
     /// Takes these claims from their workers, which were lost.
-    pub(super) fn rescue(&self, claims: &[Claim]) -> Done<Vec<Rescued>> {
+    pub(crate) fn rescue(&self, claims: &[Claim]) -> Done<Vec<Rescued>> {
         let document = serde_json::to_string(claims)?;
         parse(&self.in_true_time(Duty::Maintain, Some((&self.work.rescue, &document)))?)
     }
 
     /// Deletes some of the jobs that ended longer ago than `age`, with their reports; how many.
-    pub(super) fn purge(&self, age: Duration) -> Done<usize> {
+    pub(crate) fn purge(&self, age: Duration) -> Done<usize> {
         let document = json!({ "before": first_id(age), "age": millis(age) }).to_string();
         let mut count = 0;
         self.database.transact(Duty::Maintain, &mut |session| {
@@ -374,13 +354,13 @@ impl Storage {
     }
 
     /// Deletes some of the idempotency that are over; how many.
-    pub(super) fn purge_receipts(&self) -> Done<usize> {
+    pub(crate) fn purge_receipts(&self) -> Done<usize> {
         let gone = self.write(Duty::Maintain, &self.work.purge_receipts, &())?;
         Ok(gone.len())
     }
 
     /// Adds to the counts what has changed since the last time; how many changes there were.
-    pub(super) fn fold_counts(&self) -> Done<usize> {
+    pub(crate) fn fold_counts(&self) -> Done<usize> {
         if self.database.dialect() == Dialect::Sqlite {
             return Ok(0);
         }
@@ -390,7 +370,7 @@ impl Storage {
 
     /// Where the clock that leases and delays are kept by is this system's own and somebody has set it, moves them
     /// with it.
-    pub(super) fn follow_clock(&self, duty: Duty) -> Done<()> {
+    pub(crate) fn follow_clock(&self, duty: Duty) -> Done<()> {
         self.in_true_time(duty, None).map(drop)
     }
 

@@ -10,42 +10,42 @@ use crate::jobs::job::Job;
 
 /// Whose key it is, and of which request.
 #[derive(Clone, Serialize)]
-pub(super) struct IdempotencyKey {
-    pub(super) user: String,
-    pub(super) key: String,
+pub(crate) struct IdempotencyKey {
+    pub(crate) user: String,
+    pub(crate) key: String,
     /// Of its path and body.
-    pub(super) fingerprint: String,
+    pub(crate) fingerprint: String,
 }
 
 /// The answer that a repeat gets again.
 #[derive(Deserialize)]
-pub(super) struct StoredResponse {
+pub(crate) struct StoredResponse {
     /// Of the request that it answers.
-    pub(super) fingerprint: String,
+    pub(crate) fingerprint: String,
     #[serde(flatten)]
-    pub(super) answer: FirstAnswer,
+    pub(crate) answer: FirstAnswer,
 }
 
 /// What the first request was told.
 #[derive(Deserialize)]
-pub(super) struct FirstAnswer {
-    pub(super) status: u16,
-    pub(super) location: Option<String>,
-    pub(super) body: String,
+pub(crate) struct FirstAnswer {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    pub(crate) body: String,
 }
 
 /// A request to be answered once.
-pub(super) struct Asked {
-    pub(super) key: IdempotencyKey,
+pub(crate) struct Asked {
+    pub(crate) key: IdempotencyKey,
     /// What to keep of what it has got; `None` where that is nothing at all.
-    pub(super) answer: Box<Answering>,
+    pub(crate) answer: Box<Answering>,
 }
 
-pub(super) type Answering = dyn Fn(&[(Job, bool)]) -> Option<FirstAnswer> + Send;
+pub(crate) type Answering = dyn Fn(&[(Job, bool)]) -> Option<FirstAnswer> + Send;
 
 impl IdempotencyKey {
     /// The key that came with a request of `user`.
-    pub(super) fn new(user: &str, key: &str, path: &str, body: &[u8]) -> IdempotencyKey {
+    pub(crate) fn new(user: &str, key: &str, path: &str, body: &[u8]) -> IdempotencyKey {
         // Other processes, and later ones, have to come to the same.
         let mut hash = Sha256::new();
         hash.update(path);

@@ -36,7 +36,7 @@ struct Subscription {
 }
 
 /// The running look-out.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     watchers: Arc<Mutex<Watchers>>,
     /// Calls the thread when the first watcher comes; dropped, it ends it.
     call: Mutex<Option<Sender<()>>>,
@@ -44,17 +44,17 @@ pub(super) struct Watch {
 }
 
 /// A stream's place; gone when it is dropped.
-pub(super) struct Watcher {
+pub(crate) struct Watcher {
     watchers: Arc<Mutex<Watchers>>,
     number: u64,
     moved: Receiver<()>,
 }
 
 /// The server stops: nobody looks any more.
-pub(super) struct Stopped;
+pub(crate) struct Stopped;
 
 impl Watch {
-    pub(super) fn start(storage: Arc<Storage>) -> io::Result<Watch> {
+    pub(crate) fn start(storage: Arc<Storage>) -> io::Result<Watch> {
         let watchers = Arc::<Mutex<Watchers>>::default();
         let (call, called) = crossbeam_channel::bounded(1);
         let shared = watchers.clone();
@@ -67,7 +67,7 @@ impl Watch {
     }
 
     /// Watches a job whose history is known up to entry `seq`.
-    pub(super) fn watch(&self, job: Uuid, seq: u32) -> Watcher {
+    pub(crate) fn watch(&self, job: Uuid, seq: u32) -> Watcher {
         let (signal, moved) = crossbeam_channel::bounded(1);
         let mut watchers = self.watchers.lock();
         watchers.last += 1;
@@ -90,7 +90,7 @@ impl Watch {
     }
 
     /// Ends every stream.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut watchers = self.watchers.lock();
         watchers.is_closed = true;
         watchers.all.clear();
@@ -98,7 +98,7 @@ impl Watch {
         self.call.lock().take();
     }
 
-    pub(super) fn stop(&self, deadline: Instant) {
+    pub(crate) fn stop(&self, deadline: Instant) {
         self.close();
         if let Some(thread) = self.thread.lock().take() {
             join_until(thread, deadline);
@@ -108,7 +108,7 @@ impl Watch {
 
 impl Watcher {
     /// Whether the job moved within `patience`; an error where the server stops.
-    pub(super) fn moved(&self, patience: Duration) -> Result<bool, Stopped> {
+    pub(crate) fn moved(&self, patience: Duration) -> Result<bool, Stopped> {
         match self.moved.recv_timeout(patience) {
             Ok(()) => Ok(true),
             Err(RecvTimeoutError::Timeout) => Ok(false),

@@ -25,14 +25,14 @@ const YEAR_S: u64 = 31_536_000;
 const LAST_MS: i128 = 253_402_300_799_999;
 
 /// The jobs that may be added: of which types, and by whom.
-pub(super) struct JobParser<'a> {
-    pub(super) registry: &'a ExecutorRegistry,
-    pub(super) user: &'a User,
+pub(crate) struct JobParser<'a> {
+    pub(crate) registry: &'a ExecutorRegistry,
+    pub(crate) user: &'a User,
 }
 
 impl JobParser<'_> {
     /// One job's fields.
-    pub(super) fn job(&self, fields: &mut Fields<'_>) -> Result<NewJob, Problem> {
+    pub(crate) fn job(&self, fields: &mut Fields<'_>) -> Result<NewJob, Problem> {
         let kind = self.kind(fields);
         let faults = fields.faults();
         let arguments = fields.object("arguments").map(|json| json.get().to_owned());
@@ -101,7 +101,7 @@ impl JobParser<'_> {
     }
 
     /// `{jobs: […]}`.
-    pub(super) fn bulk(&self, fields: &mut Fields<'_>) -> Result<Vec<NewJob>, Problem> {
+    pub(crate) fn bulk(&self, fields: &mut Fields<'_>) -> Result<Vec<NewJob>, Problem> {
         let given = fields.array("jobs").unwrap_or_default();
         if !(1..=MAX_BULK).contains(&given.len()) {
             let message = format!("jobs must be an array of 1 to {MAX_BULK} jobs");
@@ -119,7 +119,7 @@ impl JobParser<'_> {
     }
 
     /// `{delayMinSec?, delayMaxSec?}`.
-    pub(super) fn dummy(&self, fields: &mut Fields<'_>) -> NewJob {
+    pub(crate) fn dummy(&self, fields: &mut Fields<'_>) -> NewJob {
         let (least, most) = dummy::delays(fields);
         let arguments = serde_json::json!({ "delayMinSec": least, "delayMaxSec": most });
         NewJob {

@@ -1,50 +1,57 @@
 //! What can be done with jobs in a database.
 
+pub(crate) mod addition;
+mod availability;
+pub(crate) mod idempotency;
+pub(crate) mod lists;
+pub(crate) mod sql;
+pub(crate) mod work;
+
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::jobs::availability::Availability;
 use crate::jobs::clock::boot_id;
 use crate::jobs::database::{Database, DatabaseError, Dialect, Duty, Work};
-use crate::jobs::idempotency::{IdempotencyKey, StoredResponse};
 use crate::jobs::job::{Entry, Job, ReportRow};
-use crate::jobs::sql::{RequestStatements, WorkStatements};
+use crate::jobs::storage::availability::Availability;
+use crate::jobs::storage::idempotency::{IdempotencyKey, StoredResponse};
+use crate::jobs::storage::sql::{RequestStatements, WorkStatements};
 
 /// The queue's tables, and their statements. What requests ask of it is here and in `addition` and `lists`, what
 /// workers ask in `work`.
-pub(super) struct Storage {
-    pub(super) database: Box<dyn Database>,
-    pub(super) requests: RequestStatements,
-    pub(super) work: WorkStatements,
+pub(crate) struct Storage {
+    pub(crate) database: Box<dyn Database>,
+    pub(crate) requests: RequestStatements,
+    pub(crate) work: WorkStatements,
     /// Of requests; workers keep their own.
-    pub(super) availability: Availability,
+    pub(crate) availability: Availability,
     /// What tells this run of the system from any other, where the database has no clock of its own.
-    pub(super) boot: Option<String>,
+    pub(crate) boot: Option<String>,
 }
 
 /// Who asks: an admin sees every job, others their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) admin: bool,
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) admin: bool,
 }
 
 /// A claim: which job, and its fencing token. No other claim of any job has both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     #[serde(rename = "xid")]
-    pub(super) id: Uuid,
+    pub(crate) id: Uuid,
     #[serde(rename = "xclaim")]
-    pub(super) token: i64,
+    pub(crate) token: i64,
 }
 
-pub(super) type Done<T> = Result<T, DatabaseError>;
+pub(crate) type Done<T> = Result<T, DatabaseError>;
 
 impl Storage {
-    pub(super) fn new(database: Box<dyn Database>) -> Storage {
+    pub(crate) fn new(database: Box<dyn Database>) -> Storage {
         let dialect = database.dialect();
         let has_local_clock = dialect == Dialect::Sqlite;
         Storage {
@@ -56,7 +63,7 @@ impl Storage {
         }
     }
 
-    pub(super) fn write(
+    pub(crate) fn write(
         &self,
         duty: Duty,
         sql: &str,
@@ -66,7 +73,7 @@ impl Storage {
         self.noted(duty, self.database.write(duty, sql, &document))
     }
 
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         duty: Duty,
         sql: &str,
@@ -77,7 +84,7 @@ impl Storage {
     }
 
     /// What is done within one transaction, for a request.
-    pub(super) fn transact(&self, work: &mut Work<'_>) -> Done<()> {
+    pub(crate) fn transact(&self, work: &mut Work<'_>) -> Done<()> {
         self.noted(Duty::Request, self.database.transact(Duty::Request, work))
     }
 
@@ -97,24 +104,24 @@ impl Storage {
 
     /// Returns when what was written before is safe from a power failure. What it takes back of claims
     /// and reports is done again, so that they need not wait for this.
-    pub(super) fn sync(&self) -> Done<()> {
+    pub(crate) fn sync(&self) -> Done<()> {
         self.noted(Duty::Request, self.database.sync())
     }
 
     /// The first answer to this key of the last day, where there is one.
-    pub(super) fn stored(&self, key: &IdempotencyKey) -> Done<Option<StoredResponse>> {
+    pub(crate) fn stored(&self, key: &IdempotencyKey) -> Done<Option<StoredResponse>> {
         let rows = self.read(Duty::Request, &self.requests.stored, key)?;
         Ok(parse(&rows)?.pop())
     }
 
-    pub(super) fn get(&self, id: Uuid) -> Done<Option<Job>> {
+    pub(crate) fn get(&self, id: Uuid) -> Done<Option<Job>> {
         let rows = self.read(Duty::Request, &self.requests.get, &json!({ "id": id }))?;
         Ok(parse(&rows)?.pop())
     }
 
     /// Its history, oldest first; of the reports, those after entry `after`. Empty where there is
     /// no such job.
-    pub(super) fn history(&self, duty: Duty, id: Uuid, after: u32) -> Done<Vec<Entry>> {
+    pub(crate) fn history(&self, duty: Duty, id: Uuid, after: u32) -> Done<Vec<Entry>> {
         let document = json!({ "id": id, "after": after });
         let rows = self.read(duty, &self.requests.history, &document)?;
         let (reports, trail): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.starts_with('{'));
@@ -128,7 +135,7 @@ impl Storage {
     }
 
     /// The newest entry of each one's history; nothing of those that are not there.
-    pub(super) fn versions(&self, jobs: &[Uuid]) -> Done<HashMap<Uuid, u32>> {
+    pub(crate) fn versions(&self, jobs: &[Uuid]) -> Done<HashMap<Uuid, u32>> {
         let rows = self.read(Duty::Watch, &self.requests.versions, &id_rows(jobs))?;
         let versions = rows.iter().map(|row| {
             let (id, seq) = row.split_once(' ').unwrap_or_default();
@@ -141,13 +148,13 @@ impl Storage {
     }
 
     /// The job as cancelled; `None` where it had ended.
-    pub(super) fn cancel(&self, id: Uuid) -> Done<Option<Job>> {
+    pub(crate) fn cancel(&self, id: Uuid) -> Done<Option<Job>> {
         let rows = self.write_durably(&self.requests.cancel, &json!({ "id": id }))?;
         Ok(parse(&rows)?.pop())
     }
 
     /// The job as pending again; `None` where it has not ended badly.
-    pub(super) fn retry(&self, id: Uuid) -> Done<Option<Job>> {
+    pub(crate) fn retry(&self, id: Uuid) -> Done<Option<Job>> {
         match self.write_durably(&self.requests.retry, &json!({ "id": id })) {
             Ok(rows) => Ok(parse(&rows)?.pop()),
             // Another job took its unique key in this moment.
@@ -156,28 +163,28 @@ impl Storage {
         }
     }
 
-    pub(super) fn notify(&self, message: &str) -> Done<()> {
+    pub(crate) fn notify(&self, message: &str) -> Done<()> {
         self.database.notify(Duty::Watch, message)
     }
 }
 
-pub(super) fn parse<T: for<'de> Deserialize<'de>>(rows: &[String]) -> Done<Vec<T>> {
+pub(crate) fn parse<T: for<'de> Deserialize<'de>>(rows: &[String]) -> Done<Vec<T>> {
     let rows = rows.iter().map(|row| serde_json::from_str(row));
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Reads words, which this program's own statement has given.
-pub(super) fn read<T>(words: &str, parse: impl Fn(&str) -> Option<T>) -> Done<T> {
+pub(crate) fn read<T>(words: &str, parse: impl Fn(&str) -> Option<T>) -> Done<T> {
     parse(words)
         .ok_or_else(|| DatabaseError::Broken(format!("an answer cannot be read: {words:.80}")))
 }
 
-pub(super) fn ids(rows: &[String]) -> Done<Vec<Uuid>> {
+pub(crate) fn ids(rows: &[String]) -> Done<Vec<Uuid>> {
     let lines = rows.iter().flat_map(|row| row.lines());
     let ids = lines.map(str::parse);
     Ok(ids.collect::<Result<_, _>>()?)
 }
 
-pub(super) fn id_rows(ids: &[Uuid]) -> Vec<serde_json::Value> {
+pub(crate) fn id_rows(ids: &[Uuid]) -> Vec<serde_json::Value> {
     ids.iter().map(|id| json!({ "xid": id })).collect()
 }

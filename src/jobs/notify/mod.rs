@@ -2,6 +2,9 @@
 //!
 //! Nobody waits for it: a thread sends what has come, and the same thing said many times is sent once.
 
+mod listen;
+pub(crate) mod watch;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -12,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::jobs::listen::Listener;
+use crate::jobs::notify::listen::Listener;
 use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::worker::Queue;
 use crate::threads::{self, join_until};
@@ -35,7 +38,7 @@ enum Message {
 }
 
 /// The way to the other processes.
-pub(super) struct Notifier {
+pub(crate) struct Notifier {
     messages: Mutex<Option<Sender<Message>>>,
     /// That something was added is on its way.
     is_added: Arc<AtomicBool>,
@@ -45,7 +48,7 @@ pub(super) struct Notifier {
 }
 
 impl Notifier {
-    pub(super) fn start(storage: Arc<Storage>) -> io::Result<Notifier> {
+    pub(crate) fn start(storage: Arc<Storage>) -> io::Result<Notifier> {
         let (messages, queue) = bounded(MAX_WAITING);
         let is_added = Arc::<AtomicBool>::default();
         let name: Arc<str> = format!("added by {}", Uuid::new_v4()).into();
@@ -60,14 +63,14 @@ impl Notifier {
     }
 
     /// Something may be due.
-    pub(super) fn added(&self) {
+    pub(crate) fn added(&self) {
         if !self.is_added.swap(true, SeqCst) {
             self.send(Message::Added);
         }
     }
 
     /// This claim was cancelled.
-    pub(super) fn called_off(&self, claim: Claim) {
+    pub(crate) fn called_off(&self, claim: Claim) {
         self.send(Message::CalledOff(claim));
     }
 
@@ -80,7 +83,7 @@ impl Notifier {
         }
     }
 
-    pub(super) fn stop(&self, deadline: Instant) {
+    pub(crate) fn stop(&self, deadline: Instant) {
         self.messages.lock().take();
         if let Some(thread) = self.thread.lock().take() {
             join_until(thread, deadline);
@@ -88,7 +91,7 @@ impl Notifier {
     }
 
     /// Starts the thread that tells `queue` what other processes say.
-    pub(super) fn listen(
+    pub(crate) fn listen(
         &self,
         url: &str,
         queue: Arc<Queue>,

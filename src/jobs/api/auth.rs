@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Secret;
 use crate::http::{Problem, Request};
-use crate::jobs::public_key;
+use crate::jobs::api::public_key;
 use crate::jobs::storage::User;
 
 /// No honest token is longer.
@@ -32,29 +32,29 @@ struct Claims {
 }
 
 /// How tokens are checked.
-pub(super) struct TokenVerifier {
+pub(crate) struct TokenVerifier {
     key: DecodingKey,
     rules: Validation,
 }
 
 /// What tokens are signed and checked with: nothing that a log should show.
 #[derive(Clone, Default)]
-pub(super) struct TokenConfig {
+pub(crate) struct TokenConfig {
     /// The secret of HS256, at least 32 bytes.
-    pub(super) secret: Option<Secret>,
+    pub(crate) secret: Option<Secret>,
     /// The file of a public key, as [`public_key::read`] takes it.
-    pub(super) public_key: Option<Vec<u8>>,
+    pub(crate) public_key: Option<Vec<u8>>,
     /// The issuer that tokens must name.
-    pub(super) issuer: Option<String>,
+    pub(crate) issuer: Option<String>,
     /// The audience that tokens must name.
-    pub(super) audience: Option<String>,
+    pub(crate) audience: Option<String>,
 }
 
 impl TokenVerifier {
     /// # Errors
     ///
     /// What the configuration lacks, for the person who wrote it.
-    pub(super) fn new(config: &TokenConfig) -> Result<TokenVerifier, String> {
+    pub(crate) fn new(config: &TokenConfig) -> Result<TokenVerifier, String> {
         let (key, algorithm) = match (&config.public_key, &config.secret) {
             (Some(pem), _) => public_key::read(pem)?,
             (None, Some(secret)) if secret.len() >= 32 => (
@@ -86,7 +86,7 @@ impl TokenVerifier {
     }
 
     /// The user whose token the request carries.
-    pub(super) fn verify(&self, request: &Request<'_>) -> Result<User, Problem> {
+    pub(crate) fn verify(&self, request: &Request<'_>) -> Result<User, Problem> {
         self.user(request).ok_or_else(|| {
             let message = "A valid token is needed: Authorization: Bearer TOKEN";
             Problem::new(401, "unauthorized", message).with("WWW-Authenticate", "Bearer")
@@ -130,7 +130,7 @@ struct Subject {
 /// # Errors
 ///
 /// What is missing, for the person at the terminal.
-pub(super) fn issue(
+pub(crate) fn issue(
     config: &TokenConfig,
     subject: &str,
     role: Option<&str>,

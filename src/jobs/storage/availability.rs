@@ -11,7 +11,7 @@ const QUIET: Duration = Duration::from_secs(5);
 
 /// What became of the statements of requests.
 #[derive(Default)]
-pub(super) struct Availability(Mutex<State>);
+pub(crate) struct Availability(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -23,7 +23,7 @@ struct State {
 
 impl Availability {
     /// Notes how a statement went.
-    pub(super) fn note<T>(&self, done: &Result<T, DatabaseError>) {
+    pub(crate) fn note<T>(&self, done: &Result<T, DatabaseError>) {
         let mut state = self.0.lock();
         match done {
             Err(error) if error.is_outage() => {
@@ -53,7 +53,7 @@ impl Availability {
     }
 
     /// Whether the newest statement failed.
-    pub(super) fn is_away(&self) -> bool {
+    pub(crate) fn is_away(&self) -> bool {
         self.0.lock().is_away
     }
 }

@@ -8,7 +8,7 @@ const MAX_REPORTS: u32 = 2_000;
 
 /// How many lanes there are: 1 for jobs whose worker was never lost, then one after the other. A job that is at work when
 /// its worker is lost goes on to the next lane, and fails in the last.
-pub(in crate::jobs) const LANES: u8 = 5;
+pub(crate) const LANES: u8 = 5;
 
 fn rescue() -> String {
     let is_last = format!("(ahead + paused = 0 AND ready >= {LANES})");
@@ -156,7 +156,7 @@ statements! {
 }
 
 /// Adds what has changed to the counts, one process at a time; how many changes.
-pub(in crate::jobs) const FOLD: &str = "\
+pub(crate) const FOLD: &str = "\
     WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock('job_counts'::regclass::oid::int, 1) AS mine), \
     gone AS (DELETE FROM job_count_changes WHERE (SELECT mine FROM turn) AND id = ANY(ARRAY(\
       SELECT id FROM job_count_changes ORDER BY id LIMIT 20000)) RETURNING user_id, kind, status, change), \
@@ -169,10 +169,10 @@ pub(in crate::jobs) const FOLD: &str = "\
     SELECT count(*)::text FROM gone";
 
 /// SQLite's clock is the system's, which somebody may set. Shifts what follows from delays by so many ms.
-pub(in crate::jobs) const CLOCK: &str = "SELECT boot || ' ' || ahead_ms FROM job_clock";
-pub(in crate::jobs) const SHIFT_LEASES: &str = "UPDATE jobs SET lease_until = lease_until + CAST({in} AS INTEGER) WHERE status = 2 RETURNING ''";
-pub(in crate::jobs) const SHIFT_DELAYS: &str = "UPDATE jobs SET run_at = run_at + CAST({in} AS INTEGER) \
+pub(crate) const CLOCK: &str = "SELECT boot || ' ' || ahead_ms FROM job_clock";
+pub(crate) const SHIFT_LEASES: &str = "UPDATE jobs SET lease_until = lease_until + CAST({in} AS INTEGER) WHERE status = 2 RETURNING ''";
+pub(crate) const SHIFT_DELAYS: &str = "UPDATE jobs SET run_at = run_at + CAST({in} AS INTEGER) \
      WHERE status = 1 AND ready = 0 AND run_given = 0 RETURNING ''";
-pub(in crate::jobs) const FORGET_CLOCK: &str = "DELETE FROM job_clock RETURNING ''";
-pub(in crate::jobs) const KEEP_CLOCK: &str = "INSERT INTO job_clock (boot, ahead_ms) \
+pub(crate) const FORGET_CLOCK: &str = "DELETE FROM job_clock RETURNING ''";
+pub(crate) const KEEP_CLOCK: &str = "INSERT INTO job_clock (boot, ahead_ms) \
      SELECT doc ->> '$.boot', doc ->> '$.ahead' FROM (SELECT {in} AS doc) WHERE true RETURNING ''";

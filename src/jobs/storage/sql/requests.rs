@@ -3,7 +3,7 @@
 use super::statements;
 
 /// For how many milliseconds an idempotency key is remembered: a day.
-pub(super) const RECEIPTS_FOR: u64 = 86_400_000;
+pub(crate) const RECEIPTS_FOR: u64 = 86_400_000;
 
 /// The newest `limit` jobs before `cursor` that one of these finds: rows `ended` of type and status, rows
 /// `pending` of user and type, and, as far as `ahead` is meant, the jobs that are claimed. In no order: PostgreSQL

@@ -1,5 +1,9 @@
 //! `/jobs`: a handler asks who it is, parses, calls one method, answers.
 
+pub(crate) mod auth;
+mod body;
+mod public_key;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +18,15 @@ use crate::http::sse::EventFormat;
 use crate::http::streaming::{format, last_event_id, permit, stream_events};
 use crate::http::{Problem, Request, Response};
 use crate::idempotency::{key_of, repeat};
-use crate::jobs::addition::{InsertRequest, Outcome};
-use crate::jobs::body::JobParser;
+use crate::jobs::api::body::JobParser;
 use crate::jobs::database::{DatabaseError, Duty};
-use crate::jobs::enabled::JobSystem;
-use crate::jobs::idempotency::{Asked, FirstAnswer, IdempotencyKey, StoredResponse};
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
-use crate::jobs::lists::JobQuery;
+use crate::jobs::notify::watch::{Stopped, Watcher};
+use crate::jobs::storage::addition::{InsertRequest, Outcome};
+use crate::jobs::storage::idempotency::{Asked, FirstAnswer, IdempotencyKey, StoredResponse};
+use crate::jobs::storage::lists::JobQuery;
 use crate::jobs::storage::{Claim, User};
-use crate::jobs::watch::{Stopped, Watcher};
+use crate::jobs::system::JobSystem;
 use crate::semaphore::Semaphore;
 use crate::store::StoreError;
 
@@ -38,7 +42,7 @@ struct Call<'a> {
 type Authorized = fn(&Call<'_>) -> Answer;
 
 /// Every route of the Job API.
-pub(super) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route> {
+pub(crate) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route> {
     let on = |handler: Authorized| -> Handler {
         let (system, streams) = (system.clone(), streams.clone());
         Box::new(move |request, parameters| {

@@ -4,10 +4,10 @@
 //! `x`, so that no name is ambiguous. `{now}` is the database's clock: the only one that counts.
 
 mod requests;
-pub(super) mod work;
+pub(crate) mod work;
 
-pub(super) use requests::RequestStatements;
-pub(super) use work::WorkStatements;
+pub(crate) use requests::RequestStatements;
+pub(crate) use work::WorkStatements;
 
 use crate::jobs::database::Dialect;
 
@@ -15,11 +15,11 @@ use crate::jobs::database::Dialect;
 macro_rules! statements {
     ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $name:ident: $template:expr,)* }) => {
         $(#[$about])*
-        pub(in crate::jobs) struct $type { $($(#[$doc])* pub(in crate::jobs) $name: String,)* }
+        pub(crate) struct $type { $($(#[$doc])* pub(crate) $name: String,)* }
 
         impl $type {
-            pub(in crate::jobs) fn new(dialect: crate::jobs::database::Dialect) -> $type {
-                $type { $($name: crate::jobs::sql::translate(&$template, dialect),)* }
+            pub(crate) fn new(dialect: crate::jobs::database::Dialect) -> $type {
+                $type { $($name: crate::jobs::storage::sql::translate(&$template, dialect),)* }
             }
         }
     };
@@ -46,7 +46,7 @@ const TRAIL: &str = "CASE WHEN octet_length(trail) < 8000 THEN trail ELSE \
     substr(trail, length(trail) - 3999 + instr(substr(trail, length(trail) - 3999), '\n')) END";
 
 /// Puts a dialect's own words in.
-pub(super) fn translate(template: &str, dialect: Dialect) -> String {
+pub(crate) fn translate(template: &str, dialect: Dialect) -> String {
     let postgres = dialect == Dialect::Postgres;
     let word = |sqlite: &'static str, pg: &'static str| if postgres { pg } else { sqlite };
     let mut sql = template.replace("{job}", JOB).replace("{held}", HELD);

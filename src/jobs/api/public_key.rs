@@ -30,7 +30,7 @@ const MAKE_RSA: &str = "make another: openssl genpkey -algorithm RSA -pkeyopt rs
 /// # Errors
 ///
 /// What was found instead, and the command that makes the right file.
-pub(super) fn read(pem: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
+pub(crate) fn read(pem: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
     judge(pem).map_err(|found| format!("JWT_PUBLIC_KEY_FILE {found}"))
 }
 

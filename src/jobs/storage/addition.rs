@@ -7,25 +7,25 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::jobs::database::{DatabaseError, Duty, Session};
-use crate::jobs::idempotency::{Asked, StoredResponse};
 use crate::jobs::job::{Added, Job, NewJob};
+use crate::jobs::storage::idempotency::{Asked, StoredResponse};
 use crate::jobs::storage::{Done, Storage, read};
 
 /// How often a key may change hands while a job that wants it is added.
 const MAX_ROUNDS: usize = 100;
 
 /// What a request wants added.
-pub(super) struct InsertRequest {
-    pub(super) jobs: Vec<NewJob>,
+pub(crate) struct InsertRequest {
+    pub(crate) jobs: Vec<NewJob>,
     /// Where it has an idempotency key.
-    pub(super) asked: Option<Asked>,
+    pub(crate) asked: Option<Asked>,
 }
 
 /// Jobs, and whether each is new.
-pub(super) type AddedJobs = Vec<(Job, bool)>;
+pub(crate) type AddedJobs = Vec<(Job, bool)>;
 
 /// What became of it.
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Added(AddedJobs),
     /// It was answered before, and has added nothing.
     Repeated(StoredResponse),
@@ -33,7 +33,7 @@ pub(super) enum Outcome {
 
 impl Storage {
     /// Adds what one request wishes for, all or nothing, to be [settled](Self::sync).
-    pub(super) fn add(&self, wish: &InsertRequest) -> Done<Outcome> {
+    pub(crate) fn add(&self, wish: &InsertRequest) -> Done<Outcome> {
         for _ in 0..MAX_ROUNDS {
             if let Some(added) = self.add_all(&[wish])? {
                 return Ok(Outcome::Added(added.into_iter().flatten().collect()));
@@ -48,7 +48,7 @@ impl Storage {
 
     /// The same for several in one commit: what each has got, in order. `None`, and nothing is added,
     /// where one of them was answered before.
-    pub(super) fn add_all(&self, wishes: &[&InsertRequest]) -> Done<Option<Vec<AddedJobs>>> {
+    pub(crate) fn add_all(&self, wishes: &[&InsertRequest]) -> Done<Option<Vec<AddedJobs>>> {
         let jobs: Vec<&NewJob> = wishes.iter().flat_map(|wish| &wish.jobs).collect();
         let has_keys = jobs.iter().any(|new| new.unique_key.is_some());
         if !has_keys && wishes.iter().all(|wish| wish.asked.is_none()) {

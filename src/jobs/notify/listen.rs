@@ -8,11 +8,11 @@ use crate::jobs::database::{Connection, with_time_limits};
 const BEGIN_WITHIN: Duration = Duration::from_secs(3);
 
 /// A connection that listens.
-pub(super) struct Listener(Connection);
+pub(crate) struct Listener(Connection);
 
 impl Listener {
     /// Connects and listens; `None` where that fails.
-    pub(super) fn open(url: &str) -> Option<Listener> {
+    pub(crate) fn open(url: &str) -> Option<Listener> {
         let mut connection = Connection::open(&with_time_limits(url)).ok()?;
         let deadline = Instant::now() + BEGIN_WITHIN;
         connection
@@ -21,7 +21,7 @@ impl Listener {
     }
 
     /// What was notified within `patience`, perhaps nothing; `None` where the connection is lost.
-    pub(super) fn wait(&mut self, patience: Duration) -> Option<Vec<String>> {
+    pub(crate) fn wait(&mut self, patience: Duration) -> Option<Vec<String>> {
         self.0.notified(patience)
     }
 }

@@ -14,12 +14,12 @@ use crate::jobs::job::{Job, JobStatus};
 use crate::jobs::storage::{Done, Storage, User, parse};
 
 /// Which jobs to list.
-pub(super) struct JobQuery {
+pub(crate) struct JobQuery {
     /// Empty: any.
-    pub(super) statuses: Vec<JobStatus>,
-    pub(super) kind: Option<String>,
-    pub(super) cursor: Option<Uuid>,
-    pub(super) limit: usize,
+    pub(crate) statuses: Vec<JobStatus>,
+    pub(crate) kind: Option<String>,
+    pub(crate) cursor: Option<Uuid>,
+    pub(crate) limit: usize,
 }
 
 /// So many jobs of one type and status; pending and processing are one.
@@ -42,7 +42,7 @@ impl JobQuery {
 impl Storage {
     /// A page, newest first, one more than its limit where there are more; and how many there
     /// are in all.
-    pub(super) fn list(&self, user: &User, query: &JobQuery) -> Done<(Vec<Job>, u64)> {
+    pub(crate) fn list(&self, user: &User, query: &JobQuery) -> Done<(Vec<Job>, u64)> {
         let mut counts = self.counts(user)?;
         counts.retain(|count| query.kind.as_ref().is_none_or(|kind| *kind == count.kind));
         let is_all = user.admin && query.statuses.is_empty() && query.kind.is_none();
@@ -56,7 +56,7 @@ impl Storage {
     }
 
     /// How many jobs have each status.
-    pub(super) fn stats(&self, user: &User) -> Done<Vec<(JobStatus, u64)>> {
+    pub(crate) fn stats(&self, user: &User) -> Done<Vec<(JobStatus, u64)>> {
         // Before the counts: what begins or ends meanwhile is missed here, and not counted twice.
         let processing = self.processing(user, None)?;
         let counts = self.counts(user)?;

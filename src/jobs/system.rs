@@ -1,0 +1,62 @@
+//! What the routes of the Job API work on.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use crate::engine::pool::Pool;
+use crate::executor::ExecutorRegistry;
+use crate::jobs::api::auth::TokenVerifier;
+use crate::jobs::inserter::Inserter;
+use crate::jobs::meter::JobMeter;
+use crate::jobs::notify::Notifier;
+use crate::jobs::notify::watch::Watch;
+use crate::jobs::storage::{Claim, Storage};
+use crate::jobs::worker::maintenance::Maintenance;
+use crate::jobs::worker::{Queue, Wakeup};
+
+/// The running Job API.
+pub(super) struct JobSystem {
+    pub(super) storage: Arc<Storage>,
+    pub(super) inserter: Inserter,
+    pub(super) verifier: TokenVerifier,
+    pub(super) registry: ExecutorRegistry,
+    pub(super) meter: Arc<JobMeter>,
+    pub(super) watch: Watch,
+    /// `None` where other processes run the jobs.
+    pub(super) queue: Option<Arc<Queue>>,
+    pub(super) pool: Pool,
+    pub(super) maintenance: Maintenance,
+    /// `None` where there can be no other processes to tell.
+    pub(super) notifier: Option<Arc<Notifier>>,
+    pub(super) bell: Wakeup,
+    pub(super) listener: Mutex<Option<JoinHandle<()>>>,
+    pub(super) stopping: Arc<AtomicBool>,
+}
+
+impl JobSystem {
+    /// Something may be due.
+    pub(super) fn wake(&self) {
+        (self.bell)();
+    }
+
+    /// This claim was cancelled: its run is called off, wherever that is.
+    pub(super) fn call_off(&self, claim: Claim) {
+        if let Some(queue) = &self.queue {
+            queue.call_off(claim);
+        }
+        if let Some(notifier) = &self.notifier {
+            notifier.called_off(claim);
+        }
+    }
+
+    /// Whether the database cannot be used now, as far as any duty of this process knows.
+    pub(super) fn is_away(&self) -> bool {
+        let queue = self.queue.as_ref();
+        self.storage.availability.is_away()
+            || self.maintenance.is_away()
+            || queue.is_some_and(|queue| queue.is_away())
+    }
+}
