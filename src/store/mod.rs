@@ -32,6 +32,8 @@ mod sessions;
 mod shared;
 mod shares;
 mod watch;
+#[cfg(test)]
+mod watch_races;
 mod watch_session;
 
 use std::collections::HashMap;
