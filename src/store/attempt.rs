@@ -127,7 +127,7 @@ impl TaskManager {
 
     fn on_attempt<R>(&self, attempt: &Attempt, change: impl FnOnce(&mut Record) -> R) -> Option<R> {
         let session = &attempt.session;
-        let now = self.shared.clock();
+        let now = self.clock();
         let mut state = session.state.write();
         session.touch(now);
         state.change(&self.shared, &session.key, attempt.task, change)

@@ -326,12 +326,22 @@ impl TaskManager {
     /// The session, unless it has expired.
     fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
         let session = self.shards.of(key).read().get(key).cloned()?;
-        let now = self.shared.clock();
+        let now = self.clock();
         if self.is_expired_at(&session, now) && self.drop_expired(&session) {
             return None;
         }
         session.touch(now);
         Some(session)
+    }
+
+    fn is_expired_at(&self, session: &Session, now: u64) -> bool {
+        let timeout = self.shared.limits.session_timeout.as_millis() as u64;
+        session.idle_for(now) >= timeout
+    }
+
+    /// Milliseconds of the store's own monotonic clock.
+    fn clock(&self) -> u64 {
+        self.shared.epoch.elapsed().as_millis() as u64
     }
 
     /// The session's counters.

@@ -18,7 +18,7 @@ impl TaskManager {
             self.release_session();
             return Ok(session.clone());
         }
-        let session = Arc::new(Session::new(key.clone(), self.shared.clock()));
+        let session = Arc::new(Session::new(key.clone(), self.clock()));
         shard.insert(key.clone(), session.clone());
         Ok(session)
     }
@@ -56,7 +56,7 @@ impl TaskManager {
 
     /// Returns false if no session can be evicted.
     fn evict_longest_idle(&self) -> bool {
-        let now = self.shared.clock();
+        let now = self.clock();
         let idlest = self
             .sessions()
             .into_iter()
@@ -74,12 +74,7 @@ impl TaskManager {
     }
 
     pub(super) fn is_expired(&self, session: &Session) -> bool {
-        self.is_expired_at(session, self.shared.clock())
-    }
-
-    pub(super) fn is_expired_at(&self, session: &Session, now: u64) -> bool {
-        let timeout = self.shared.limits.session_timeout.as_millis() as u64;
-        session.idle_for(now) >= timeout
+        self.is_expired_at(session, self.clock())
     }
 
     /// Takes the session out of the store if it is still expired.

@@ -63,9 +63,4 @@ impl Shared {
             on_removal(key, record.task.id, reason);
         }
     }
-
-    /// Milliseconds of the store's own monotonic clock.
-    pub(super) fn clock(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64
-    }
 }

@@ -12,10 +12,10 @@ type Module = Vec<String>;
 
 #[derive(Default)]
 struct File {
-    /// The names that its `use` lines bring in, and their paths.
-    names: BTreeMap<String, Module>,
-    /// The paths that it uses itself, which a `pub use` does not.
+    /// The paths in its code.
     paths: Vec<Module>,
+    /// The paths of what its `use` lines bring in, for itself or for others.
+    names: Vec<Module>,
 }
 
 #[test]
@@ -67,10 +67,8 @@ fn layers() -> Vec<Vec<String>> {
     let line = lines.find(|line| line.starts_with("Imports point one way"));
     let order = line.and_then(|line| line.split('`').nth(1));
     let names = |layer: &str| {
-        layer
-            .split(['{', ',', ' ', '}'])
-            .map(str::to_owned)
-            .collect()
+        let names = layer.split(['{', ',', ' ', '}']);
+        names.map(str::to_owned).collect()
     };
     order.expect("the order").split('→').map(names).collect()
 }
@@ -82,106 +80,82 @@ fn read(folder: &Path, files: &mut BTreeMap<Module, File>) {
             read(&path, files);
         } else if path.extension().is_some_and(|end| end == "rs") {
             let text = fs::read_to_string(&path).expect("a source");
-            let parts = path.with_extension("");
-            let parts = parts.iter().skip(1).map(|part| part.to_string_lossy());
-            let module: Module = parts
-                .map(String::from)
-                .filter(|part| part != "mod")
-                .collect();
-            // lib.rs gives names to others; nothing below imports it for more.
-            files.insert(
-                if module == ["lib"] { vec![] } else { module },
-                parse(&text),
-            );
+            let path = path.with_extension("");
+            let parts = path.iter().skip(1).map(|part| part.to_string_lossy());
+            let own = parts.filter(|part| part != "mod" && part != "lib");
+            files.insert(own.map(String::from).collect(), parse(&text));
         }
     }
 }
 
 fn parse(text: &str) -> File {
     let mut file = File::default();
-    let code = text
-        .split("#[cfg(test)]\nmod tests")
-        .next()
-        .unwrap_or_default();
-    let path = |text: &str| -> Module {
-        text.split("::")
-            .map(|part| part.trim().to_owned())
-            .collect()
-    };
-    let mut open = String::new();
-    for line in code.lines().filter_map(|line| line.split("//").next()) {
-        let visibility = line.trim().split("use ").next().unwrap_or_default();
-        let is_use = line.contains("use ")
-            && ["", "pub ", "pub(crate) ", "pub(super) "].contains(&visibility);
-        if open.is_empty() && !is_use {
+    let code = text.split("#[cfg(test)]\nmod tests").next();
+    let lines = code.unwrap_or_default().lines();
+    let mut lines = lines.filter_map(|line| line.split("//").next().map(str::trim));
+    let path = |text: &str| text.split("::").map(str::to_owned).collect();
+    while let Some(line) = lines.next() {
+        let is_use = |before: &str| before.is_empty() || before.starts_with("pub");
+        let Some((before, tree)) = line.split_once("use ").filter(|line| is_use(line.0)) else {
             let words = line.split(|c: char| !c.is_alphanumeric() && !"_:".contains(c));
             file.paths
                 .extend(words.filter(|word| word.contains("::")).map(path));
             continue;
-        }
-        open.push_str(line.trim());
-        let Some((visibility, tree)) = open
-            .strip_suffix(';')
-            .and_then(|all| all.split_once("use "))
-        else {
-            continue;
         };
-        for item in expand(tree) {
-            let (item, name) = match item.split_once(" as ") {
-                Some((item, name)) => (path(item), name.to_owned()),
-                None => (
-                    path(&item),
-                    item.rsplit("::").next().unwrap_or_default().to_owned(),
-                ),
-            };
-            if visibility.is_empty() {
-                file.paths.push(item.clone());
-            }
-            file.names.insert(name, item);
+        let mut tree = tree.to_owned();
+        while !tree.ends_with(';') {
+            tree += lines.next().expect("the end of the `use`");
         }
-        open.clear();
+        for item in expand(tree.trim_end_matches(';')) {
+            if before.is_empty() {
+                file.paths.push(path(&item));
+            }
+            file.names.push(path(&item));
+        }
     }
     file
 }
 
-/// `a::{b, c}` is `a::b` and `a::c`.
+/// `a::{b, c as d}` is `a::b` and `a::c`.
 fn expand(tree: &str) -> Vec<String> {
     let Some((head, inner)) = tree.split_once('{') else {
-        return vec![tree.trim().to_owned()];
+        return tree.split_whitespace().take(1).map(str::to_owned).collect();
     };
-    let mut depth = 0;
     let inner = inner.rsplit_once('}').map_or(inner, |(inner, _)| inner);
+    let mut depth = 0;
     let parts = inner.split(|c| {
         depth += i32::from(c == '{') - i32::from(c == '}');
         c == ',' && depth == 0
     });
-    let parts = parts
-        .filter(|part| !part.trim().is_empty())
-        .flat_map(expand);
-    parts.map(|part| head.trim().to_owned() + &part).collect()
+    let paths = parts.flat_map(expand);
+    paths.map(|path| head.trim().to_owned() + &path).collect()
 }
 
-/// The file where what `at` calls `path` is defined, behind all `pub use`.
+/// The file that defines what `at` calls `path`, behind all `pub use`; `None` in other crates.
 fn resolve(files: &BTreeMap<Module, File>, at: &[String], path: &[String]) -> Option<Module> {
     let child = |parent: &[String], name: &String| {
         let child = [parent, &[name.clone()]].concat();
         files.contains_key(&child).then_some(child)
     };
-    let supers = path.iter().take_while(|part| *part == "super").count();
     let (mut here, rest) = match path[0].as_str() {
         "crate" => (vec![], &path[1..]),
         "self" => (at.to_vec(), &path[1..]),
-        "super" => (at[..at.len() - supers].to_vec(), &path[supers..]),
-        _ => (at.to_vec(), child(at, &path[0]).map(|_| path)?),
+        "super" if path.get(1).is_some_and(|part| part == "super") => {
+            return resolve(files, &at[..at.len() - 1], &path[1..]);
+        }
+        "super" => (at[..at.len() - 1].to_vec(), &path[1..]),
+        _ => (child(at, &path[0])?, &path[1..]),
     };
     for (n, part) in rest.iter().enumerate() {
         if let Some(child) = child(&here, part) {
             here = child;
-        } else if let Some(path) = files[&here].names.get(part) {
+        } else {
+            let mut names = files[&here].names.iter();
+            let Some(path) = names.find(|path| path.last() == Some(part)) else {
+                break;
+            };
             let path = [path, &rest[n + 1..]].concat();
             return resolve(files, &here, &path).or(Some(here));
-        } else {
-            break;
         }
     }
     Some(here)
