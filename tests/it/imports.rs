@@ -134,7 +134,7 @@ fn expand(tree: &str) -> Vec<String> {
 /// The file that defines what `at` calls `path`, behind all `pub use`; `None` in other crates.
 fn resolve(files: &BTreeMap<Module, File>, at: &[String], path: &[String]) -> Option<Module> {
     let child = |parent: &[String], name: &String| {
-        let child = [parent, &[name.clone()]].concat();
+        let child = [parent, std::slice::from_ref(name)].concat();
         files.contains_key(&child).then_some(child)
     };
     let (mut here, rest) = match path[0].as_str() {
