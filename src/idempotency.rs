@@ -57,7 +57,7 @@ impl Idempotency {
     }
 }
 
-/// The request's key, where it has one.
+/// The request's key, if it has one.
 ///
 /// # Errors
 ///

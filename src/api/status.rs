@@ -13,7 +13,7 @@ use crate::task::{Task, TaskId};
 /// The longest wait, in seconds.
 const MAX_WAIT: u64 = 60;
 
-/// How often a waiting poll looks whether its client is still there.
+/// How often a waiting poll checks that its client is still connected.
 const LOOK: Duration = Duration::from_millis(1_500);
 
 pub(super) fn status(call: &Call<'_>) -> Answer {
@@ -34,7 +34,7 @@ fn wait(call: &Call<'_>) -> Result<Option<Duration>, Problem> {
     Ok(wait.map(Duration::from_secs))
 }
 
-/// The answer now, and whether there is nothing to wait for.
+/// The response now, and whether it can be sent without waiting.
 fn poll(call: &Call<'_>, id: TaskId) -> Result<(Response, bool), Problem> {
     let known = call.request.header("If-None-Match");
     let tasks = &call.api.tasks;
@@ -59,7 +59,7 @@ fn with_hints(response: Response, task: &Task, tag: String) -> Response {
     }
 }
 
-/// Whether `If-None-Match` names this tag. A weak one counts as well: nobody compares here.
+/// Whether `If-None-Match` names this tag. A weak tag matches too.
 fn matches(known: &str, tag: &str) -> bool {
     let mut tags = known.split(',').map(str::trim);
     tags.any(|known| known == "*" || known.trim_start_matches("W/") == tag)
@@ -69,7 +69,7 @@ fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
     let deadline = Instant::now() + patience;
     // Subscribe first, then look: so no change is missed.
     let signal = match call.api.tasks.change_signal(&call.session, id) {
-        // Nothing will change any more.
+        // The server stops, so nothing changes any more.
         Err(StoreError::Stopping) => return poll(call, id).map(|(answer, _)| answer),
         signal => signal?,
     };

@@ -54,7 +54,7 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
     })
 }
 
-/// What to say of a type that nobody registered: a typo must not complete as if work had been done.
+/// The error for a type that is not registered. A typo must not complete as if work had been done.
 fn unknown_type(call: &Call<'_>, kind: &str) -> Option<String> {
     let mut known: Vec<&str> = call.api.system.execution().registry().types().collect();
     if known.contains(&kind) {
@@ -77,7 +77,7 @@ pub(super) fn name(fields: &mut Fields<'_>) -> String {
     fields.required_text("name", MAX_NAME)
 }
 
-/// The text that an object has under `type`, where it has a usable one.
+/// The text under `type` in the metadata, if it can be a type.
 fn type_in(metadata: &RawValue) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Typed {
@@ -101,7 +101,7 @@ pub(super) fn list(call: &Call<'_>) -> Answer {
     Ok(Response::json_parts(move |out| page.part(out)))
 }
 
-/// A page on its way out. A part is a moment's state; between two parts tasks may change.
+/// A page that is sent in parts. Tasks may change between two parts.
 struct ListedPage {
     tasks: TaskManager,
     key: SessionKey,
@@ -327,7 +327,7 @@ pub(super) fn cleanup_run(call: &Call<'_>) -> Answer {
     Ok(Response::json(200, &answer))
 }
 
-/// The session with all its tasks; one that is not there is removed already.
+/// Removes the session with all its tasks. It is no error if there is no such session.
 pub(super) fn remove_session(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     call.api.system.execution().remove_session(&call.session);

@@ -179,7 +179,7 @@ impl TaskExecutionService {
     ///
     /// # Errors
     ///
-    /// The system's, where a thread cannot be started.
+    /// A thread cannot be started.
     pub fn start_threads(
         tasks: TaskManager,
         registry: ExecutorRegistry,
@@ -272,13 +272,13 @@ impl TaskExecutionService {
         Ok(task)
     }
 
-    /// A permit; a full queue does not hide that the task is not there at all.
+    /// A permit. If the queue is full and there is no such task, the error is `TaskNotFound`.
     fn permit_for(&self, key: &SessionKey, id: TaskId) -> Result<Permit, StoreError> {
         self.permit()
             .or_else(|full| self.tasks.inspect(key, id, |_| Err(full))?)
     }
 
-    /// Calls a pending or running task off. Its executor learns it at its next report.
+    /// Cancels a pending or running task. Its executor learns it at its next report.
     ///
     /// ```
     /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
@@ -324,23 +324,23 @@ impl TaskExecutionService {
         true
     }
 
-    /// Which executor runs which type.
+    /// The executors by type.
     pub(crate) fn registry(&self) -> &ExecutorRegistry {
         self.pool.registry()
     }
 
-    /// The pool, for work that is kept elsewhere.
+    /// The pool, which jobs share.
     #[cfg(feature = "jobs")]
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// What its pool is doing.
+    /// What its pool does now.
     pub(crate) fn stats(&self) -> PoolStats {
         self.pool.stats()
     }
 
-    /// Queued and running tasks, and how many there may be.
+    /// How many tasks are queued or running, and the limit.
     pub(crate) fn active(&self) -> (usize, usize) {
         (self.active.taken(), self.active.max())
     }
@@ -359,7 +359,7 @@ impl TaskExecutionService {
         &self.tasks
     }
 
-    /// Takes no more tasks, and cancels what is queued or running, with `server stopped`.
+    /// Takes no more tasks, and cancels all queued or running ones with `server stopped`.
     pub(crate) fn close(&self) {
         let cancelled = self.tasks.close("server stopped");
         if cancelled > 0 {

@@ -1,8 +1,8 @@
-//! The transport: HTTP/1.1 over the sockets of the standard library. It hands [messages](crate::http) on.
+//! The transport: HTTP/1.1 over the sockets of the standard library. It reads and writes [messages](crate::http).
 //!
 //! One thread accepts the connections of each address. Each connection has a thread that reads a request, has it answered
 //! in place and writes the response, with no queue between. Connection threads are reused, and their number is bounded.
-//! [`connection`] is where to begin to read.
+//! Begin to read in [`connection`].
 
 mod chunks;
 mod connection;
@@ -31,7 +31,7 @@ use self::service::{Metrics, Shared};
 pub(crate) use self::service::{RunningTransport, Service, TransportOptions};
 use crate::threads;
 
-/// How often the stop looks whether all connections have ended.
+/// How often the stop checks whether all connections have ended.
 const STOP_TICK: Duration = Duration::from_millis(2);
 
 /// At the stop, a connection may still send the request that it was about to send: every one for
@@ -52,7 +52,7 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// Takes the addresses of `host`. Who connects waits until [`start`](Self::start).
+    /// Listens on the addresses of `host`. Connections wait until [`start`](Self::start).
     pub(crate) fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
         listener::bind(host, port).map_err(|error| {
             let text = format!("HOST={host} PORT={port}: {error}");
@@ -137,7 +137,7 @@ impl RunningTransport for Transport {
     }
 }
 
-/// How many connections the limit of open files leaves room for, and how many that are refused.
+/// How many connections the limit of open files allows, and how many more to refuse at once.
 fn places() -> (usize, usize) {
     let files = socket::raise_file_limit().saturating_sub(OTHER_FILES);
     let refused = overload::MAX_FILES.min(files / 4);

@@ -16,7 +16,7 @@ use crate::log_safe::LogSafe;
 use crate::metrics::{Counter, Exposition};
 use crate::threads::panic_text;
 
-/// How many connections, how long, how large.
+/// The limits of a transport.
 #[derive(Clone, Debug)]
 pub(crate) struct TransportOptions {
     pub(crate) max_connections: usize,
@@ -51,11 +51,11 @@ pub(crate) trait RunningTransport: Send + Sync {
 
     fn metrics(&self) -> Metrics;
 
-    /// From now on a response is its connection's last, and only connections that have been made
-    /// already are accepted.
+    /// From now on each connection closes after its next response, and only connections that have
+    /// been made already are accepted.
     fn stop_accepting(&self);
 
-    /// Stops accepting, lets requests in hand finish until `deadline`, and closes the rest.
+    /// Stops accepting, lets requests finish until `deadline`, and closes all other connections.
     /// Harmless when repeated.
     fn stop(&self, deadline: Instant);
 }
@@ -85,7 +85,7 @@ pub(super) struct Shared {
     pub(super) overload: Overload,
     pub(super) stopping: AtomicBool,
     ids: (RandomState, AtomicU64),
-    /// What was answered here, before or instead of the service.
+    /// Responses that the transport made itself, before or instead of the service.
     pub(super) refused: StatusCounts,
     pub(super) not_accepted: Counter,
 }
@@ -125,7 +125,7 @@ impl Shared {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// A request id that nobody can guess from another.
+    /// A new request id. It cannot be guessed from another.
     pub(super) fn new_id(&self) -> String {
         let number = self.ids.1.fetch_add(1, Ordering::Relaxed);
         let hash = self.ids.0.hash_one(number).to_be_bytes();
@@ -137,7 +137,7 @@ impl Shared {
         id
     }
 
-    /// The client's own request id, if it is sane; else a new one.
+    /// The client's own request id, if it is valid; else a new one.
     pub(super) fn id_or_new(&self, id: Option<&str>) -> String {
         head::sane_id(id).map_or_else(|| self.new_id(), str::to_owned)
     }

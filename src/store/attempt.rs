@@ -14,8 +14,6 @@ use crate::task::{
 };
 
 impl TaskManager {
-    // For the engine: one attempt's life.
-
     pub(crate) fn queue(&self, key: &SessionKey, id: TaskId) -> Result<Attempt, StoreError> {
         self.requeue(key, id, Record::queue).map(|(_, run)| run)
     }
@@ -66,7 +64,7 @@ impl TaskManager {
             .map(|record| record.task.kind.clone())
     }
 
-    /// Queued → running, where `attempt` is still awaited. What to run, and its time limit.
+    /// Queued → running, if the task still waits for `attempt`. Returns its input and time limit.
     pub(crate) fn begin(&self, attempt: &Attempt) -> Option<(TaskInput, Option<Duration>)> {
         self.on_attempt(attempt, |record| {
             if !record.begin(now_ms(), attempt.number) {
@@ -114,7 +112,7 @@ impl TaskManager {
             .is_some_and(|record| record.task.is_running(attempt.number))
     }
 
-    /// The running attempt's end; the status it came to, `None` where it was over already.
+    /// Ends the running attempt. Returns the task, or `None` if the attempt was over already.
     pub(crate) fn finish(&self, attempt: &Attempt, ending: AttemptResult) -> Option<Task> {
         self.on_attempt(attempt, |record| {
             record.task.is_running(attempt.number).then(|| {
@@ -133,7 +131,7 @@ impl TaskManager {
         state.change(&self.shared, &session.key, attempt.task, change)
     }
 
-    /// Refuses new work from now on, and cancels what is queued or running, with `reason`.
+    /// Refuses new work from now on, and cancels all queued or running tasks, with `reason`.
     pub(crate) fn close(&self, reason: &str) -> usize {
         self.shared.stopping.store(true, Ordering::SeqCst);
         let mut cancelled = 0;
@@ -145,7 +143,7 @@ impl TaskManager {
         cancelled
     }
 
-    /// Cancels what is queued or running in a session; these attempts are over.
+    /// Cancels all queued or running tasks of a session. Returns their attempts.
     pub(super) fn cancel_active(
         &self,
         session: &Session,

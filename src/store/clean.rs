@@ -107,7 +107,7 @@ impl TaskManager {
             .sum()
     }
 
-    /// Drops the sessions whose time is over, and forgets old idempotency keys.
+    /// Drops expired sessions and old idempotency keys.
     pub(crate) fn expire(&self) -> usize {
         let mut expired = 0;
         for session in self.sessions() {
@@ -160,7 +160,7 @@ impl TaskManager {
         let mut removed = 0;
         for batch in to_remove.chunks(CLEAN_BATCH) {
             let mut state = session.state.write();
-            // One that was retried meanwhile has another status now, and stays.
+            // A task that was retried meanwhile has another status now, and stays.
             let gone: Vec<_> = batch
                 .iter()
                 .filter_map(|&id| state.remove(id, status))

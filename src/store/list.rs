@@ -8,7 +8,7 @@ use crate::task::{SessionKey, Task, TaskId, TaskStatus};
 /// The most tasks looked at under one hold of the session's lock.
 const CHUNK: usize = 5_000;
 
-/// Which tasks to list; the next page is asked for with the cursor of the one before.
+/// Which tasks to list. The cursor of one page asks for the next page.
 ///
 /// ```
 /// use async_task_system::store::Limits;
@@ -30,7 +30,7 @@ const CHUNK: usize = 5_000;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ListQuery {
-    /// Only these statuses; all where empty.
+    /// Only these statuses; all of them if it is empty.
     pub statuses: Vec<TaskStatus>,
     /// Only this type.
     pub kind: Option<String>,
@@ -61,7 +61,7 @@ impl ListQuery {
             && (self.step.is_none() || self.step.as_deref() == task.step.as_deref())
     }
 
-    /// The wanted statuses, each once however often it was named; none where all are wanted.
+    /// The wanted statuses, each once; empty if all are wanted.
     fn distinct(&self) -> Vec<TaskStatus> {
         let wanted = |status: &TaskStatus| self.statuses.contains(status);
         TaskStatus::ALL.into_iter().filter(wanted).collect()
@@ -91,7 +91,7 @@ pub struct Page<R> {
     pub items: Vec<R>,
     /// How many match in all.
     pub total: usize,
-    /// The cursor of the next page, where there is one.
+    /// The cursor of the next page, if there is one.
     pub next: Option<TaskId>,
 }
 
@@ -108,7 +108,7 @@ impl<R> Page<R> {
 /// Part of a page.
 #[derive(Default)]
 pub(crate) struct Part {
-    /// How many match in all; 0 where that was not asked.
+    /// How many match in all; 0 if that was not asked for.
     pub(crate) total: usize,
     /// The task read last.
     pub(crate) last: Option<TaskId>,
@@ -129,7 +129,7 @@ fn page<R>(session: &Session, query: &ListQuery, mut read: impl FnMut(&Task) -> 
     }
 }
 
-/// Hands tasks to `read` until it has enough, or the query's limit is reached.
+/// Calls `read` with tasks until it returns false or the query's limit is reached.
 fn part(
     session: &Session,
     query: &ListQuery,
@@ -163,7 +163,7 @@ fn part(
         }
         return part;
     }
-    // The total needs a look at every task: in chunks, so that nobody waits for long.
+    // The total needs a look at every task. This goes in chunks, so that the lock is held briefly.
     let wanted = |task: &Task| query.cursor.is_none_or(|cursor| task.id < cursor);
     let mut place = query.cursor.filter(|_| !count);
     while count || !part.more {
@@ -244,8 +244,8 @@ impl TaskManager {
         }
     }
 
-    /// Part of a page, as long as `read`, which runs under the session's lock, takes another.
-    /// `count` asks for the total too.
+    /// Part of a page: calls `read` under the session's lock until it returns false. `count` asks for
+    /// the total too.
     pub(crate) fn list_part(
         &self,
         key: &SessionKey,

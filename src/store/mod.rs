@@ -148,7 +148,7 @@ impl TaskManager {
         TaskManager::observed(limits, observer, None, None)
     }
 
-    /// As [`new`](Self::new), with all that may look on.
+    /// As [`new`](Self::new), with all observers.
     pub(crate) fn observed(
         limits: Limits,
         observer: Option<Box<Observer>>,
@@ -209,7 +209,7 @@ impl TaskManager {
                 let limit = shared.limits.max_tasks_per_session;
                 return Err(StoreError::SessionTaskLimit(limit));
             }
-            // The id is drawn under the lock, so that the session's newest has the highest.
+            // The id is drawn under the lock, so the session's newest task has the highest id.
             let task = new_task(Uuid::now_v7(), key, new, queued);
             let record = Record::create(task.clone(), &shared.budget)
                 .ok_or(StoreError::StoreFull(shared.limits.max_store_bytes))?;
@@ -295,8 +295,8 @@ impl TaskManager {
         self.with_record(key, id, |record| read(&mut record.history.iter()))
     }
 
-    /// Part of a task's history, from `from` on or from its start, as long as `read`, which runs
-    /// under the session's lock, takes another entry. The place behind the last one.
+    /// Part of a task's history, beginning at `from` or at its start: calls `read` under the session's
+    /// lock until it returns false. Returns the place behind the last entry.
     pub(crate) fn history_part(
         &self,
         key: &SessionKey,

@@ -1,4 +1,4 @@
-//! A task with its history and its account: every change of one keeps the other two right.
+//! A task with its history and its account. Every change of one updates the other two.
 //!
 //! What a record is charged is its [`weight`](Record::weight). An attempt that is queued or
 //! running sets a [`RESERVE`] aside, large enough for every transition and every percent it can
@@ -78,13 +78,13 @@ impl std::fmt::Display for ShareToken {
 pub(crate) struct Record {
     pub(crate) task: Task,
     pub(crate) history: History,
-    /// Charged and not yet used. Never less than the entry that ends the task will take.
+    /// Bytes that are charged and not yet used. Always enough for the entry that ends the task.
     reserve: usize,
     pub(crate) share: Option<ShareToken>,
 }
 
 impl Record {
-    /// Charges and keeps a new task; `None` where the budget has no room for it.
+    /// Charges and keeps a new task; `None` if the budget has no room.
     pub(crate) fn create(task: Task, budget: &Budget) -> Option<Record> {
         let mut record = Record {
             history: History::with_capacity(if task.queued { 64 } else { 3 }),
@@ -124,7 +124,7 @@ impl Record {
         self.task.queued || self.task.status == TaskStatus::Running
     }
 
-    /// When a change that comes `now` happens: a clock set back does not turn the story round.
+    /// The time of a change that comes `now`. It never goes back, even if the clock is set back.
     fn moment(&self, now: Millis) -> Millis {
         now.max(self.task.updated_at)
     }
@@ -140,7 +140,7 @@ impl Record {
         }))
     }
 
-    /// A worker begins `attempt`; false where another is awaited, or none.
+    /// A worker begins `attempt`. Returns false if the task does not wait for this attempt.
     pub(crate) fn begin(&mut self, now: Millis, attempt: u32) -> bool {
         let now = self.moment(now);
         let begun = self.task.begin(now, attempt);
@@ -229,7 +229,7 @@ impl Record {
         }))
     }
 
-    /// The token that leads here, drawn where there is none; `None` where the budget has no room.
+    /// The share token, drawn at the first call; `None` if the budget has no room.
     pub(crate) fn share(
         &mut self,
         budget: &Budget,
@@ -241,7 +241,7 @@ impl Record {
         self.share
     }
 
-    /// Ends the task, and gives back what its reserve did not need.
+    /// Ends the task, and refunds what is left of its reserve.
     fn end(&mut self, now: Millis, status: TaskStatus, message: &str, budget: &Budget) {
         let now = self.moment(now);
         let mut held = self.weight();
@@ -268,8 +268,8 @@ impl Record {
         budget.refund(held - self.weight());
     }
 
-    /// Charges `most`, applies `change`, and gives back what it did not take. False, and
-    /// nothing changed, where there is no room.
+    /// Charges `most`, applies `change`, and refunds what it did not use. Returns false, and changes
+    /// nothing, if there is no room.
     fn spend(&mut self, budget: &Budget, most: usize, change: impl FnOnce(&mut Record)) -> bool {
         let held = self.weight() + most;
         let room = budget.charge(most);
@@ -280,7 +280,7 @@ impl Record {
         room
     }
 
-    /// Appends an entry whose own bytes, texts apart, are paid from the reserve.
+    /// Appends an entry. Its bytes, without its texts, are paid from the reserve.
     fn log_from_reserve(&mut self, kind: EventKind, step: &str, message: &str) {
         let before = self.history.bytes();
         self.log(kind, step, message);
