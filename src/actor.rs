@@ -1,4 +1,4 @@
-//! Who caused what happens now: the request that this thread answers.
+//! The client and the request that caused the changes that this thread makes now.
 //!
 //! The store tells its observer of a change on the thread that made it. So the audit log learns
 //! who asked, and neither store nor engine knows of requests.
@@ -19,7 +19,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Actor>> = const { RefCell::new(None) };
 }
 
-/// Forgets the actor, also where a handler panics.
+/// Removes the actor, even if a handler panics.
 struct Forget;
 
 impl Drop for Forget {
@@ -35,7 +35,7 @@ pub(crate) fn during<R>(actor: Actor, act: impl FnOnce() -> R) -> R {
     act()
 }
 
-/// On whose behalf this thread acts; nobody's on the threads of workers and services.
+/// The actor of this thread; `None` on the threads of workers and services.
 pub(crate) fn current() -> Option<Actor> {
     CURRENT.with_borrow(Clone::clone)
 }

@@ -1,4 +1,4 @@
-//! The hub: tells whoever watches a session, or one of its tasks, what happens there.
+//! The hub: sends the events of a session, or of one of its tasks, to those who watch it.
 //!
 //! A hub lives in its session and is called under the session's lock, so that the order of
 //! events is the order of history; that is why nothing here may block. Both kinds of watcher
@@ -9,7 +9,7 @@
 //! - A *session's* watcher gets the events, made once for all. When its channel is full it gets
 //!   no more until it has emptied it, and is then told that it missed some.
 //!
-//! With nobody watching, publishing looks at two empty lists.
+//! Without watchers, publishing looks at two empty lists.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -124,7 +124,7 @@ impl TaskSnapshot {
         }
     }
 
-    /// Moves on by one event: what the task's own transitions did, told again from its history.
+    /// Applies one event of the history, as the task's transition did.
     pub(crate) fn follow(&mut self, event: &HistoryEvent<'_>) {
         let owned = |text: Option<&str>| text.map(Into::into);
         match event.kind {
@@ -162,7 +162,7 @@ impl TaskEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WatcherId(u64);
 
-/// Everybody who watches one session.
+/// All watchers of one session.
 #[derive(Default)]
 pub(crate) struct Broadcaster {
     tasks: Vec<(WatcherId, TaskId, Sender<()>)>,
@@ -181,7 +181,7 @@ struct Subscriber {
 /// A session's watcher's end of its [`Subscriber`].
 pub(crate) struct EventQueue {
     pub(crate) events: Receiver<Option<Arc<TaskEvent>>>,
-    /// Something was not told; set by the hub, cleared by the watcher under the session's lock.
+    /// Set by the hub when an event was dropped; cleared by the watcher under the session's lock.
     pub(crate) missed: Arc<AtomicBool>,
 }
 
@@ -261,7 +261,7 @@ impl Broadcaster {
 }
 
 impl Subscriber {
-    /// Once an event is missed, those after it wait too: what is told has no gap inside.
+    /// Once an event is dropped, the next ones are too, so that the sent events have no gap.
     fn is_told(&self) -> bool {
         !self.missed.load(SeqCst)
     }

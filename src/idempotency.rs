@@ -5,7 +5,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use crate::executor::FieldError;
+use crate::field_error::FieldError;
 use crate::http::response::Body;
 use crate::http::router::Answer;
 use crate::http::{Problem, Request, Response};
@@ -57,7 +57,7 @@ impl Idempotency {
     }
 }
 
-/// The request's key, where it has one.
+/// The request's key, if it has one.
 ///
 /// # Errors
 ///

@@ -44,6 +44,7 @@ mod demo;
 pub mod engine;
 pub mod events;
 pub mod executor;
+mod field_error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod http;

@@ -1,18 +1,18 @@
 //! The program's own threads: one that panics says so, and the stop waits for each.
 
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::executor::panic_text;
 use crate::log_safe::LogSafe;
 
 /// What a thread that ends on its own may take past the stop's deadline.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Starts a thread. Its panic ends it with a line in the log: nobody else would notice, since
-/// the program's panic hook leaves the telling to whoever catches.
+/// Starts a thread. Its panics are caught and logged here, because the program's panic hook logs at
+/// debug level only.
 pub(crate) fn spawn(
     name: impl Into<String>,
     body: impl FnOnce() + Send + 'static,
@@ -43,13 +43,22 @@ fn launch(
     })
 }
 
-/// Joins a thread that ends on its own, as soon as it is told to. It has a moment for that also
-/// where an executor has used up the time until `deadline`.
+/// The message of a panic. It is for the log only: clients never see it.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Joins a thread that ends by itself soon after the stop. It gets [`GRACE`] more, because an
+/// executor may have used up the time until `deadline`.
 pub(crate) fn join_until(thread: JoinHandle<()>, deadline: Instant) {
     join_by(thread, deadline + GRACE);
 }
 
-/// Joins `thread`, or leaves it where it has not ended by `deadline`.
+/// Joins `thread`, or leaves it behind if it has not ended by `deadline`.
 pub(crate) fn join_by(thread: JoinHandle<()>, deadline: Instant) {
     while !thread.is_finished() {
         if Instant::now() >= deadline {

@@ -4,7 +4,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::Call;
+use super::call::Call;
 use super::tasks::{description, name};
 use super::view::{TaskAnswer, path};
 use crate::demo::{self, MAX_DELAY_MS, MAX_ITEMS, SPEEDS};

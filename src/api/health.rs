@@ -4,7 +4,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::Call;
+use super::call::Call;
 use crate::http::Response;
 use crate::http::router::Answer;
 use crate::task::SessionKey;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Call;
-use super::tasks::{StatsAnswer, id};
+use super::call::Call;
+use super::tasks::StatsAnswer;
 use super::view::StatusView;
 use crate::events::TaskEvent;
 use crate::http::Response;
@@ -21,8 +21,8 @@ const BATCH: usize = 32 * 1024;
 pub(super) fn task_events(call: &Call<'_>) -> Answer {
     Query::new(call.request, &[]).finish()?;
     let after = last_event_id(call.request);
-    let tasks = call.api.system.tasks();
-    let watch = tasks.watch(&call.session, id(call)?, after)?;
+    let tasks = &call.api.tasks;
+    let watch = tasks.watch(&call.session, call.id()?, after)?;
     let answer = stream_task(&call.api.streams, watch, format(call.request))?;
     Ok(answer.with("Vary", "Accept"))
 }
@@ -58,7 +58,7 @@ pub(super) fn stream_task(
 pub(super) fn session_events(call: &Call<'_>) -> Answer {
     Query::new(call.request, &[]).finish()?;
     let permit = permit(&call.api.streams)?;
-    let mut watch = call.api.system.tasks().watch_session(&call.session)?;
+    let mut watch = call.api.tasks.watch_session(&call.session)?;
     let format = format(call.request);
     let answer = Response::stream(format.content_type(), move |out| {
         let _permit = permit;

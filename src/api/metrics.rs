@@ -3,58 +3,23 @@
 //! A new part of the system adds its numbers with [`Api::report`].
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
-
-use super::Api;
-use crate::http::meter::HttpMeter;
-use crate::http::router::{Answer, Router};
+use super::call::Api;
+use crate::http::router::Answer;
 use crate::http::{Problem, Request, Response};
 use crate::metrics::Exposition;
 use crate::task::TaskStatus;
 
-/// Writes the numbers of one part.
-type Source = dyn Fn(&mut Exposition) + Send + Sync;
-
-/// What is counted of requests, and who else has numbers. Empty where metrics are off.
-#[derive(Default)]
-pub(super) struct Metrics {
-    http: OnceLock<HttpMeter>,
-    sources: Mutex<Vec<Arc<Source>>>,
-}
-
-impl Metrics {
-    /// A request has come: what will count it, and since when. `None` where nothing does.
-    pub(super) fn begin(&self) -> Option<(&HttpMeter, Instant)> {
-        Some((self.http.get()?, Instant::now()))
-    }
-}
-
-impl Api {
-    /// From now on counts the requests of these routes, where metrics are on.
-    pub(crate) fn measure(&self, router: &Router) {
-        if self.config.metrics {
-            self.metrics.http.get_or_init(|| HttpMeter::new(router));
-        }
-    }
-
-    /// Adds the numbers of a part to what `/metrics` shows.
-    pub(crate) fn report(&self, source: impl Fn(&mut Exposition) + Send + Sync + 'static) {
-        self.metrics.sources.lock().push(Arc::new(source));
-    }
-}
-
 pub(super) fn show(api: &Api, _: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
-    let Some(http) = api.metrics.http.get() else {
+    let Some(http) = api.http_meter.get() else {
         let message = "Metrics are off: start the server with METRICS=true";
         return Err(Problem::new(404, "metrics_disabled", message));
     };
     let mut out = Exposition::default();
     process(api, &mut out);
     tasks(api, &mut out);
-    let sources = api.metrics.sources.lock().clone();
+    let sources = api.sources.lock().clone();
     for source in sources {
         source(&mut out);
     }

@@ -1,5 +1,6 @@
 //! The Task System's routes: a handler parses, calls one method, answers.
 
+mod call;
 mod demo;
 mod health;
 mod live;
@@ -7,7 +8,6 @@ mod metrics;
 mod openapi;
 mod origin;
 mod page;
-mod session;
 mod share;
 mod status;
 mod tasks;
@@ -15,43 +15,15 @@ mod terminal;
 mod view;
 
 use std::borrow::Cow;
-use std::collections::hash_map::RandomState;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::time::Instant;
 
+pub(crate) use self::call::Api;
+use self::call::Call;
 pub(crate) use self::demo::register;
-use self::metrics::Metrics;
 use crate::actor::{self, Actor};
-use crate::config::Config;
-use crate::http::fields::Fields;
 use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::{Method, Problem, Request, Response};
-use crate::idempotency::Idempotency;
-use crate::semaphore::Semaphore;
-use crate::system::TaskSystem;
-use crate::task::SessionKey;
-
-/// What the handlers share.
-pub(crate) struct Api {
-    system: TaskSystem,
-    config: Config,
-    started: Instant,
-    addresses: RandomState,
-    repeats: Idempotency,
-    streams: Semaphore,
-    metrics: Metrics,
-    /// Why it is not healthy, if it is not.
-    ailment: OnceLock<Box<Ailment>>,
-}
-
-/// One call of a session-scoped route.
-struct Call<'a> {
-    api: &'a Api,
-    request: &'a Request<'a>,
-    session: SessionKey,
-    parameters: &'a [Cow<'a, str>],
-}
 
 type Scoped = fn(&Call<'_>) -> Answer;
 type Unscoped = fn(&Api, &Request<'_>, &[Cow<'_, str>]) -> Answer;
@@ -107,39 +79,10 @@ const SESSION_HEADER: &str = "X-App-Session";
 const HEALTH: &str = "/api/v1/health";
 const HOME: &str = "/";
 
-type Ailment = dyn Fn() -> Option<Problem> + Send + Sync;
-
 impl Api {
-    pub(crate) fn new(system: TaskSystem, config: Config) -> Api {
-        Api {
-            streams: Semaphore::new(config.max_streams),
-            repeats: Idempotency::new(system.tasks().clone()),
-            system,
-            config,
-            started: Instant::now(),
-            addresses: RandomState::new(),
-            metrics: Metrics::default(),
-            ailment: OnceLock::new(),
-        }
-    }
-
-    /// Has `/health` ask what this server suffers from, where it does.
-    pub(crate) fn ask_of_health(
-        &self,
-        ailment: impl Fn() -> Option<Problem> + Send + Sync + 'static,
-    ) {
-        let _ = self.ailment.set(Box::new(ailment));
-    }
-
-    /// The places for streams, tasks' and jobs' alike.
-    pub(crate) fn streams(&self) -> &Semaphore {
-        &self.streams
-    }
-
-    /// Answers a request: the browser's rules first, then the routes, then the headers that
-    /// answers of a kind share.
+    /// Answers a request: first the rules for browsers, then the routes, then the common headers.
     pub(crate) fn serve(&self, router: &Router, request: &Request<'_>) -> Response {
-        let measured = self.metrics.begin();
+        let measured = self.http_meter.get().map(|meter| (meter, Instant::now()));
         let (route, answer) = match origin::check(&self.config, request) {
             Ok(()) => router.answer(request),
             Err(problem) => (usize::MAX, Err(problem)),
@@ -151,16 +94,16 @@ impl Api {
         self.finish(request, response)
     }
 
-    /// Refuses a request that no route is asked about.
+    /// Answers a request that the transport refuses.
     pub(crate) fn refuse(&self, request: &Request<'_>, problem: Problem) -> Response {
         self.finish(request, problem.into_response(request.id))
     }
 
-    /// Adds the headers that responses of a kind share.
+    /// Adds the common headers.
     fn finish(&self, request: &Request<'_>, mut response: Response) -> Response {
         let path = request.path();
         let scoped = is_under(path, &TASK_ROUTES) || path == HEALTH || path == HOME;
-        // What no handler answered (405, OPTIONS, off) tells the session too.
+        // Responses that no handler made (405, OPTIONS, 503) have the session header too.
         if scoped
             && response.header(SESSION_HEADER).is_none()
             && let Ok(session) = self.session_of(request)
@@ -192,10 +135,8 @@ impl Api {
             Err(problem) => Err(problem.with(SESSION_HEADER, key)),
         }
     }
-}
 
-impl Api {
-    /// Who asks, where a trail is kept of it.
+    /// The client, for the audit log.
     fn actor(&self, request: &Request<'_>) -> Option<Actor> {
         let changes = matches!(request.method, Method::Post | Method::Delete);
         (changes && self.config.audit_log.is_some()).then(|| Actor {
@@ -210,21 +151,4 @@ fn is_under(path: &str, roots: &[&str]) -> bool {
         path.strip_prefix(root)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     })
-}
-
-impl Call<'_> {
-    fn fields(&self) -> Result<Fields<'_>, Problem> {
-        Fields::parse(self.request)
-    }
-
-    /// Refuses a body where the route takes none.
-    fn no_fields(&self) -> Result<(), Problem> {
-        self.fields()?.finish()
-    }
-
-    /// Runs a creating handler, once for each idempotency key.
-    fn once(&self, create: impl FnOnce() -> Answer) -> Answer {
-        let repeats = &self.api.repeats;
-        repeats.once(&self.session, self.request, create)
-    }
 }

@@ -7,7 +7,8 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use super::{Api, page};
+use super::call::Api;
+use super::page;
 use crate::http::router::Answer;
 use crate::http::{Request, Response};
 

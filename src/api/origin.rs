@@ -1,4 +1,4 @@
-//! What a browser may do on behalf of a page from elsewhere: nothing, unless configured.
+//! Requests that a browser sends for a page of another origin: they are refused unless configured.
 
 use crate::config::{Config, without_usual_port};
 use crate::http::{Method, Problem, Request, Response};
@@ -67,7 +67,7 @@ fn is_ours(config: &Config, host: &str) -> bool {
     allowed.any(|a| a.eq_ignore_ascii_case(host) || a.eq_ignore_ascii_case(name))
 }
 
-/// Adds what lets a listed origin's pages read the answer.
+/// Adds the CORS headers that let a listed origin's pages read the response.
 pub(super) fn allow(config: &Config, request: &Request<'_>, response: Response) -> Response {
     if config.cors_allowed_origins.is_empty() {
         return response;

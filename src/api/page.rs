@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
+use super::call::{Call, named};
 use super::terminal::{TEXT, TEXT_UTF8};
-use super::{Call, session};
 use crate::http::Response;
 use crate::http::router::Answer;
 
@@ -87,7 +87,7 @@ fn text_off(call: &Call<'_>) -> String {
 /// What to paste next: commands that stay in the session that this request named.
 fn text(call: &Call<'_>) -> String {
     let (base, session) = (base(call), call.session.as_str());
-    let header = match session::named(call.request) {
+    let header = match named(call.request) {
         Some(_) => format!(" -H 'X-App-Session: {session}'"),
         None => String::new(),
     };

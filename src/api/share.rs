@@ -5,10 +5,10 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::call::{Api, Call};
 use super::live::stream_task;
-use super::tasks::id;
+use super::page;
 use super::terminal::{Screen, TEXT, draw};
-use super::{Api, Call, page};
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
 use crate::http::streaming::{format, last_event_id};
@@ -30,7 +30,7 @@ struct ShareAnswer<'a> {
 pub(super) fn share(call: &Call<'_>) -> Answer {
     call.once(|| {
         call.no_fields()?;
-        let token = call.api.system.tasks().share(&call.session, id(call)?)?;
+        let token = call.api.tasks.share(&call.session, call.id()?)?;
         let url = &*format!("/s/{token}");
         let success = true;
         let link = format!("{}{url}", page::base(call));
@@ -106,7 +106,7 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
             false => Err(ended()),
         };
     };
-    let tasks = api.system.tasks();
+    let tasks = &api.tasks;
     if badge {
         return tasks.inspect(&key, id, svg).map_err(|_| ended());
     }
@@ -137,7 +137,7 @@ fn wanted(request: &Request<'_>) -> &'static str {
 }
 
 fn target(api: &Api, token: &str) -> Option<(SessionKey, TaskId)> {
-    api.system.tasks().shared_task(ShareToken::parse(token)?)
+    api.tasks.shared_task(ShareToken::parse(token)?)
 }
 
 fn ended() -> Problem {

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Call;
-use super::tasks::id;
+use super::call::Call;
 use super::view::StatusView;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
@@ -14,11 +13,11 @@ use crate::task::{Task, TaskId};
 /// The longest wait, in seconds.
 const MAX_WAIT: u64 = 60;
 
-/// How often a waiting poll looks whether its client is still there.
+/// How often a waiting poll checks that its client is still connected.
 const LOOK: Duration = Duration::from_millis(1_500);
 
 pub(super) fn status(call: &Call<'_>) -> Answer {
-    let id = id(call)?;
+    let id = call.id()?;
     match wait(call)? {
         Some(wait) => long_poll(call, id, wait),
         None => poll(call, id).map(|(answer, _)| answer),
@@ -35,10 +34,10 @@ fn wait(call: &Call<'_>) -> Result<Option<Duration>, Problem> {
     Ok(wait.map(Duration::from_secs))
 }
 
-/// The answer now, and whether there is nothing to wait for.
+/// The response now, and whether it can be sent without waiting.
 fn poll(call: &Call<'_>, id: TaskId) -> Result<(Response, bool), Problem> {
     let known = call.request.header("If-None-Match");
-    let tasks = call.api.system.tasks();
+    let tasks = &call.api.tasks;
     let answer = tasks.inspect(&call.session, id, |task| {
         let tag = ["\"", &task.version.to_string(), "\""].concat();
         let same = known.is_some_and(|known| matches(known, &tag));
@@ -60,7 +59,7 @@ fn with_hints(response: Response, task: &Task, tag: String) -> Response {
     }
 }
 
-/// Whether `If-None-Match` names this tag. A weak one counts as well: nobody compares here.
+/// Whether `If-None-Match` names this tag. A weak tag matches too.
 fn matches(known: &str, tag: &str) -> bool {
     let mut tags = known.split(',').map(str::trim);
     tags.any(|known| known == "*" || known.trim_start_matches("W/") == tag)
@@ -68,11 +67,11 @@ fn matches(known: &str, tag: &str) -> bool {
 
 fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
     let deadline = Instant::now() + patience;
-    // First the bell, then the look: no change can fall between them.
-    let bell = match call.api.system.tasks().bell(&call.session, id) {
-        // Nothing will change any more.
+    // Subscribe first, then look: so no change is missed.
+    let signal = match call.api.tasks.change_signal(&call.session, id) {
+        // The server stops, so nothing changes any more.
         Err(StoreError::Stopping) => return poll(call, id).map(|(answer, _)| answer),
-        bell => bell?,
+        signal => signal?,
     };
     loop {
         let (answer, ready) = poll(call, id)?;
@@ -80,7 +79,7 @@ fn long_poll(call: &Call<'_>, id: TaskId, patience: Duration) -> Answer {
         if ready || left.is_zero() || (call.request.client)() != Peer::Open {
             return Ok(answer);
         }
-        if bell.wait(left.min(LOOK)) == Wait::Over {
+        if signal.wait(left.min(LOOK)) == Wait::Over {
             return poll(call, id).map(|(answer, _)| answer);
         }
     }

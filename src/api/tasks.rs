@@ -3,14 +3,14 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::Call;
+use super::call::Call;
 use super::view::{TaskAnswer, TaskView, path};
 use crate::http::fields::{Fields, Query};
 use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
 use crate::spelling::nearest;
-use crate::store::{ListQuery, NewTask, Stats, StoreError, TaskManager};
+use crate::store::{ListQuery, NewTask, Stats, TaskManager};
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
 
 const MAX_NAME: usize = 200;
@@ -59,7 +59,7 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
     })
 }
 
-/// What to say of a type that nobody registered: a typo must not complete as if work had been done.
+/// The error for a type that is not registered. A typo must not complete as if work had been done.
 fn unknown_type(call: &Call<'_>, kind: &str) -> Option<String> {
     let mut known: Vec<&str> = call.api.system.execution().registry().types().collect();
     if known.contains(&kind) {
@@ -82,7 +82,7 @@ pub(super) fn name(fields: &mut Fields<'_>) -> String {
     fields.required_text("name", MAX_NAME)
 }
 
-/// The text that an object has under `type`, where it has a usable one.
+/// The text under `type` in the metadata, if it can be a type.
 fn type_in(metadata: &RawValue) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Typed {
@@ -97,7 +97,7 @@ fn type_in(metadata: &RawValue) -> Option<String> {
 
 pub(super) fn list(call: &Call<'_>) -> Answer {
     let mut page = ListedPage {
-        tasks: call.api.system.tasks().clone(),
+        tasks: call.api.tasks.clone(),
         key: call.session.clone(),
         query: list_query(call)?,
         count: 0,
@@ -106,7 +106,7 @@ pub(super) fn list(call: &Call<'_>) -> Answer {
     Ok(Response::json_parts(move |out| page.part(out)))
 }
 
-/// A page on its way out. A part is a moment's state; between two parts tasks may change.
+/// A page that is sent in parts. Tasks may change between two parts.
 struct ListedPage {
     tasks: TaskManager,
     key: SessionKey,
@@ -174,7 +174,7 @@ pub(super) struct StatsAnswer {
 }
 
 pub(super) fn stats(call: &Call<'_>) -> Answer {
-    let stats = call.api.system.tasks().stats(&call.session);
+    let stats = call.api.tasks.stats(&call.session);
     let success = true;
     Ok(Response::json(200, &StatsAnswer { success, stats }))
 }
@@ -186,13 +186,13 @@ pub(super) fn show(call: &Call<'_>) -> Answer {
 }
 
 fn inspect(call: &Call<'_>, read: impl FnOnce(&Task) -> Response) -> Answer {
-    let tasks = call.api.system.tasks();
-    Ok(tasks.inspect(&call.session, id(call)?, read)?)
+    let tasks = &call.api.tasks;
+    Ok(tasks.inspect(&call.session, call.id()?, read)?)
 }
 
 pub(super) fn history(call: &Call<'_>) -> Answer {
-    let task_id = id(call)?;
-    let (tasks, key) = (call.api.system.tasks().clone(), call.session.clone());
+    let task_id = call.id()?;
+    let (tasks, key) = (call.api.tasks.clone(), call.session.clone());
     tasks.inspect(&key, task_id, |_| ())?;
     let (mut from, mut count) = (None, 0);
     Ok(Response::json_parts(move |out| {
@@ -230,7 +230,7 @@ struct StartAnswer {
 
 pub(super) fn start(call: &Call<'_>) -> Answer {
     call.no_fields()?;
-    let task_id = id(call)?;
+    let task_id = call.id()?;
     call.api.system.execution().start(&call.session, task_id)?;
     let answer = StartAnswer {
         success: true,
@@ -243,7 +243,7 @@ pub(super) fn start(call: &Call<'_>) -> Answer {
 pub(super) fn cancel(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     let execution = call.api.system.execution();
-    let task = execution.cancel(&call.session, id(call)?)?;
+    let task = execution.cancel(&call.session, call.id()?)?;
     let answer = TaskAnswer::new(&task, Some("Task cancelled successfully"));
     Ok(Response::json(200, &answer))
 }
@@ -251,15 +251,9 @@ pub(super) fn cancel(call: &Call<'_>) -> Answer {
 pub(super) fn retry(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     let execution = call.api.system.execution();
-    let task = execution.retry(&call.session, id(call)?)?;
+    let task = execution.retry(&call.session, call.id()?)?;
     let answer = TaskAnswer::new(&task, Some("Task retried successfully"));
     Ok(Response::json(200, &answer))
-}
-
-/// The id in the path; one that is no UUID is nobody's.
-pub(super) fn id(call: &Call<'_>) -> Result<TaskId, StoreError> {
-    let text = call.parameters.first().map_or("", |text| text);
-    text.parse().map_err(|_| StoreError::TaskNotFound)
 }
 
 #[derive(Serialize)]
@@ -290,7 +284,7 @@ struct CleanupOptions {
 
 pub(super) fn cleanup_status(call: &Call<'_>) -> Answer {
     let status = call.api.system.cleanup().status();
-    let tasks = call.api.system.tasks();
+    let tasks = &call.api.tasks;
     let cleaned = tasks.cleaned(&call.session);
     let limits = tasks.limits();
     let status = CleanupView {
@@ -338,7 +332,7 @@ pub(super) fn cleanup_run(call: &Call<'_>) -> Answer {
     Ok(Response::json(200, &answer))
 }
 
-/// The session with all its tasks; one that is not there is removed already.
+/// Removes the session with all its tasks. It is no error if there is no such session.
 pub(super) fn remove_session(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     call.api.system.execution().remove_session(&call.session);

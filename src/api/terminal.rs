@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use unicode_width::UnicodeWidthChar;
 
-use super::Call;
-use super::tasks::id;
+use super::call::Call;
 use crate::events::TaskEvent;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
@@ -61,8 +60,8 @@ fn parse_flag(text: &str) -> Option<bool> {
 }
 
 pub(super) fn watch(call: &Call<'_>) -> Answer {
-    let tasks = call.api.system.tasks();
-    let id = id(call)?;
+    let tasks = &call.api.tasks;
+    let id = call.id()?;
     let name = tasks.inspect(&call.session, id, |task| task.name.clone())?;
     let screen = Screen::parse(call.request)?;
     let watch = tasks.watch(&call.session, id, None)?;

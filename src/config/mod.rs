@@ -19,6 +19,8 @@ use log::LevelFilter;
 use crate::task::SessionKey;
 pub use error::ConfigError;
 pub use secret::Secret;
+pub use values::default_workers;
+pub(crate) use values::without_usual_port;
 use values::{Values, refuse};
 use variables::find;
 pub use variables::{Kind, VARIABLES, Variable, help};
@@ -169,6 +171,66 @@ impl Config {
         }
         given.judge().into_result()
     }
+
+    /// The configuration, with its mistakes in `values.mistakes`.
+    fn of(values: &mut Values) -> Config {
+        let (hosts, origins) = (values.hosts(), values.origins());
+        let is_tiny_http = values.is_tiny_http();
+        let is_tiny_http = values.noted(is_tiny_http);
+        let (database_url, jwt_secret) = (values.database_url(), values.jwt_secret());
+        let allowed_hosts = values.noted(hosts);
+        let cors_allowed_origins = values.noted(origins);
+        let database_url = values.noted(database_url);
+        let jwt_secret = values.noted(jwt_secret);
+        let session = SessionKey::parse(values.text("DEFAULT_SESSION"));
+        Config {
+            host: values.text("HOST").to_owned(),
+            port: values.count("PORT") as u16,
+            log_level: values
+                .text("LOG_LEVEL")
+                .parse()
+                .unwrap_or(LevelFilter::Info),
+            worker_threads: match values.count("WORKER_THREADS") {
+                0 => default_workers(),
+                threads => threads,
+            },
+            enable_session_isolation: values.flag("ENABLE_SESSION_ISOLATION"),
+            auto_map_session_by_ip: values.flag("AUTO_MAP_SESSION_BY_IP"),
+            default_session: session.expect("the variable's kind has judged it"),
+            trusted_proxies: values.count("TRUSTED_PROXIES"),
+            session_timeout: values.millis("SESSION_TIMEOUT"),
+            max_sessions: values.count("MAX_SESSIONS"),
+            max_tasks_per_session: values.count("MAX_TASKS_PER_SESSION"),
+            max_active_tasks: values.count("MAX_ACTIVE_TASKS"),
+            max_store_bytes: values.count("MAX_STORE_BYTES"),
+            max_body_bytes: values.count("MAX_BODY_BYTES"),
+            max_result_bytes: values.count("MAX_RESULT_BYTES"),
+            max_streams: values.count("MAX_STREAMS"),
+            task_cleanup_interval: values.millis("TASK_CLEANUP_INTERVAL"),
+            max_completed_tasks: values.count("MAX_COMPLETED_TASKS"),
+            max_failed_tasks: values.count("MAX_FAILED_TASKS"),
+            max_cancelled_tasks: values.count("MAX_CANCELLED_TASKS"),
+            audit_log: values.optional("AUDIT_LOG").map(PathBuf::from),
+            is_tiny_http,
+            max_connections: values.count("MAX_CONNECTIONS"),
+            max_connections_per_ip: values.count("MAX_CONNECTIONS_PER_IP"),
+            head_timeout: values.millis("HEAD_TIMEOUT"),
+            request_timeout: values.millis("REQUEST_TIMEOUT"),
+            keep_alive_timeout: values.millis("KEEP_ALIVE_TIMEOUT"),
+            allowed_hosts,
+            cors_allowed_origins,
+            metrics: values.flag("METRICS"),
+            enable_queue: values.flag("ENABLE_QUEUE"),
+            database_url,
+            jwt_secret,
+            jwt_public_key_file: values.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),
+            jwt_issuer: values.optional("JWT_ISSUER"),
+            jwt_audience: values.optional("JWT_AUDIENCE"),
+            job_lease: Duration::from_secs(values.count("JOB_LEASE_SECONDS") as u64),
+            job_retention: Duration::from_secs(values.count("JOB_RETENTION_DAYS") as u64 * 86_400),
+            warnings: values.warnings(),
+        }
+    }
 }
 
 /// Where a value comes from. The file is written for this program; the environment is everybody's.
@@ -202,7 +264,7 @@ impl Given {
 
     fn judge(self) -> Judged {
         let mut values = Values::check(self.values, self.mistakes);
-        let mut config = values.config();
+        let mut config = Config::of(&mut values);
         config.warnings.extend(self.warnings);
         Judged {
             config,
@@ -223,31 +285,12 @@ impl Judged {
     }
 }
 
-/// The number of cores, at least 4.
-///
-/// ```
-/// assert!(async_task_system::engine::default_workers() >= 4);
-/// ```
-pub fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4))
-}
-
 impl Default for Config {
     /// Every variable at its default.
     fn default() -> Config {
         Config::from_pairs(std::iter::empty::<(String, String)>())
             .expect("the defaults are valid: a test holds them to it")
     }
-}
-
-/// The host as browsers write it in an origin of this scheme.
-pub(crate) fn without_usual_port<'a>(scheme: &str, host: &'a str) -> &'a str {
-    let usual = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => "",
-    };
-    host.strip_suffix(usual).unwrap_or(host)
 }
 
 #[cfg(test)]

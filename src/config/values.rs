@@ -1,15 +1,11 @@
 //! What the variables are set to, checked, and what the configuration makes of it.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use log::LevelFilter;
-
+use super::secret::Secret;
 use super::variables::{Kind, VARIABLES};
-use super::{Config, Secret, default_workers, without_usual_port};
 use crate::log_safe::LogSafe;
-use crate::task::SessionKey;
 
 /// Values that have passed their variable's check; what has not is at its default.
 pub(super) struct Values {
@@ -43,27 +39,27 @@ impl Values {
     }
 
     /// What was read, or nothing and a mistake more.
-    fn noted<T: Default>(&mut self, read: Result<T, String>) -> T {
+    pub(super) fn noted<T: Default>(&mut self, read: Result<T, String>) -> T {
         read.unwrap_or_else(|mistake| {
             self.mistakes.push(mistake);
             T::default()
         })
     }
 
-    fn text(&self, name: &str) -> &str {
+    pub(super) fn text(&self, name: &str) -> &str {
         self.values.get(name).map_or("", String::as_str)
     }
 
     /// A number that [`check`](Self::check) has accepted.
-    fn count(&self, name: &str) -> usize {
+    pub(super) fn count(&self, name: &str) -> usize {
         self.text(name).parse().unwrap_or_default()
     }
 
-    fn millis(&self, name: &str) -> Duration {
+    pub(super) fn millis(&self, name: &str) -> Duration {
         Duration::from_millis(self.count(name) as u64)
     }
 
-    fn flag(&self, name: &str) -> bool {
+    pub(super) fn flag(&self, name: &str) -> bool {
         self.text(name) == "true"
     }
 
@@ -76,7 +72,7 @@ impl Values {
     }
 
     /// `ALLOWED_HOSTS`: names without scheme and path, as `Host` has them.
-    fn hosts(&self) -> Result<Vec<String>, String> {
+    pub(super) fn hosts(&self) -> Result<Vec<String>, String> {
         let hosts = self.words("ALLOWED_HOSTS");
         match hosts.iter().find(|host| !is_host(host)) {
             None => Ok(hosts),
@@ -88,7 +84,7 @@ impl Values {
     }
 
     /// `CORS_ALLOWED_ORIGINS`, as browsers write them: in small letters, without the usual port.
-    fn origins(&self) -> Result<Vec<String>, String> {
+    pub(super) fn origins(&self) -> Result<Vec<String>, String> {
         let origin = |word: &String| {
             let word = word.to_ascii_lowercase();
             let (scheme, host) = word.split_once("://")?;
@@ -104,12 +100,12 @@ impl Values {
         origins.collect()
     }
 
-    fn optional(&self, name: &str) -> Option<String> {
+    pub(super) fn optional(&self, name: &str) -> Option<String> {
         Some(self.text(name).to_owned()).filter(|text| !text.is_empty())
     }
 
     /// `HTTP_SERVER`, as far as this build has it.
-    fn is_tiny_http(&self) -> Result<bool, String> {
+    pub(super) fn is_tiny_http(&self) -> Result<bool, String> {
         match self.text("HTTP_SERVER") {
             "tiny_http" if cfg!(not(feature = "tiny-http")) => {
                 let allowed = "std in this build; build with --features tiny-http for more";
@@ -120,7 +116,7 @@ impl Values {
     }
 
     /// `STORAGE` and `DATABASE_URL`, which must fit together.
-    fn database_url(&self) -> Result<Option<Secret>, String> {
+    pub(super) fn database_url(&self) -> Result<Option<Secret>, String> {
         let storage = self.text("STORAGE");
         if storage == "memory" {
             return Ok(None);
@@ -147,7 +143,7 @@ impl Values {
     }
 
     /// The Job API's secret. It is judged where it is what tokens are checked with.
-    fn jwt_secret(&self) -> Result<Option<Secret>, String> {
+    pub(super) fn jwt_secret(&self) -> Result<Option<Secret>, String> {
         let secret = self.optional("JWT_SECRET");
         let is_needed = cfg!(feature = "jobs")
             && self.text("STORAGE") != "memory"
@@ -162,7 +158,7 @@ impl Values {
     }
 
     /// Settings that fit, but not together.
-    fn warnings(&self) -> Vec<String> {
+    pub(super) fn warnings(&self) -> Vec<String> {
         let is_set = |name| !self.text(name).is_empty();
         let has_jobs = self.text("STORAGE") != "memory";
         let found = [
@@ -181,63 +177,6 @@ impl Values {
         ];
         let found = found.into_iter().filter(|(is_so, _)| *is_so);
         found.map(|(_, text)| text.to_owned()).collect()
-    }
-
-    /// The configuration, and in `mistakes` what is wrong with it.
-    pub(super) fn config(&mut self) -> Config {
-        let (hosts, origins) = (self.hosts(), self.origins());
-        let is_tiny_http = self.is_tiny_http();
-        let is_tiny_http = self.noted(is_tiny_http);
-        let (database_url, jwt_secret) = (self.database_url(), self.jwt_secret());
-        let allowed_hosts = self.noted(hosts);
-        let cors_allowed_origins = self.noted(origins);
-        let database_url = self.noted(database_url);
-        let jwt_secret = self.noted(jwt_secret);
-        let session = SessionKey::parse(self.text("DEFAULT_SESSION"));
-        Config {
-            host: self.text("HOST").to_owned(),
-            port: self.count("PORT") as u16,
-            log_level: self.text("LOG_LEVEL").parse().unwrap_or(LevelFilter::Info),
-            worker_threads: match self.count("WORKER_THREADS") {
-                0 => default_workers(),
-                threads => threads,
-            },
-            enable_session_isolation: self.flag("ENABLE_SESSION_ISOLATION"),
-            auto_map_session_by_ip: self.flag("AUTO_MAP_SESSION_BY_IP"),
-            default_session: session.expect("the variable's kind has judged it"),
-            trusted_proxies: self.count("TRUSTED_PROXIES"),
-            session_timeout: self.millis("SESSION_TIMEOUT"),
-            max_sessions: self.count("MAX_SESSIONS"),
-            max_tasks_per_session: self.count("MAX_TASKS_PER_SESSION"),
-            max_active_tasks: self.count("MAX_ACTIVE_TASKS"),
-            max_store_bytes: self.count("MAX_STORE_BYTES"),
-            max_body_bytes: self.count("MAX_BODY_BYTES"),
-            max_result_bytes: self.count("MAX_RESULT_BYTES"),
-            max_streams: self.count("MAX_STREAMS"),
-            task_cleanup_interval: self.millis("TASK_CLEANUP_INTERVAL"),
-            max_completed_tasks: self.count("MAX_COMPLETED_TASKS"),
-            max_failed_tasks: self.count("MAX_FAILED_TASKS"),
-            max_cancelled_tasks: self.count("MAX_CANCELLED_TASKS"),
-            audit_log: self.optional("AUDIT_LOG").map(PathBuf::from),
-            is_tiny_http,
-            max_connections: self.count("MAX_CONNECTIONS"),
-            max_connections_per_ip: self.count("MAX_CONNECTIONS_PER_IP"),
-            head_timeout: self.millis("HEAD_TIMEOUT"),
-            request_timeout: self.millis("REQUEST_TIMEOUT"),
-            keep_alive_timeout: self.millis("KEEP_ALIVE_TIMEOUT"),
-            allowed_hosts,
-            cors_allowed_origins,
-            metrics: self.flag("METRICS"),
-            enable_queue: self.flag("ENABLE_QUEUE"),
-            database_url,
-            jwt_secret,
-            jwt_public_key_file: self.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),
-            jwt_issuer: self.optional("JWT_ISSUER"),
-            jwt_audience: self.optional("JWT_AUDIENCE"),
-            job_lease: Duration::from_secs(self.count("JOB_LEASE_SECONDS") as u64),
-            job_retention: Duration::from_secs(self.count("JOB_RETENTION_DAYS") as u64 * 86_400),
-            warnings: self.warnings(),
-        }
     }
 }
 
@@ -264,4 +203,23 @@ pub(super) fn refuse(name: &str, value: &str, allowed: &str) -> String {
 fn may_be_secret(name: &str, value: &str) -> bool {
     let is_address = value.contains("://") && value.contains('@');
     is_address || (["DATABASE_URL", "JWT_SECRET"].contains(&name) && !value.is_empty())
+}
+
+/// The number of cores, at least 4.
+///
+/// ```
+/// assert!(async_task_system::engine::default_workers() >= 4);
+/// ```
+pub fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(4, |cores| cores.get().max(4))
+}
+
+/// The host as browsers write it in an origin of this scheme.
+pub(crate) fn without_usual_port<'a>(scheme: &str, host: &'a str) -> &'a str {
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    host.strip_suffix(usual).unwrap_or(host)
 }

@@ -27,7 +27,7 @@ impl<R> BlockingLimit<R> {
         }
     }
 
-    /// The run back where there is a place for it; else it waits.
+    /// Returns the run if there is a place for it; else the run waits here.
     pub(super) fn enter(&self, run: R) -> Option<R> {
         let mut blocking_limit = self.state.lock();
         if blocking_limit.busy < self.places {
@@ -38,10 +38,10 @@ impl<R> BlockingLimit<R> {
         None
     }
 
-    /// Hands the place to the run that waited longest, and gives it back where none does.
+    /// Passes the place to the run that has waited longest, or frees it if none waits.
     ///
-    /// What is popped has the place already. Were it to enter once more, one that no longer asks
-    /// for a place would take the turn of all behind it with it.
+    /// The popped run inherits the place. If it re-acquired instead, a cancelled run would strand all
+    /// runs queued behind it.
     pub(super) fn leave(&self) -> Option<R> {
         let mut blocking_limit = self.state.lock();
         let next = blocking_limit.waiting.pop_front();
@@ -56,7 +56,7 @@ impl<R> BlockingLimit<R> {
         self.state.lock().waiting.len()
     }
 
-    /// All that wait, who do so no longer.
+    /// Takes out all runs that wait.
     #[must_use]
     pub(super) fn clear(&self) -> VecDeque<R> {
         std::mem::take(&mut self.state.lock().waiting)

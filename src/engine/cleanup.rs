@@ -1,4 +1,4 @@
-//! The thread that tidies up: finished tasks beyond the numbers to keep, and idle sessions.
+//! The thread that removes surplus finished tasks and idle sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -87,7 +87,7 @@ impl TaskCleanupService {
     ///
     /// # Errors
     ///
-    /// The system's, where the thread cannot be started.
+    /// The thread cannot be started.
     pub fn start(tasks: TaskManager, interval: Duration) -> std::io::Result<TaskCleanupService> {
         let shared = Arc::new(Shared {
             tasks,

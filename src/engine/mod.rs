@@ -1,19 +1,20 @@
 //! Runs tasks: a fixed pool of workers, one timer, and the service that starts, cancels and
 //! retries.
 //!
-//! A run travels: run channel → worker → (timer → run channel → worker …) → end. It carries its
-//! attempt, and whoever takes it up asks the store whether that attempt still counts; a run
-//! that does not is simply dropped. So a cancel changes the store and needs no worker.
+//! A run goes: run channel → worker → (timer → run channel → worker …) → end. It carries its
+//! attempt. The worker that takes it asks the store whether that attempt still counts, and drops the
+//! run if it does not. So a cancel changes the store and needs no worker.
 //!
-//! The run channel has no bound of its own, because its length has one: every task's run holds a
-//! `Permit`, of which there are `max_active_tasks`. One that was called off while it paused gives
-//! its permit back and goes to a worker once more, who drops its executor: a user's `Drop` runs on
-//! no other thread.
+//! The run channel is unbounded, but its length is not: every task's run holds a `Permit`, and there
+//! are `max_active_tasks` of them. A run that is cancelled during its pause releases its permit and
+//! goes to a worker once more, which drops its executor: a user's `Drop` runs on no other thread.
 
 pub(crate) mod audit;
 mod blocking_limit;
 mod cleanup;
 pub(crate) mod pool;
+mod run;
+mod scheduler;
 mod timer;
 mod watchdog;
 mod worker;
@@ -26,10 +27,12 @@ pub use cleanup::TaskCleanupService;
 pub use crate::config::default_workers;
 
 use crate::executor::{ExecutorRegistry, FieldError, Report, StopHandle, TaskError, TaskInput};
+use crate::log_safe::LogSafe;
 use crate::semaphore::{Permit, Semaphore};
-use crate::store::{Attempt, AttemptResult, NewTask, StoreError, TaskManager};
-use crate::task::{SessionKey, Task, TaskId};
-use pool::{AttemptHandle, Pool, PoolStats};
+use crate::store::{Attempt, NewTask, StoreError, TaskManager};
+use crate::task::{AttemptResult, SessionKey, Task, TaskId};
+use pool::{Pool, PoolStats};
+use run::AttemptHandle;
 
 /// How the engine runs.
 ///
@@ -89,11 +92,7 @@ impl AttemptHandle for TaskAssignment {
         };
         let session = self.attempt.session();
         match task.error {
-            Some(why) => log::warn!(
-                "Task {} failed: {}",
-                task.id,
-                crate::log_safe::LogSafe(&why)
-            ),
+            Some(why) => log::warn!("Task {} failed: {}", task.id, LogSafe(&why)),
             None => log::info!(
                 "Completed execution of task {} for session {session}",
                 task.id
@@ -180,7 +179,7 @@ impl TaskExecutionService {
     ///
     /// # Errors
     ///
-    /// The system's, where a thread cannot be started.
+    /// A thread cannot be started.
     pub fn start_threads(
         tasks: TaskManager,
         registry: ExecutorRegistry,
@@ -245,7 +244,7 @@ impl TaskExecutionService {
     ///
     /// What the type's [checks](crate::Registration::check) have against them.
     pub fn check(&self, new: &NewTask) -> Result<(), Vec<FieldError>> {
-        match self.pool.shared().registration(&new.kind) {
+        match self.pool.registration(&new.kind) {
             Some(registration) => registration.check_task(&TaskInput::from(new)),
             None => Ok(()),
         }
@@ -309,13 +308,13 @@ impl TaskExecutionService {
         Ok(task)
     }
 
-    /// A permit; a full queue does not hide that the task is not there at all.
+    /// A permit. If the queue is full and there is no such task, the error is `TaskNotFound`.
     fn permit_for(&self, key: &SessionKey, id: TaskId) -> Result<Permit, StoreError> {
         self.permit()
             .or_else(|full| self.tasks.inspect(key, id, |_| Err(full))?)
     }
 
-    /// Calls a pending or running task off. Its executor learns it at its next report.
+    /// Cancels a pending or running task. Its executor learns it at its next report.
     ///
     /// ```
     /// # use async_task_system::{Config, ExecutorRegistry, NewTask, SessionKey, TaskSystem};
@@ -361,23 +360,23 @@ impl TaskExecutionService {
         true
     }
 
-    /// Which executor runs which type.
+    /// The executors by type.
     pub(crate) fn registry(&self) -> &ExecutorRegistry {
         self.pool.registry()
     }
 
-    /// The pool, for work that is kept elsewhere.
+    /// The pool, which jobs share.
     #[cfg(feature = "jobs")]
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// What its pool is doing.
+    /// What its pool does now.
     pub(crate) fn stats(&self) -> PoolStats {
         self.pool.stats()
     }
 
-    /// Queued and running tasks, and how many there may be.
+    /// How many tasks are queued or running, and the limit.
     pub(crate) fn active(&self) -> (usize, usize) {
         (self.active.taken(), self.active.max())
     }
@@ -396,7 +395,7 @@ impl TaskExecutionService {
         &self.tasks
     }
 
-    /// Takes no more tasks, and cancels what is queued or running, with `server stopped`.
+    /// Takes no more tasks, and cancels all queued or running ones with `server stopped`.
     pub(crate) fn close(&self) {
         let cancelled = self.tasks.close("server stopped");
         if cancelled > 0 {

@@ -1,10 +1,10 @@
-//! One thread that wakes waiting runs and ends attempts whose time is up.
+//! Runs that pause, and the time limits of attempts, in the order in which they are due.
 //!
-//! It sleeps until the next deadline and is woken only by an earlier one. What is cancelled is
-//! forgotten at once, so that nothing waits for nothing.
+//! One thread sleeps until the next deadline and is woken only by an earlier one. Cancelled entries
+//! are removed immediately.
 //!
-//! A run holds a user's executor, whose `Drop` may take its time or panic. So runs that need not
-//! wait any more are given back, for a worker to drop.
+//! A run holds a user's executor, whose `Drop` may take long or panic. So cancelled runs are returned
+//! to the caller, which sends them to a worker.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,14 +12,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::engine::pool::{AttemptHandle, Run, Shared};
+use crate::engine::run::{AttemptHandle, Run};
 use crate::task::TaskId;
 
-/// When, and a number that keeps entries of the same moment apart and in order.
+/// A deadline, and a number that keeps entries with the same deadline in order.
 type Slot = (Instant, u64);
 
-enum Due {
+/// What the timer keeps.
+pub(super) enum Due {
+    /// A run whose pause is over at its time.
     Slice(Box<Run>),
+    /// An attempt that has used up its time limit.
     Limit(Arc<dyn AttemptHandle>, Duration),
 }
 
@@ -42,7 +45,7 @@ const SLICE: usize = 0;
 const LIMIT: usize = 1;
 
 impl Timer {
-    /// Keeps the run until it is due; gives it back after the stop.
+    /// Keeps the run until it is due. Returns it after the stop.
     #[must_use]
     pub(super) fn wait(&self, run: Box<Run>) -> Option<Box<Run>> {
         let owner = run.attempt.id();
@@ -50,7 +53,7 @@ impl Timer {
         back.and_then(Due::into_run)
     }
 
-    /// Ends the attempt after `limit`, unless it is forgotten before.
+    /// Ends the attempt after `limit`, unless it is cancelled before.
     pub(super) fn limit(&self, attempt: Arc<dyn AttemptHandle>, limit: Duration) {
         // A limit beyond what the clock can express is none.
         if let Some(at) = Instant::now().checked_add(limit) {
@@ -59,7 +62,7 @@ impl Timer {
         }
     }
 
-    /// Forgets all that waits for this attempt, and only this one; its run, where that waits.
+    /// Cancels all that waits for this attempt, and returns its run if that waits.
     #[must_use]
     pub(super) fn forget(&self, id: (TaskId, u32)) -> Option<Box<Run>> {
         let mut state = self.state.lock();
@@ -69,7 +72,7 @@ impl Timer {
         gone.into_iter().flatten().find_map(Due::into_run)
     }
 
-    /// Ends the thread; the runs that wait.
+    /// Ends the thread, and returns the runs that wait.
     pub(super) fn stop(&self) -> impl Iterator<Item = Box<Run>> {
         let mut state = self.state.lock();
         state.stopped = true;
@@ -80,7 +83,7 @@ impl Timer {
         gone.into_values().filter_map(Due::into_run)
     }
 
-    /// Keeps `due`; gives it back after the stop.
+    /// Keeps `due`. Returns it after the stop.
     fn insert(&self, at: Instant, owner: (TaskId, u32), which: usize, due: Due) -> Option<Due> {
         let mut state = self.state.lock();
         if state.stopped {
@@ -97,8 +100,8 @@ impl Timer {
         None
     }
 
-    /// Waits for what is due; `None` at the stop.
-    fn next(&self) -> Option<Vec<Due>> {
+    /// Waits for the next entries that are due. Returns `None` at the stop.
+    pub(super) fn next(&self) -> Option<Vec<Due>> {
         let mut state = self.state.lock();
         loop {
             if state.stopped {
@@ -145,18 +148,6 @@ impl Due {
         match self {
             Due::Slice(run) => Some(run),
             Due::Limit(..) => None,
-        }
-    }
-}
-
-/// The timer thread.
-pub(super) fn run(pool: &Shared) {
-    while let Some(due) = pool.timer.next() {
-        for due in due {
-            match due {
-                Due::Slice(run) => pool.send(run),
-                Due::Limit(attempt, limit) => pool.time_out(&*attempt, limit),
-            }
         }
     }
 }

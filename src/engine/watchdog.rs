@@ -1,29 +1,27 @@
-//! Sees to it that there is always a worker who can go on.
+//! Starts spare workers while all others are held.
 //!
-//! An executor that spins or sleeps in one slice holds its worker, and nothing can take a thread
-//! away from it. When every worker is held like that and runs wait, a spare worker is started; it
-//! ends when it has had nothing to do for a while. So the pool keeps its size in what it can do.
+//! An executor that spins or sleeps in one slice holds its worker, because a thread cannot be taken
+//! away from it. When every worker is held and runs wait, a spare worker is started. It ends when it
+//! has been idle for a while. This keeps the number of available workers constant.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use parking_lot::{Condvar, Mutex};
 
-use crate::engine::pool::{Pool, Run};
-
-/// A slice that takes longer holds its worker.
+/// A worker counts as held if its slice takes longer.
 const HELD_AFTER: Duration = Duration::from_secs(1);
 
-/// How often the workers are looked at.
+/// How often the workers are checked.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The most spare workers at once: an executor that never ends costs a thread for ever.
-const MAX_STAND_INS: usize = 64;
+/// The most spare workers at once. An executor that never returns holds its thread for ever.
+const MAX_SPARE_WORKERS: usize = 64;
 
-/// How long a spare worker waits for something to do.
-const STAND_IN_IDLE: Duration = Duration::from_secs(5);
+/// How long a spare worker waits for a run before it ends.
+const SPARE_IDLE: Duration = Duration::from_secs(5);
 
 /// What one worker is doing.
 #[derive(Default)]
@@ -74,7 +72,7 @@ impl Watchdog {
         self.epoch.elapsed().as_millis() as u64 + 1
     }
 
-    /// A worker joins; its heartbeat is to be handed back to [`leave`](Self::leave).
+    /// Adds a worker. It must pass its heartbeat to [`leave`](Self::leave) at its end.
     pub(super) fn join(&self) -> Arc<Heartbeat> {
         let heartbeat = Arc::<Heartbeat>::default();
         self.state.lock().heartbeats.push(heartbeat.clone());
@@ -118,8 +116,8 @@ impl Watchdog {
         self.stopping.notify_all();
     }
 
-    /// Waits for the next look; `None` at the stop. How many workers there are, and whether all
-    /// of them are held.
+    /// Waits for the next look. Returns how many workers there are and whether all of them are held,
+    /// or `None` at the stop.
     fn look(&self) -> Option<(usize, bool)> {
         let mut state = self.state.lock();
         if !state.stopped {
@@ -133,23 +131,26 @@ impl Watchdog {
         let held = state.heartbeats.iter().all(is_held);
         (!state.stopped).then_some((state.heartbeats.len(), held))
     }
-}
 
-/// The watchdog's thread.
-pub(super) fn watch(pool: &Pool, runs: &Receiver<Box<Run>>) {
-    let most = pool.shared().workers + MAX_STAND_INS;
-    while let Some((workers, all_held)) = pool.shared().watchdog.look() {
-        if !all_held || runs.is_empty() || workers >= most {
-            continue;
-        }
-        log::warn!(
-            "All {workers} workers are held by executors that do not return; a spare worker goes on"
-        );
-        let name = format!("spare-{workers}");
-        // As a worker, until nothing has come for a while.
-        let until_idle = |runs: &Receiver<_>| runs.recv_timeout(STAND_IN_IDLE).ok();
-        if let Err(error) = pool.start_worker(name, runs, until_idle) {
-            log::error!("A spare worker cannot be started: {error}");
+    /// The watchdog's thread. `start` gets a spare worker's name, and how long it may be idle before
+    /// it ends.
+    pub(super) fn run(
+        &self,
+        workers: usize,
+        is_waiting: impl Fn() -> bool,
+        start: impl Fn(String, Duration) -> io::Result<()>,
+    ) {
+        let most = workers + MAX_SPARE_WORKERS;
+        while let Some((workers, all_held)) = self.look() {
+            if !all_held || !is_waiting() || workers >= most {
+                continue;
+            }
+            log::warn!(
+                "All {workers} workers are held by executors that do not return; a spare worker goes on"
+            );
+            if let Err(error) = start(format!("spare-{workers}"), SPARE_IDLE) {
+                log::error!("A spare worker cannot be started: {error}");
+            }
         }
     }
 }

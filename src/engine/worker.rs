@@ -1,4 +1,4 @@
-//! A worker: takes a run, calls its executor with no lock held, and sees where it goes next.
+//! A worker: takes a run, calls its executor with no lock held, and decides where the run goes next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,55 +6,57 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::to_raw_value;
 
-use crate::engine::pool::{AttemptHandle, Run, Shared, Work};
-use crate::executor::{Outcome, TaskContext, TaskError, panic_text};
+use crate::engine::run::{AttemptHandle, Run, Work};
+use crate::engine::scheduler::Scheduler;
+use crate::executor::{Outcome, TaskContext, TaskError};
+use crate::log_safe::LogSafe;
 use crate::nesting::{MAX_DEPTH, limited};
-use crate::store::AttemptResult;
-use crate::task::later;
+use crate::task::{AttemptResult, later};
+use crate::threads::panic_text;
 
-/// Takes runs as long as there is a next one.
-pub(super) fn work(pool: &Shared, mut next_run: impl FnMut() -> Option<Box<Run>>) {
-    let heartbeat = pool.watchdog.join();
+/// A worker's thread: takes runs until `next_run` returns `None`.
+pub(super) fn work(scheduler: &Scheduler, mut next_run: impl FnMut() -> Option<Box<Run>>) {
+    let heartbeat = scheduler.watchdog.join();
     let paced_step = |run| {
-        pool.watchdog.begin(&heartbeat);
-        step(pool, run);
-        pool.watchdog.end(&heartbeat);
+        scheduler.watchdog.begin(&heartbeat);
+        step(scheduler, run);
+        scheduler.watchdog.end(&heartbeat);
     };
     while let Some(run) = next_run() {
-        if !is_blocking(pool, &run) {
+        if !is_blocking(scheduler, &run) {
             paced_step(run);
             continue;
         }
-        let mut turn = pool.blocking_limit.enter(run);
+        let mut turn = scheduler.blocking_limit.enter(run);
         while let Some(run) = turn {
             paced_step(run);
-            turn = pool.blocking_limit.leave();
+            turn = scheduler.blocking_limit.leave();
         }
     }
-    pool.watchdog.leave(&heartbeat);
+    scheduler.watchdog.leave(&heartbeat);
 }
 
-fn is_blocking(pool: &Shared, run: &Run) -> bool {
+fn is_blocking(scheduler: &Scheduler, run: &Run) -> bool {
     match &run.work {
-        // One that is over is only dropped, and need not wait for that.
+        // A run that is over is only dropped, and need not wait for a place.
         Some(work) => work.blocking && !run.attempt.is_stopped(),
         None => run
             .attempt
             .kind()
-            .and_then(|kind| pool.registration(&kind))
+            .and_then(|kind| scheduler.registration(&kind))
             .is_some_and(|registration| registration.blocking),
     }
 }
 
 /// One call of the executor.
-fn step(pool: &Shared, mut run: Box<Run>) {
+fn step(scheduler: &Scheduler, mut run: Box<Run>) {
     let work = match run.work.take() {
         Some(work) if !run.attempt.is_stopped() && run.attempt.resume() => Some(work),
         Some(stale) => {
-            drop_quietly(stale);
+            stale.drop_quietly();
             None
         }
-        None => begin(pool, &run.attempt),
+        None => begin(scheduler, &run.attempt),
     };
     let Some(mut work) = work else { return };
     let called = catch_unwind(AssertUnwindSafe(|| {
@@ -64,30 +66,30 @@ fn step(pool: &Shared, mut run: Box<Run>) {
     match called.unwrap_or_else(|panic| Err(panicked(&*run.attempt, &*panic))) {
         Ok(Outcome::Again(after)) => {
             run.work = Some(work);
-            pause(pool, run, after);
+            pause(scheduler, run, after);
         }
         Ok(Outcome::Done(result)) => {
-            drop_quietly(work);
-            pool.finish(&*run.attempt, ending(pool, result));
+            work.drop_quietly();
+            scheduler.finish(&*run.attempt, ending(scheduler, result));
         }
         Err(error) => {
-            drop_quietly(work);
-            pool.finish(&*run.attempt, AttemptResult::Failed(reason(&error)));
+            work.drop_quietly();
+            scheduler.finish(&*run.attempt, AttemptResult::Failed(reason(&error)));
         }
     }
 }
 
-/// Takes the task up and makes its executor.
-fn begin(pool: &Shared, attempt: &Arc<dyn AttemptHandle>) -> Option<Work> {
+/// Starts the attempt and makes its executor.
+fn begin(scheduler: &Scheduler, attempt: &Arc<dyn AttemptHandle>) -> Option<Work> {
     let (input, limit) = attempt.begin()?;
     if let Some(limit) = limit {
-        pool.timer.limit(attempt.clone(), limit);
-        // It may have ended before its limit was noted.
+        scheduler.timer.limit(attempt.clone(), limit);
+        // The attempt may have ended before the timer had its limit.
         if attempt.is_stopped() {
-            pool.forget(attempt.id());
+            scheduler.forget(attempt.id());
         }
     }
-    let made = match pool.registration(&input.kind) {
+    let made = match scheduler.registration(&input.kind) {
         None => Err(TaskError::new("no executor is registered for this type")),
         Some(registration) => {
             let make = AssertUnwindSafe(|| (registration.factory)(&input));
@@ -103,33 +105,33 @@ fn begin(pool: &Shared, attempt: &Arc<dyn AttemptHandle>) -> Option<Work> {
             blocking,
         }),
         Err(error) => {
-            pool.finish(&**attempt, AttemptResult::Failed(reason(&error)));
+            scheduler.finish(&**attempt, AttemptResult::Failed(reason(&error)));
             None
         }
     }
 }
 
-/// Puts the run back into the channel, now or when its pause is over.
-fn pause(pool: &Shared, mut run: Box<Run>, after: Duration) {
+/// Puts the run back into the channel, now or after its pause.
+fn pause(scheduler: &Scheduler, mut run: Box<Run>, after: Duration) {
     run.attempt.pause();
     let now = Instant::now();
     run.due = later(run.due, after).max(now);
     if run.due <= now {
         run.due = now;
-        return pool.send(run);
+        return scheduler.send(run);
     }
     let attempt = run.attempt.clone();
-    if let Some(work) = pool.timer.wait(run).and_then(|run| run.work) {
-        // The stop has come before it.
-        return drop_quietly(work);
+    if let Some(work) = scheduler.timer.wait(run).and_then(|run| run.work) {
+        // The timer has stopped.
+        return work.drop_quietly();
     }
-    // A cancel that came before the timer had the run did not find it there.
+    // A cancel may have come before the timer had the run.
     if attempt.is_stopped() {
-        pool.forget(attempt.id());
+        scheduler.forget(attempt.id());
     }
 }
 
-fn ending(pool: &Shared, result: Option<serde_json::Value>) -> AttemptResult {
+fn ending(scheduler: &Scheduler, result: Option<serde_json::Value>) -> AttemptResult {
     let Some(value) = result else {
         return AttemptResult::Completed(None);
     };
@@ -137,7 +139,7 @@ fn ending(pool: &Shared, result: Option<serde_json::Value>) -> AttemptResult {
         let why = format!("the result is nested more than {MAX_DEPTH} deep");
         return AttemptResult::Failed(why);
     };
-    let max = pool.max_result_bytes;
+    let max = scheduler.max_result_bytes;
     match to_raw_value(&value) {
         Ok(json) if json.get().len() <= max => AttemptResult::Completed(Some(json)),
         Ok(json) => AttemptResult::Failed(format!(
@@ -157,16 +159,9 @@ fn reason(error: &TaskError) -> String {
     }
 }
 
-/// What clients see of a panic is that there was one; the log has its words.
+/// Clients see only that there was a panic; the log has its message.
 fn panicked(attempt: &dyn AttemptHandle, panic: &(dyn std::any::Any + Send)) -> TaskError {
-    let text = crate::log_safe::LogSafe(panic_text(panic));
+    let text = LogSafe(panic_text(panic));
     log::error!("The executor of task {} panicked: {text}", attempt.id().0);
     TaskError::new("the executor failed unexpectedly; the server's log has the details")
-}
-
-/// A user's `Drop` may panic like any of its code.
-pub(super) fn drop_quietly(work: Work) {
-    if catch_unwind(AssertUnwindSafe(move || drop(work))).is_err() {
-        log::error!("An executor panicked while it was dropped");
-    }
 }

@@ -17,12 +17,10 @@
 //! your own, and what does not fit is refused when the task is created.
 
 mod context;
-mod field_error;
 mod registry;
 mod stop;
 mod typed;
 
-use std::any::Any;
 use std::fmt;
 use std::iter::successors;
 use std::time::Duration;
@@ -30,9 +28,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use context::{Report, TaskContext, TaskInput};
-pub use field_error::FieldError;
 pub use registry::{ExecutorRegistry, Registration};
 pub use stop::StopHandle;
+
+pub use crate::field_error::FieldError;
 
 /// Work that can be shown while it happens. One value serves one attempt.
 ///
@@ -202,15 +201,6 @@ impl<E: std::error::Error> From<E> for TaskError {
         }
         TaskError::new(message)
     }
-}
-
-/// What a panic said, for the log only: clients never see it.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use crate::executor::typed::{self, Typed};
-use crate::executor::{FieldError, Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
+use crate::executor::{Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
+use crate::field_error::FieldError;
 
 /// Says what is wrong with arguments before their task or job is created.
 type Check = dyn Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync;
@@ -302,5 +303,12 @@ impl ExecutorRegistry {
 impl fmt::Debug for ExecutorRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.types()).finish()
+    }
+}
+
+/// Arguments that cannot be read are wrong as a whole.
+impl From<TaskError> for Vec<FieldError> {
+    fn from(error: TaskError) -> Vec<FieldError> {
+        vec![FieldError::new("", error.to_string())]
     }
 }

@@ -7,14 +7,14 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::executor::FieldError;
+use crate::field_error::FieldError;
 use crate::http::{Problem, Request};
 use crate::nesting::{MAX_DEPTH, depth};
 
 /// More than any body has. Looking for doubles among ever more would cost ever more.
 const MAX_FIELDS: usize = 100;
 
-/// The fields not yet taken, and what was wrong so far. A field that is `null` is absent.
+/// The fields not yet read, and the errors so far. A field that is `null` is absent.
 pub(crate) struct Fields<'a> {
     left: Vec<(String, &'a RawValue)>,
     /// Put before field names in errors: `steps[2].`.
@@ -23,7 +23,7 @@ pub(crate) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The body's fields; none where there is no body.
+    /// The body's fields; none if there is no body.
     pub(crate) fn parse(request: &Request<'a>) -> Result<Fields<'a>, Problem> {
         let body = request.body()?;
         let mut fields = Fields::new(Vec::new(), String::new());
@@ -145,7 +145,7 @@ impl<'a> Fields<'a> {
         N: TryFrom<i64> + PartialOrd + Display,
     {
         let value = self.take(name)?;
-        // 5000.0 is whole too, to a client whose numbers are floats.
+        // 5000.0 is a whole number too: some clients write all numbers as floats.
         let number = serde_json::from_str::<i64>(value.get()).ok().or_else(|| {
             let float = serde_json::from_str::<f64>(value.get()).ok()?;
             (float.fract() == 0.0 && float.abs() < 1e15).then_some(float as i64)
@@ -201,7 +201,7 @@ impl<'a> Fields<'a> {
         self.take(name)
     }
 
-    /// An array's elements; `None` where there is none, or it is no array.
+    /// An array's elements; `None` if the field is absent or not an array.
     pub(crate) fn array(&mut self, name: &str) -> Option<Vec<&'a RawValue>> {
         serde_json::from_str(self.take(name)?.get()).ok()
     }
@@ -222,7 +222,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Takes over what was wrong in an element.
+    /// Takes over the errors of an element.
     pub(crate) fn adopt(&mut self, mut element: Fields<'_>) {
         element.refuse_unknown();
         self.errors.append(&mut element.errors);
@@ -289,7 +289,7 @@ pub(crate) struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// What is unknown or doubled is noted, and told by [`finish`](Self::finish).
+    /// Unknown or repeated parameters are errors, which [`finish`](Self::finish) returns.
     pub(crate) fn new(request: &'a Request<'_>, known: &[&str]) -> Query<'a> {
         let pairs = request.query();
         let mut errors = Vec::new();

@@ -13,5 +13,5 @@ pub(crate) mod sse;
 pub(crate) mod streaming;
 
 pub(crate) use problem::Problem;
-pub(crate) use request::{Method, Peer, Request};
-pub(crate) use response::{BodyWriter, Response};
+pub(crate) use request::{Method, Request};
+pub(crate) use response::{BodyWriter, Peer, Response};

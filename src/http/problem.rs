@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::executor::FieldError;
+use crate::field_error::FieldError;
 use crate::http::response::{Response, reason_phrase};
 
 /// Nobody reads more, and an answer stays in proportion to what was asked.

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
-use crate::http::Problem;
+use crate::http::problem::Problem;
+use crate::http::response::Peer;
 
 /// The methods that routes know; any other is `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,15 +29,6 @@ impl Method {
             _ => Method::Other,
         }
     }
-}
-
-/// What is known of the client's side of a connection, without sending anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Peer {
-    Open,
-    /// It sends no more. It may have closed the connection, or go on reading.
-    HalfClosed,
-    Gone,
 }
 
 /// Names and values, in order.

@@ -5,8 +5,6 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::http::Peer;
-
 /// Status, headers and body. The transport adds what every answer carries.
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -29,6 +27,15 @@ pub(crate) type Parts = dyn FnMut(&mut Vec<u8>) -> bool + Send;
 pub(crate) const PART: usize = 64 * 1024;
 
 pub(crate) type Stream = dyn FnOnce(&mut dyn BodyWriter) -> io::Result<()> + Send;
+
+/// The client's side of a connection, as far as it is known without sending anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Open,
+    /// The client sends no more. It may still read, or have closed the connection.
+    HalfClosed,
+    Gone,
+}
 
 /// Where a stream goes.
 pub(crate) trait BodyWriter {

@@ -1,4 +1,4 @@
-//! Answers that are written as things happen: in which format, from where on, and for how long.
+//! Streamed responses: their format, their first event and their end.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -77,7 +77,7 @@ pub(crate) fn stream_bytes(
     Ok(())
 }
 
-/// How long a stream has been silent, and what that means.
+/// How long a stream has been silent, and whether its client is still there.
 struct Silence {
     begun: Instant,
     /// A heartbeat was sent to find out whether a client that sends no more has closed the connection: then its

@@ -14,7 +14,8 @@ use crate::net::framing::{BodyLength, Version, body_too_large, malformed};
 use crate::net::head::{self, Head};
 use crate::net::input::{End, Input};
 use crate::net::open::Open;
-use crate::net::{Shared, call, socket};
+use crate::net::service::{Shared, call};
+use crate::net::socket;
 
 /// How long, and how much, is read away after the last response. Closing over unread bytes would reset the connection,
 /// and take the response with it.

@@ -7,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::executor::panic_text;
 use crate::http::Peer;
 use crate::http::response::{Body, BodyWriter, Parts, Response, Stream, reason_phrase};
 use crate::net::socket;
+use crate::threads::panic_text;
 
 /// Where a response goes: the socket of a connection, as a rule.
 pub(super) trait Sink: Write {

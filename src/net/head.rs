@@ -71,7 +71,7 @@ pub(crate) fn find_end(bytes: &[u8]) -> Result<Option<usize>, Problem> {
 
 /// Whether these bytes may stand in a line that begins at `start`.
 fn is_fine(line: &[u8], start: usize) -> bool {
-    is_text(line) && (start > 0 || line.is_ascii())
+    is_text(line) && (start > 0 || line.is_ascii() && !line.contains(&b'\t'))
 }
 
 /// The text of a head that [`find_end`] has found. A byte that is no UTF-8 becomes U+FFFD: no header of ours has one,
@@ -310,6 +310,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: h\r\n folded: x\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n", 400),
             ("GET\t/ HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+            ("GET /a\tb HTTP/1.1\r\nHost: h\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nX: \u{7f}\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: hü\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nHost: h\r\nü: x\r\n\r\n", 400),

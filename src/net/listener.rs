@@ -10,13 +10,12 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::executor::panic_text;
 use crate::http::Problem;
-use crate::net::Shared;
 use crate::net::connection::serve;
 use crate::net::encode::{self, Framing};
 use crate::net::open::Open;
-use crate::threads::spawn_with_stack;
+use crate::net::service::Shared;
+use crate::threads::{panic_text, spawn_with_stack};
 
 /// How long an idle connection thread waits for the next connection before it ends.
 const THREAD_IDLE: Duration = Duration::from_secs(10);
@@ -26,7 +25,7 @@ const CONNECTION_STACK: usize = 256 * 1024;
 /// As much as a large response is made at once.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// How often the accept loop looks whether it is to end.
+/// How often the accept loop checks for the stop.
 const ACCEPT_TICK: Duration = Duration::from_millis(100);
 
 /// How long, at the stop, connections that have been made already are still accepted.
@@ -58,7 +57,7 @@ pub(super) fn bind(host: &str, port: u16) -> io::Result<Vec<TcpListener>> {
         }
         match bind_one(address) {
             Ok(listener) => listeners.push(listener),
-            // Somebody else has this address: their clients and ours must not be mixed up.
+            // Another program has this address. Its clients and ours must not be mixed up.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => {
                 return Err(error);
             }
@@ -93,7 +92,7 @@ type HandOver = (Sender<Arc<Open>>, Receiver<Arc<Open>>);
 
 /// The accept loop. At the stop it accepts what has been made already, and ends.
 pub(super) fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
-    // Rendezvous: a send succeeds only where a thread is waiting for work.
+    // Rendezvous: a send succeeds only if a thread waits for a connection.
     let threads = crossbeam_channel::bounded(0);
     let mut is_failing = false;
     let mut end = None;
@@ -134,7 +133,7 @@ fn wait(listener: &TcpListener) {
     };
     let mut look = [PollFd::new(listener, PollFlags::IN)];
     if poll(&mut look, Some(&tick)).is_err() {
-        // A poll that fails at once must not spin.
+        // If `poll` fails at once, do not spin.
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -184,7 +183,7 @@ fn start(
         return Ok(());
     };
     let connection = not_taken.into_inner();
-    // Kept here as well: a thread that cannot be started drops what it was given.
+    // Keep a handle here: if no thread can be started, its closure drops the other.
     let (first, inside, waiting) = (connection.clone(), shared.clone(), waiting.clone());
     let serve = move || serve_all(&inside, first, &waiting);
     spawn_with_stack("connection", CONNECTION_STACK, serve)
@@ -203,7 +202,7 @@ fn serve_all(shared: &Shared, first: Arc<Open>, waiting: &Receiver<Arc<Open>>) {
     let mut next = Some(first);
     while let Some(connection) = next.take() {
         let served = catch_unwind(AssertUnwindSafe(|| serve(shared, &connection)));
-        // Its place must come back in any case.
+        // Release the place even if the thread panicked.
         shared.open.remove(&connection);
         if let Err(panic) = served {
             let text = panic_text(&*panic);
@@ -220,7 +219,7 @@ fn serve_all(shared: &Shared, first: Arc<Open>, waiting: &Receiver<Arc<Open>>) {
     }
 }
 
-/// Says that there is no room, without waiting for a request.
+/// Sends 503 without waiting for a request.
 fn turn_away(shared: &Shared, socket: TcpStream) {
     let message = "There are too many connections; try again in a moment";
     let problem = Problem::new(503, "too_many_connections", message).with("Retry-After", "1");

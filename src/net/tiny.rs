@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::encode::{self, After, Framing, Sink};
 use super::framing::{body_too_large, malformed};
 use super::head;
-use super::{Metrics, RunningTransport, Service, TransportOptions};
+use super::service::{self, Metrics, RunningTransport, Service, TransportOptions};
 use crate::http::meter::StatusCounts;
 use crate::http::request::{Client, Headers};
 use crate::http::{Method, Peer, Problem, Request};
@@ -106,7 +106,7 @@ impl RunningTransport for TinyTransport {
         let shared = Arc::downgrade(&self.shared);
         Box::new(move |out| {
             if let Some(shared) = shared.upgrade() {
-                super::write_refused(&shared.refused, out);
+                service::write_refused(&shared.refused, out);
             }
         })
     }
@@ -164,7 +164,7 @@ fn answer(shared: &Shared, mut raw: tiny_http::Request) {
     let whole = body.as_ref().map(Vec::clone).unwrap_or_default();
     let request = Request::new(method, raw.url(), &headers, &whole, client);
     let response = match &body {
-        Ok(_) => super::call(&*shared.service, &shared.refused, &request),
+        Ok(_) => service::call(&*shared.service, &shared.refused, &request),
         Err(problem) => {
             shared.refused.count(problem.status);
             shared.service.refuse(&request, problem.clone())

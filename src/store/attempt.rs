@@ -6,29 +6,14 @@ use std::time::Duration;
 
 use crate::executor::{TaskError, TaskInput};
 use crate::store::budget::Budget;
-use crate::store::record::{AttemptResult, Record};
-use crate::store::session::{Session, State};
+use crate::store::record::Record;
+use crate::store::session::{Attempt, Session, State};
 use crate::store::{StoreError, TaskManager};
-use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus, TransitionError, now_ms};
-
-/// One attempt of one task, for whoever runs it: reports carry it, and a stale one counts for
-/// nothing. Holding it keeps no lock.
-#[derive(Clone)]
-pub(crate) struct Attempt {
-    pub(super) session: Arc<Session>,
-    pub(crate) task: TaskId,
-    pub(crate) number: u32,
-}
-
-impl Attempt {
-    pub(crate) fn session(&self) -> &SessionKey {
-        &self.session.key
-    }
-}
+use crate::task::{
+    AttemptResult, Millis, SessionKey, Task, TaskId, TaskStatus, TransitionError, now_ms,
+};
 
 impl TaskManager {
-    // For the engine: one attempt's life.
-
     pub(crate) fn queue(&self, key: &SessionKey, id: TaskId) -> Result<Attempt, StoreError> {
         self.requeue(key, id, Record::queue).map(|(_, run)| run)
     }
@@ -79,7 +64,7 @@ impl TaskManager {
             .map(|record| record.task.kind.clone())
     }
 
-    /// Queued → running, where `attempt` is still awaited. What to run, and its time limit.
+    /// Queued → running, if the task still waits for `attempt`. Returns its input and time limit.
     pub(crate) fn begin(&self, attempt: &Attempt) -> Option<(TaskInput, Option<Duration>)> {
         self.on_attempt(attempt, |record| {
             if !record.begin(now_ms(), attempt.number) {
@@ -127,7 +112,7 @@ impl TaskManager {
             .is_some_and(|record| record.task.is_running(attempt.number))
     }
 
-    /// The running attempt's end; the status it came to, `None` where it was over already.
+    /// Ends the running attempt. Returns the task, or `None` if the attempt was over already.
     pub(crate) fn finish(&self, attempt: &Attempt, ending: AttemptResult) -> Option<Task> {
         self.on_attempt(attempt, |record| {
             record.task.is_running(attempt.number).then(|| {
@@ -140,13 +125,13 @@ impl TaskManager {
 
     fn on_attempt<R>(&self, attempt: &Attempt, change: impl FnOnce(&mut Record) -> R) -> Option<R> {
         let session = &attempt.session;
-        let now = self.shared.clock();
+        let now = self.clock();
         let mut state = session.state.write();
         session.touch(now);
         state.change(&self.shared, &session.key, attempt.task, change)
     }
 
-    /// Refuses new work from now on, and cancels what is queued or running, with `reason`.
+    /// Refuses new work from now on, and cancels all queued or running tasks, with `reason`.
     pub(crate) fn close(&self, reason: &str) -> usize {
         self.shared.stopping.store(true, Ordering::SeqCst);
         let mut cancelled = 0;
@@ -158,7 +143,7 @@ impl TaskManager {
         cancelled
     }
 
-    /// Cancels what is queued or running in a session; these attempts are over.
+    /// Cancels all queued or running tasks of a session. Returns their attempts.
     pub(super) fn cancel_active(
         &self,
         session: &Session,

@@ -2,7 +2,6 @@
 
 use crate::store::TaskManager;
 use crate::store::session::{Session, State};
-use crate::store::sessions::EXPIRED;
 use crate::task::{Millis, SessionKey, TaskId, TaskStatus, now_ms};
 
 /// The most tasks taken out under one hold of a session's lock.
@@ -109,20 +108,19 @@ impl TaskManager {
             .sum()
     }
 
-    /// Drops the sessions whose time is over, and forgets old idempotency keys.
+    /// Drops expired sessions and old idempotency keys.
     pub(crate) fn expire(&self) -> usize {
         let mut expired = 0;
         for session in self.sessions() {
             if self.is_expired(&session) {
-                expired +=
-                    usize::from(self.drop_session(&session, EXPIRED, |s| self.is_expired(s)));
+                expired += usize::from(self.drop_expired(&session));
             } else {
                 let mut state = session.state.write();
                 let budget = &self.shared.budget;
                 state.idempotency.retain(|_, stored| {
                     let keep = !stored.is_over();
                     if !keep {
-                        budget.refund(stored.weight());
+                        budget.refund(stored.weight);
                     }
                     keep
                 });
@@ -163,17 +161,14 @@ impl TaskManager {
         let mut removed = 0;
         for batch in to_remove.chunks(CLEAN_BATCH) {
             let mut state = session.state.write();
-            // One that was retried meanwhile has another status now, and stays.
+            // A task that was retried meanwhile has another status now, and stays.
             let gone: Vec<_> = batch
                 .iter()
                 .filter_map(|&id| state.remove(id, status))
                 .collect();
             drop(state);
-            self.shared
-                .shares
-                .forget(gone.iter().map(|record| &**record));
             for record in &gone {
-                self.shared.removed(&session.key, record.task.id, "cleanup");
+                self.shared.removed(&session.key, record, "cleanup");
             }
             let bytes = gone.iter().map(|record| record.weight()).sum();
             self.shared.budget.refund(bytes);

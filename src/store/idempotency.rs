@@ -1,55 +1,26 @@
-//! Idempotency keys: a repeated request gets the first answer again and creates nothing.
+//! Idempotency keys: a repeated request gets the first response again and creates nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::store::session::Session;
-use crate::store::{Shared, StoreError};
-
-/// How long a key is remembered.
-pub(crate) const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::store::session::{Answer, Session, State, StoredResponse};
+use crate::store::shared::Shared;
+use crate::store::{StoreError, TaskManager};
+use crate::task::SessionKey;
 
 /// The own size of a stored response, its map slot and the allocator's overhead.
 const FIXED: usize = 160;
 
-/// The answer that a repeat gets again: opaque to the store.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    /// Where the created thing is found.
-    pub(crate) location: Option<String>,
-    /// The body, to the letter.
-    pub(crate) body: Vec<u8>,
-}
-
-/// One remembered key.
-pub(crate) struct StoredResponse {
-    fingerprint: u64,
-    at: Instant,
-    /// `None` while the first request is still being answered.
-    answer: Option<Arc<Answer>>,
-    weight: usize,
-}
-
-impl StoredResponse {
-    pub(crate) fn weight(&self) -> usize {
-        self.weight
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.answer.is_some() && self.at.elapsed() >= LIFETIME
-    }
-}
-
 /// What to do with a request that carries an idempotency key.
 pub(crate) enum Once {
-    /// Answer this again.
+    /// Send this response again.
     Repeat(Arc<Answer>),
-    /// Do it, and [`keep`](First::keep) the answer.
+    /// Handle the request, and [`keep`](First::keep) the response.
     First(First),
 }
 
-/// The right to answer a key for the first time. Dropped without
-/// [`keep`](Self::keep), it frees the key, so that a refused request can be mended and sent again.
+/// The reservation of a key. If it is dropped without [`keep`](Self::keep), it frees the key, so that a
+/// refused request can be corrected and sent again.
 pub(crate) struct First {
     shared: Arc<Shared>,
     session: Arc<Session>,
@@ -58,8 +29,8 @@ pub(crate) struct First {
 }
 
 impl First {
-    /// Claims `key` in `session` for the request with this `fingerprint`; `size` is the
-    /// request's, from which the room for the answer is estimated.
+    /// Claims `key` in `session` for the request with this `fingerprint`. The room for the response is
+    /// estimated from the request's `size`.
     pub(crate) fn claim(
         shared: &Arc<Shared>,
         session: &Arc<Session>,
@@ -103,14 +74,14 @@ impl First {
         }))
     }
 
-    /// Remembers the answer for the next one who asks with this key.
+    /// Stores the response for repeated requests with this key.
     pub(crate) fn keep(mut self, answer: Answer) {
         let mut state = self.session.state.write();
         let location = answer.location.as_ref().map_or(0, String::len);
         let weight = FIXED + self.key.len() + location + answer.body.len();
         if let Some(stored) = state.idempotency.get_mut(&self.key) {
-            // The estimate was generous. Were it not, a few bytes unaccounted for do less harm
-            // than a repeat that creates twice.
+            // The reservation is an upper estimate. If it was too small, keep the response anyway: a few
+            // bytes over budget are better than a duplicate.
             if self.shared.budget.adjust(stored.weight, weight) {
                 stored.weight = weight;
             }
@@ -128,8 +99,27 @@ impl Drop for First {
     }
 }
 
-fn release(shared: &Shared, state: &mut crate::store::session::State, key: &str) {
+fn release(shared: &Shared, state: &mut State, key: &str) {
     if let Some(stored) = state.idempotency.remove(key) {
         shared.budget.refund(stored.weight);
+    }
+}
+
+impl TaskManager {
+    /// Claims an idempotency key; see [`First`].
+    pub(crate) fn once(
+        &self,
+        key: &SessionKey,
+        idempotency_key: &str,
+        fingerprint: u64,
+        size: usize,
+    ) -> Result<Once, StoreError> {
+        loop {
+            let session = self.find_or_create(key)?;
+            let once = First::claim(&self.shared, &session, idempotency_key, fingerprint, size);
+            if !session.state.read().dropped {
+                return once;
+            }
+        }
     }
 }

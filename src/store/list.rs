@@ -1,13 +1,14 @@
 //! Pages of a session's tasks, newest first.
 
+use crate::store::TaskManager;
 use crate::store::record::Record;
-use crate::store::session::Session;
-use crate::task::{Task, TaskId, TaskStatus};
+use crate::store::session::{Session, State};
+use crate::task::{SessionKey, Task, TaskId, TaskStatus};
 
 /// The most tasks looked at under one hold of the session's lock.
 const CHUNK: usize = 5_000;
 
-/// Which tasks to list; the next page is asked for with the cursor of the one before.
+/// Which tasks to list. The cursor of one page asks for the next page.
 ///
 /// ```
 /// use async_task_system::store::Limits;
@@ -29,7 +30,7 @@ const CHUNK: usize = 5_000;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListQuery {
-    /// Only these statuses; all where empty.
+    /// Only these statuses; all of them if it is empty.
     pub statuses: Vec<TaskStatus>,
     /// Only this type.
     pub kind: Option<String>,
@@ -117,7 +118,7 @@ impl ListQuery {
             && (self.step.is_none() || self.step.as_deref() == task.step.as_deref())
     }
 
-    /// The wanted statuses, each once however often it was named; none where all are wanted.
+    /// The wanted statuses, each once; empty if all are wanted.
     fn distinct(&self) -> Vec<TaskStatus> {
         let wanted = |status: &TaskStatus| self.statuses.contains(status);
         TaskStatus::ALL.into_iter().filter(wanted).collect()
@@ -148,7 +149,7 @@ pub struct Page<R> {
     pub items: Vec<R>,
     /// How many match in all.
     pub total: usize,
-    /// The cursor of the next page, where there is one.
+    /// The cursor of the next page, if there is one.
     pub next: Option<TaskId>,
 }
 
@@ -165,7 +166,7 @@ impl<R> Page<R> {
 /// Part of a page.
 #[derive(Default)]
 pub(crate) struct Part {
-    /// How many match in all; 0 where that was not asked.
+    /// How many match in all; 0 if that was not asked for.
     pub(crate) total: usize,
     /// The task read last.
     pub(crate) last: Option<TaskId>,
@@ -173,11 +174,7 @@ pub(crate) struct Part {
     pub(crate) more: bool,
 }
 
-pub(crate) fn page<R>(
-    session: &Session,
-    query: &ListQuery,
-    mut read: impl FnMut(&Task) -> R,
-) -> Page<R> {
+fn page<R>(session: &Session, query: &ListQuery, mut read: impl FnMut(&Task) -> R) -> Page<R> {
     let mut items = Vec::new();
     let part = part(session, query, true, |task| {
         items.push(read(task));
@@ -190,8 +187,8 @@ pub(crate) fn page<R>(
     }
 }
 
-/// Hands tasks to `read` until it has enough, or the query's limit is reached.
-pub(crate) fn part(
+/// Calls `read` with tasks until it returns false or the query's limit is reached.
+fn part(
     session: &Session,
     query: &ListQuery,
     count: bool,
@@ -224,7 +221,7 @@ pub(crate) fn part(
         }
         return part;
     }
-    // The total needs a look at every task: in chunks, so that nobody waits for long.
+    // The total needs a look at every task. This goes in chunks, so that the lock is held briefly.
     let wanted = |task: &Task| query.cursor.is_none_or(|cursor| task.id < cursor);
     let mut place = query.cursor.filter(|_| !count);
     while count || !part.more {
@@ -250,7 +247,7 @@ pub(crate) fn part(
 /// The records of the wanted statuses below the cursor, newest first: the statuses' own
 /// indexes, merged.
 fn candidates<'a>(
-    state: &'a crate::store::session::State,
+    state: &'a State,
     statuses: &[TaskStatus],
     cursor: Option<TaskId>,
 ) -> Box<dyn Iterator<Item = &'a Record> + 'a> {
@@ -277,11 +274,54 @@ fn candidates<'a>(
     }))
 }
 
+impl TaskManager {
+    /// A page of the session's tasks, newest first, each turned into an `R` by `read`, which
+    /// runs under the session's lock.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{ListQuery, NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// for name in ["older", "newer"] {
+    ///     tasks.create(&session, NewTask::new(name))?;
+    /// }
+    /// let page = tasks.list(&session, &ListQuery::default(), |task| task.name.to_string());
+    /// assert_eq!(page.items, ["newer", "older"]);
+    /// # Ok::<(), async_task_system::StoreError>(())
+    /// ```
+    pub fn list<R>(
+        &self,
+        key: &SessionKey,
+        query: &ListQuery,
+        read: impl FnMut(&Task) -> R,
+    ) -> Page<R> {
+        match self.find(key) {
+            Some(session) => page(&session, query, read),
+            None => Page::empty(),
+        }
+    }
+
+    /// Part of a page: calls `read` under the session's lock until it returns false. `count` asks for
+    /// the total too.
+    pub(crate) fn list_part(
+        &self,
+        key: &SessionKey,
+        query: &ListQuery,
+        count: bool,
+        read: impl FnMut(&Task) -> bool,
+    ) -> Part {
+        match self.find(key) {
+            Some(session) => part(&session, query, count, read),
+            None => Part::default(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Limits, NewTask, TaskManager};
-    use crate::task::SessionKey;
+    use crate::store::{Limits, NewTask};
 
     #[test]
     fn a_status_named_twice_lists_its_tasks_once() {

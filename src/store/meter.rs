@@ -1,40 +1,10 @@
-//! What becomes of tasks, counted where they change.
-
-use std::time::Duration;
+//! Tasks and sessions, counted for `/metrics`.
 
 use crate::metrics::WorkMeter;
 use crate::store::TaskManager;
-use crate::task::{Millis, Task, TaskStatus};
 
 /// How many tasks of a session are counted under one hold of its lock.
 const PART: usize = 1_000;
-
-/// Counts a change of status. `before` is when the task had changed last.
-pub(super) fn moved(meter: &WorkMeter, task: &Task, before: Millis) {
-    let kind = meter.of(&task.kind);
-    let ended = match task.status {
-        TaskStatus::Pending => return,
-        TaskStatus::Running => {
-            // Nothing happens between being queued and being started.
-            return kind.wait.observe(between(Some(before), task.started_at));
-        }
-        TaskStatus::Completed => &kind.completed,
-        TaskStatus::Failed => &kind.failed,
-        TaskStatus::Cancelled => &kind.cancelled,
-    };
-    ended.increment();
-    if task.started_at.is_some() {
-        kind.run
-            .observe(between(task.started_at, task.completed_at));
-    }
-}
-
-fn between(from: Option<Millis>, to: Option<Millis>) -> Duration {
-    let millis = to
-        .unwrap_or_default()
-        .saturating_sub(from.unwrap_or_default());
-    Duration::from_millis(millis)
-}
 
 impl TaskManager {
     /// What is counted, where anything is.

@@ -7,12 +7,11 @@
 //! 3. the share links' lock guards where each token leads.
 //!
 //! They are taken in this order, and a handler holds at most one of each. The observer and the
-//! session's hub are told of events under the session's lock and must not block; nothing else is
-//! called under a lock.
-//! Counters that span sessions (bytes, sessions) are atomics that never pass their limits.
+//! session's hub are called under the session's lock and must not block. Nothing else is called under
+//! a lock. Counters over all sessions (bytes, sessions) are atomics that never pass their limits.
 //!
-//! A session that leaves is marked `dropped` under both locks. Whoever had found it before looks
-//! again, so that a task is never created in a session that is gone.
+//! A session that leaves the store is marked `dropped` under both locks. A caller that found it
+//! before looks it up again, so a task is never created in a session that is gone.
 
 mod attempt;
 mod budget;
@@ -33,8 +32,13 @@ mod sessions;
 mod shared;
 mod shares;
 mod watch;
+#[cfg(test)]
+mod watch_races;
+mod watch_session;
 
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
@@ -42,52 +46,29 @@ use std::time::Instant;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
-pub(crate) use attempt::Attempt;
 pub use clean::Cleaned;
-pub(crate) use idempotency::{Answer, Once};
+pub(crate) use idempotency::Once;
 pub use limits::{Limits, StoreError};
 pub use list::{ListQuery, Page};
-pub use new_task::{DEFAULT_KIND, NewTask};
-pub(crate) use record::AttemptResult;
-pub use session::Observer;
-pub use shares::ShareToken;
-pub use watch::{SessionUpdate, SessionWatch, TaskWatch, Wait, WatchUpdate};
+pub use new_task::NewTask;
+pub use record::ShareToken;
+pub use session::Stats;
+pub(crate) use session::{Answer, Attempt};
+pub use shared::Observer;
+pub(crate) use shared::OnRemoval;
+pub use watch::{TaskWatch, Wait, WatchUpdate};
+pub use watch_session::{SessionUpdate, SessionWatch};
+
+pub use crate::task::DEFAULT_KIND;
 
 use crate::metrics::WorkMeter;
 use crate::task::{HistoryEvent, SessionKey, Task, TaskId};
 use budget::Budget;
 use history::Mark;
-use list::Part;
 use new_task::new_task;
 use record::Record;
 use session::Session;
-pub(crate) use shared::{OnRemoval, Shared};
-use shared::{SHARDS, Shard};
-use shares::Shares;
-
-/// How many tasks a session has.
-///
-/// ```
-/// # use async_task_system::store::Limits;
-/// # use async_task_system::{NewTask, SessionKey, TaskManager};
-/// let tasks = TaskManager::new(Limits::default(), None);
-/// let session = SessionKey::parse("me").expect("a valid key");
-/// tasks.create(&session, NewTask::new("Report"))?;
-/// let stats = tasks.stats(&session);
-/// assert_eq!((stats.total, stats.pending, stats.running), (1, 1, 0));
-/// # Ok::<(), async_task_system::StoreError>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[allow(missing_docs)]
-#[non_exhaustive]
-pub struct Stats {
-    pub total: usize,
-    pub pending: usize,
-    pub running: usize,
-    pub completed: usize,
-    pub failed: usize,
-    pub cancelled: usize,
-}
+use shared::Shared;
 
 /// Creates, reads, lists, counts and cleans tasks. A cheap handle: clones share one store.
 ///
@@ -118,6 +99,30 @@ pub struct Stats {
 #[derive(Clone)]
 pub struct TaskManager {
     shared: Arc<Shared>,
+    shards: Arc<Shards>,
+}
+
+/// The sessions, spread over many locks.
+struct Shards {
+    shards: [RwLock<Shard>; 32],
+    hasher: RandomState,
+}
+
+type Shard = HashMap<SessionKey, Arc<Session>>;
+
+impl Default for Shards {
+    fn default() -> Shards {
+        Shards {
+            shards: Default::default(),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl Shards {
+    fn of(&self, key: &SessionKey) -> &RwLock<Shard> {
+        &self.shards[self.hasher.hash_one(key) as usize % self.shards.len()]
+    }
 }
 
 impl TaskManager {
@@ -143,7 +148,7 @@ impl TaskManager {
         TaskManager::observed(limits, observer, None, None)
     }
 
-    /// As [`new`](Self::new), with all that may look on.
+    /// As [`new`](Self::new), with all observers.
     pub(crate) fn observed(
         limits: Limits,
         observer: Option<Box<Observer>>,
@@ -152,8 +157,6 @@ impl TaskManager {
     ) -> TaskManager {
         TaskManager {
             shared: Arc::new(Shared {
-                shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-                hasher: RandomState::new(),
                 budget: Budget::new(limits.max_store_bytes),
                 limits,
                 sessions: AtomicUsize::new(0),
@@ -162,8 +165,9 @@ impl TaskManager {
                 observer,
                 on_removal,
                 meter,
-                shares: Shares::default(),
+                shares: RwLock::default(),
             }),
+            shards: Arc::default(),
         }
     }
 
@@ -205,7 +209,7 @@ impl TaskManager {
                 let limit = shared.limits.max_tasks_per_session;
                 return Err(StoreError::SessionTaskLimit(limit));
             }
-            // The id is drawn under the lock, so that the session's newest has the highest.
+            // The id is drawn under the lock, so the session's newest task has the highest id.
             let task = new_task(Uuid::now_v7(), key, new, queued);
             let record = Record::create(task.clone(), &shared.budget)
                 .ok_or(StoreError::StoreFull(shared.limits.max_store_bytes))?;
@@ -291,6 +295,23 @@ impl TaskManager {
         self.with_record(key, id, |record| read(&mut record.history.iter()))
     }
 
+    /// Part of a task's history, beginning at `from` or at its start: calls `read` under the session's
+    /// lock until it returns false. Returns the place behind the last entry.
+    pub(crate) fn history_part(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        from: Option<Mark>,
+        mut read: impl FnMut(&HistoryEvent<'_>) -> bool,
+    ) -> Result<(Mark, bool), StoreError> {
+        self.with_record(key, id, |record| {
+            let from = from.unwrap_or_else(|| record.history.start());
+            let mut events = record.history.since(from);
+            let stopped = events.by_ref().any(|event| !read(&event));
+            (events.mark(), stopped)
+        })
+    }
+
     fn with_record<R>(
         &self,
         key: &SessionKey,
@@ -300,6 +321,27 @@ impl TaskManager {
         let session = self.find(key).ok_or(StoreError::TaskNotFound)?;
         let state = session.state.read();
         state.get(id).map(read).ok_or(StoreError::TaskNotFound)
+    }
+
+    /// The session, unless it has expired.
+    fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        let session = self.shards.of(key).read().get(key).cloned()?;
+        let now = self.clock();
+        if self.is_expired_at(&session, now) && self.drop_expired(&session) {
+            return None;
+        }
+        session.touch(now);
+        Some(session)
+    }
+
+    fn is_expired_at(&self, session: &Session, now: u64) -> bool {
+        let timeout = self.shared.limits.session_timeout.as_millis() as u64;
+        session.idle_for(now) >= timeout
+    }
+
+    /// Milliseconds of the store's own monotonic clock.
+    fn clock(&self) -> u64 {
+        self.shared.epoch.elapsed().as_millis() as u64
     }
 
     /// The session's counters.
@@ -319,65 +361,6 @@ impl TaskManager {
             return Stats::default();
         };
         session.state.read().stats()
-    }
-
-    /// A page of the session's tasks, newest first, each turned into an `R` by `read`, which
-    /// runs under the session's lock.
-    ///
-    /// ```
-    /// # use async_task_system::store::Limits;
-    /// # use async_task_system::{ListQuery, NewTask, SessionKey, TaskManager};
-    /// let tasks = TaskManager::new(Limits::default(), None);
-    /// let session = SessionKey::parse("me").expect("a valid key");
-    /// for name in ["older", "newer"] {
-    ///     tasks.create(&session, NewTask::new(name))?;
-    /// }
-    /// let page = tasks.list(&session, &ListQuery::default(), |task| task.name.to_string());
-    /// assert_eq!(page.items, ["newer", "older"]);
-    /// # Ok::<(), async_task_system::StoreError>(())
-    /// ```
-    pub fn list<R>(
-        &self,
-        key: &SessionKey,
-        query: &ListQuery,
-        read: impl FnMut(&Task) -> R,
-    ) -> Page<R> {
-        match self.find(key) {
-            Some(session) => list::page(&session, query, read),
-            None => Page::empty(),
-        }
-    }
-
-    /// Part of a page, as long as `read`, which runs under the session's lock, takes another.
-    /// `count` asks for the total too.
-    pub(crate) fn list_part(
-        &self,
-        key: &SessionKey,
-        query: &ListQuery,
-        count: bool,
-        read: impl FnMut(&Task) -> bool,
-    ) -> Part {
-        match self.find(key) {
-            Some(session) => list::part(&session, query, count, read),
-            None => Part::default(),
-        }
-    }
-
-    /// Part of a task's history, from `from` on or from its start, as long as `read`, which runs
-    /// under the session's lock, takes another entry. The place behind the last one.
-    pub(crate) fn history_part(
-        &self,
-        key: &SessionKey,
-        id: TaskId,
-        from: Option<Mark>,
-        mut read: impl FnMut(&HistoryEvent<'_>) -> bool,
-    ) -> Result<(Mark, bool), StoreError> {
-        self.with_record(key, id, |record| {
-            let from = from.unwrap_or_else(|| record.history.start());
-            let mut events = record.history.since(from);
-            let stopped = events.by_ref().any(|event| !read(&event));
-            (events.mark(), stopped)
-        })
     }
 
     /// Bytes in use.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::races::check;
 use super::*;
 use crate::task::EventKind::{self, *};
-use crate::task::{TaskStatus, TransitionError};
+use crate::task::{AttemptResult, TaskStatus, TransitionError};
 
 const SESSIONS: usize = 2;
 const MAX_TASKS: usize = 6;

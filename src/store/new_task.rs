@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 
 use crate::executor::TaskInput;
-use crate::task::{SessionKey, Task, TaskId, TaskStatus, now_ms};
+use crate::task::{DEFAULT_KIND, SessionKey, Task, TaskId, TaskStatus, now_ms};
 
 /// A task to be created.
 ///
@@ -27,15 +27,6 @@ pub struct NewTask {
     pub(crate) metadata: Option<Box<RawValue>>,
     pub(crate) timeout_ms: Option<u64>,
 }
-
-/// The type of a task that names none.
-///
-/// ```
-/// use async_task_system::{NewTask, TaskInput, store::DEFAULT_KIND};
-///
-/// assert_eq!(&*TaskInput::from(&NewTask::new("Report")).kind, DEFAULT_KIND);
-/// ```
-pub const DEFAULT_KIND: &str = "sample";
 
 impl NewTask {
     /// A task of this name, of type `sample`.

@@ -1,4 +1,4 @@
-//! A task with its history and its account: every change of one keeps the other two right.
+//! A task with its history and its account. Every change of one updates the other two.
 //!
 //! What a record is charged is its [`weight`](Record::weight). An attempt that is queued or
 //! running sets a [`RESERVE`] aside, large enough for every transition and every percent it can
@@ -6,11 +6,13 @@
 //! has accepted. Texts beyond the reserve are kept while there is room for them.
 
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use crate::store::budget::Budget;
 use crate::store::history::{ENTRY, History};
-use crate::store::shares::ShareToken;
-use crate::task::{Change, EventKind, Millis, Task, TaskStatus, TransitionError};
+use crate::task::{
+    AttemptResult, Change, EventKind, Millis, ParseError, Task, TaskStatus, TransitionError,
+};
 
 /// Started, a hundred percents and an end, and one to spare.
 const ESSENTIAL_ENTRIES: usize = 103;
@@ -33,24 +35,73 @@ const MAX_STEP: usize = 400;
 /// The longest description of a step, or error, kept, in bytes.
 const MAX_MESSAGE: usize = 2_000;
 
-/// A task, its trail and what it holds in reserve.
+/// 122 random bits; its text is 32 hexadecimal digits.
+///
+/// ```
+/// use async_task_system::store::{Limits, ShareToken};
+/// use async_task_system::{NewTask, SessionKey, TaskManager};
+///
+/// let tasks = TaskManager::new(Limits::default(), None);
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+/// let text = tasks.share(&session, id)?.to_string();
+/// assert_eq!(text.len(), 32);
+/// let token = ShareToken::parse(&text).expect("it was ours");
+/// assert_eq!(tasks.shared_task(token), Some((session, id)));
+/// # Ok::<(), async_task_system::StoreError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ShareToken(pub(super) Uuid);
+
+impl ShareToken {
+    /// The token of that text.
+    ///
+    /// ```
+    /// use async_task_system::store::ShareToken;
+    ///
+    /// assert!(ShareToken::parse("0123456789abcdef0123456789abcdef").is_some());
+    /// assert!(ShareToken::parse("me").is_none());
+    /// ```
+    pub fn parse(text: &str) -> Option<ShareToken> {
+        // The other spellings of a UUID would be other addresses of the same page.
+        let plain = text.len() == 32 && !text.bytes().any(|b| b.is_ascii_uppercase());
+        let id = plain.then(|| Uuid::try_parse(text).ok())?;
+        id.map(ShareToken)
+    }
+}
+
+/// ```
+/// use async_task_system::store::ShareToken;
+///
+/// let token: ShareToken = "0123456789abcdef0123456789abcdef".parse()?;
+/// assert_eq!(token.to_string(), "0123456789abcdef0123456789abcdef");
+/// # Ok::<(), async_task_system::task::ParseError>(())
+/// ```
+impl std::str::FromStr for ShareToken {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<ShareToken, ParseError> {
+        ShareToken::parse(text).ok_or(ParseError("32 lower-case hexadecimal digits"))
+    }
+}
+
+impl std::fmt::Display for ShareToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
+/// A task, its history and its reserve.
 pub(crate) struct Record {
     pub(crate) task: Task,
     pub(crate) history: History,
-    /// Charged and not yet used. Never less than the entry that ends the task will take.
+    /// Bytes that are charged and not yet used. Always enough for the entry that ends the task.
     reserve: usize,
     pub(crate) share: Option<ShareToken>,
 }
 
-/// How an attempt ended.
-#[derive(Debug)]
-pub(crate) enum AttemptResult {
-    Completed(Option<Box<RawValue>>),
-    Failed(String),
-}
-
 impl Record {
-    /// Charges and keeps a new task; `None` where the budget has no room for it.
+    /// Charges and keeps a new task; `None` if the budget has no room.
     pub(crate) fn create(task: Task, budget: &Budget) -> Option<Record> {
         let mut record = Record {
             history: History::with_capacity(if task.queued { 64 } else { 3 }),
@@ -90,7 +141,7 @@ impl Record {
         self.task.queued || self.task.status == TaskStatus::Running
     }
 
-    /// When a change that comes `now` happens: a clock set back does not turn the story round.
+    /// The time of a change that comes `now`. It never goes back, even if the clock is set back.
     fn moment(&self, now: Millis) -> Millis {
         now.max(self.task.updated_at)
     }
@@ -106,7 +157,7 @@ impl Record {
         }))
     }
 
-    /// A worker begins `attempt`; false where another is awaited, or none.
+    /// A worker begins `attempt`. Returns false if the task does not wait for this attempt.
     pub(crate) fn begin(&mut self, now: Millis, attempt: u32) -> bool {
         let now = self.moment(now);
         let begun = self.task.begin(now, attempt);
@@ -195,7 +246,7 @@ impl Record {
         }))
     }
 
-    /// The token that leads here, drawn where there is none; `None` where the budget has no room.
+    /// The share token, drawn at the first call; `None` if the budget has no room.
     pub(crate) fn share(
         &mut self,
         budget: &Budget,
@@ -207,7 +258,7 @@ impl Record {
         self.share
     }
 
-    /// Ends the task, and gives back what its reserve did not need.
+    /// Ends the task, and refunds what is left of its reserve.
     fn end(&mut self, now: Millis, status: TaskStatus, message: &str, budget: &Budget) {
         let now = self.moment(now);
         let mut held = self.weight();
@@ -234,8 +285,8 @@ impl Record {
         budget.refund(held - self.weight());
     }
 
-    /// Charges `most`, applies `change`, and gives back what it did not take. False, and
-    /// nothing changed, where there is no room.
+    /// Charges `most`, applies `change`, and refunds what it did not use. Returns false, and changes
+    /// nothing, if there is no room.
     fn spend(&mut self, budget: &Budget, most: usize, change: impl FnOnce(&mut Record)) -> bool {
         let held = self.weight() + most;
         let room = budget.charge(most);
@@ -246,7 +297,7 @@ impl Record {
         room
     }
 
-    /// Appends an entry whose own bytes, texts apart, are paid from the reserve.
+    /// Appends an entry. Its bytes, without its texts, are paid from the reserve.
     fn log_from_reserve(&mut self, kind: EventKind, step: &str, message: &str) {
         let before = self.history.bytes();
         self.log(kind, step, message);

@@ -1,40 +1,46 @@
-//! One session: its tasks, the indexes over them, its counters and its idempotency idempotency.
+//! One session: its tasks, the indexes over them, its counters and its idempotency keys.
 //!
-//! Everything here is guarded by the session's one lock. Every change of a record goes through
-//! [`State::change`], which moves the indexes and counters with it and tells observer and hub,
-//! so that counters equal a recount, and the order of events is the order of history.
+//! The session's one lock guards everything here. Every change of a record goes through
+//! [`State::change`], which updates the indexes and counters and tells the observer and the hub. So
+//! the counters are always right, and events have the order of the history.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
 use crate::events::Broadcaster;
+use crate::metrics::WorkMeter;
 use crate::store::budget::Budget;
-use crate::store::idempotency::StoredResponse;
-use crate::store::meter;
 use crate::store::record::Record;
-use crate::store::{Shared, Stats};
-use crate::task::{HistoryEvent, Millis, SessionKey, TaskId, TaskStatus};
+use crate::store::shared::Shared;
+use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
 
-/// Told of each history event as it happens, under the session's lock: must not block.
+/// How many tasks a session has.
 ///
 /// ```
-/// use async_task_system::store::{Limits, Observer};
-/// use async_task_system::{NewTask, SessionKey, TaskManager};
-///
-/// let (tell, told) = std::sync::mpsc::channel();
-/// let observer: Box<Observer> = Box::new(move |session, id, event| {
-///     // Never waits: the channel has no bound.
-///     let _ = tell.send(format!("{session}: {} of {id}", event.kind.as_str()));
-/// });
-/// let tasks = TaskManager::new(Limits::default(), Some(observer));
+/// # use async_task_system::store::Limits;
+/// # use async_task_system::{NewTask, SessionKey, TaskManager};
+/// let tasks = TaskManager::new(Limits::default(), None);
 /// let session = SessionKey::parse("me").expect("a valid key");
-/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
-/// assert_eq!(told.recv(), Ok(format!("me: created of {id}")));
+/// tasks.create(&session, NewTask::new("Report"))?;
+/// let stats = tasks.stats(&session);
+/// assert_eq!((stats.total, stats.pending, stats.running), (1, 1, 0));
 /// # Ok::<(), async_task_system::StoreError>(())
 /// ```
-pub type Observer = dyn Fn(&SessionKey, TaskId, &HistoryEvent<'_>) + Send + Sync;
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[allow(missing_docs)]
+#[non_exhaustive]
+pub struct Stats {
+    pub total: usize,
+    pub pending: usize,
+    pub running: usize,
+    pub completed: usize,
+    pub failed: usize,
+    pub cancelled: usize,
+}
 
 /// What an empty session costs.
 pub(crate) const SESSION_WEIGHT: usize = 1_024;
@@ -42,7 +48,7 @@ pub(crate) const SESSION_WEIGHT: usize = 1_024;
 pub(crate) struct Session {
     pub(crate) key: SessionKey,
     pub(crate) state: RwLock<State>,
-    /// When somebody last asked for it, in milliseconds of the store's own clock.
+    /// When it was last used, in milliseconds of the store's own clock.
     pub(crate) last_used: AtomicU64,
     /// How many watches are open.
     pub(crate) watching: AtomicUsize,
@@ -62,7 +68,7 @@ impl Session {
         self.last_used.store(now, Relaxed);
     }
 
-    /// When it was last used; being watched is being used.
+    /// When it was last used. A session that is watched is in use.
     pub(crate) fn last_used_at(&self, now: u64) -> u64 {
         if self.watching.load(Relaxed) > 0 {
             self.touch(now);
@@ -76,13 +82,55 @@ impl Session {
     }
 }
 
+/// One attempt of one task. Reports carry it, and reports of an older attempt are ignored. It holds no
+/// lock.
+#[derive(Clone)]
+pub(crate) struct Attempt {
+    pub(super) session: Arc<Session>,
+    pub(crate) task: TaskId,
+    pub(crate) number: u32,
+}
+
+impl Attempt {
+    pub(crate) fn session(&self) -> &SessionKey {
+        &self.session.key
+    }
+}
+
+/// How long a key is remembered.
+pub(crate) const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The response that a repeated request gets again. The store does not look into it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// The `Location` header.
+    pub(crate) location: Option<String>,
+    /// The body, byte by byte.
+    pub(crate) body: Vec<u8>,
+}
+
+/// An idempotency key and the response to its first request.
+pub(crate) struct StoredResponse {
+    pub(super) fingerprint: u64,
+    pub(super) at: Instant,
+    /// `None` while the first request is still being answered.
+    pub(super) answer: Option<Arc<Answer>>,
+    pub(super) weight: usize,
+}
+
+impl StoredResponse {
+    pub(crate) fn is_over(&self) -> bool {
+        self.answer.is_some() && self.at.elapsed() >= LIFETIME
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct State {
     records: BTreeMap<TaskId, Box<Record>>,
     by_status: [BTreeSet<TaskId>; 5],
     /// Tasks that are queued or running.
     active: usize,
-    /// Set when the session leaves the store: whoever still holds it must look again.
+    /// Set when the session leaves the store. A caller that still holds it must look it up again.
     pub(crate) dropped: bool,
     pub(crate) idempotency: HashMap<Box<str>, StoredResponse>,
     pub(crate) cleaned: u64,
@@ -168,7 +216,7 @@ impl State {
             self.by_status[status as usize].remove(&id);
             self.by_status[now as usize].insert(id);
             if let Some(meter) = &shared.meter {
-                meter::moved(meter, &record.task, changed_at);
+                record_transition(meter, &record.task, changed_at);
             }
         }
         self.active = self.active + usize::from(record.is_active()) - usize::from(active);
@@ -182,7 +230,7 @@ impl State {
         Some(answer)
     }
 
-    /// Takes a record out, where it (still) has `status`.
+    /// Takes a record out if it still has `status`.
     pub(crate) fn remove(&mut self, id: TaskId, status: TaskStatus) -> Option<Box<Record>> {
         if !self.by_status[status as usize].remove(&id) {
             return None;
@@ -190,18 +238,45 @@ impl State {
         self.records.remove(&id)
     }
 
-    /// What the session and all in it are charged.
+    /// The bytes that the session and its contents are charged.
     pub(crate) fn weight(&self) -> usize {
         let records: usize = self.records().map(Record::weight).sum();
-        let idempotency: usize = self.idempotency.values().map(StoredResponse::weight).sum();
+        let idempotency: usize = self.idempotency.values().map(|stored| stored.weight).sum();
         SESSION_WEIGHT + records + idempotency
     }
 
-    /// Marks the session as gone and takes out all it held, to be freed without the lock.
+    /// Marks the session as dropped and takes out its contents, to be freed without the lock.
     pub(crate) fn take_contents(&mut self, budget: &Budget) -> State {
         budget.refund(self.weight());
         let gone = std::mem::take(self);
         self.dropped = true;
         gone
     }
+}
+
+/// Counts a change of status. `before` is when the task had changed last.
+fn record_transition(meter: &WorkMeter, task: &Task, before: Millis) {
+    let kind = meter.of(&task.kind);
+    let ended = match task.status {
+        TaskStatus::Pending => return,
+        TaskStatus::Running => {
+            // Nothing happens between being queued and being started.
+            return kind.wait.observe(between(Some(before), task.started_at));
+        }
+        TaskStatus::Completed => &kind.completed,
+        TaskStatus::Failed => &kind.failed,
+        TaskStatus::Cancelled => &kind.cancelled,
+    };
+    ended.increment();
+    if task.started_at.is_some() {
+        kind.run
+            .observe(between(task.started_at, task.completed_at));
+    }
+}
+
+fn between(from: Option<Millis>, to: Option<Millis>) -> Duration {
+    let millis = to
+        .unwrap_or_default()
+        .saturating_sub(from.unwrap_or_default());
+    Duration::from_millis(millis)
 }

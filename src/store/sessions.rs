@@ -1,47 +1,30 @@
-//! Which sessions exist: found, made, pushed out, dropped.
+//! How sessions begin and end: created, evicted, expired, removed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::store::idempotency::{First, Once};
 use crate::store::session::{SESSION_WEIGHT, Session, State};
 use crate::store::{Shard, StoreError, TaskManager};
 use crate::task::{SessionKey, TaskId};
 
-/// Why the tasks of an idle session are removed.
-pub(super) const EXPIRED: &str = "session expired";
-
 impl TaskManager {
-    // Sessions.
-
-    pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
-        let session = self.shared.shard(key).read().get(key).cloned()?;
-        let now = self.shared.clock();
-        if self.is_expired_at(&session, now)
-            && self.drop_session(&session, EXPIRED, |s| self.is_expired(s))
-        {
-            return None;
-        }
-        session.touch(now);
-        Some(session)
-    }
-
     pub(crate) fn find_or_create(&self, key: &SessionKey) -> Result<Arc<Session>, StoreError> {
         if let Some(session) = self.find(key) {
             return Ok(session);
         }
         self.reserve_session()?;
-        let mut shard = self.shared.shard(key).write();
+        let mut shard = self.shards.of(key).write();
         if let Some(session) = shard.get(key) {
             self.release_session();
             return Ok(session.clone());
         }
-        let session = Arc::new(Session::new(key.clone(), self.shared.clock()));
+        let session = Arc::new(Session::new(key.clone(), self.clock()));
         shard.insert(key.clone(), session.clone());
         Ok(session)
     }
 
-    /// Takes a place and the bytes for one more session; the longest idle one makes room.
+    /// Reserves a place and the bytes for one more session. If all places are taken, the session that
+    /// has been idle longest is evicted.
     pub(super) fn reserve_session(&self) -> Result<(), StoreError> {
         let limits = &self.shared.limits;
         self.check_open()?;
@@ -71,9 +54,9 @@ impl TaskManager {
         self.shared.budget.refund(SESSION_WEIGHT);
     }
 
-    /// True where it may be worth asking for a place again.
+    /// Returns false if no session can be evicted.
     fn evict_longest_idle(&self) -> bool {
-        let now = self.shared.clock();
+        let now = self.clock();
         let idlest = self
             .sessions()
             .into_iter()
@@ -83,7 +66,7 @@ impl TaskManager {
         let Some((last_used, session)) = idlest else {
             return false;
         };
-        // Used in between, it is not the longest idle one any more: the next look finds another.
+        // If it was used in between, it stays, and the caller's next try finds another.
         self.drop_session(&session, "session made room", |s| {
             s.last_used_at(now) == last_used
         });
@@ -91,22 +74,22 @@ impl TaskManager {
     }
 
     pub(super) fn is_expired(&self, session: &Session) -> bool {
-        self.is_expired_at(session, self.shared.clock())
+        self.is_expired_at(session, self.clock())
     }
 
-    fn is_expired_at(&self, session: &Session, now: u64) -> bool {
-        let timeout = self.shared.limits.session_timeout.as_millis() as u64;
-        session.idle_for(now) >= timeout
+    /// Takes the session out of the store if it is still expired.
+    pub(super) fn drop_expired(&self, session: &Session) -> bool {
+        self.drop_session(session, "session expired", |s| self.is_expired(s))
     }
 
-    /// Takes the session out of the store, where it has no work in flight and `still` holds.
+    /// Takes the session out of the store if it has no work in flight and `still` holds.
     pub(super) fn drop_session(
         &self,
         session: &Session,
         reason: &str,
         still: impl Fn(&Session) -> bool,
     ) -> bool {
-        let mut shard = self.shared.shard(&session.key).write();
+        let mut shard = self.shards.of(&session.key).write();
         let mut state = session.state.write();
         if state.dropped || !state.is_quiet() || !still(session) {
             return state.dropped;
@@ -114,15 +97,15 @@ impl TaskManager {
         let gone = self.take_out(session, &mut shard, &mut state);
         drop(state);
         drop(shard);
-        self.bury(session, gone, reason);
+        self.discard(session, gone, reason);
         true
     }
 
-    /// Cancels what is queued or running, and takes the session out of the store with all in it. The
-    /// attempts that are over now; `None` where there is no such session.
+    /// Cancels what is queued or running, and takes the session and its contents out of the store.
+    /// Returns the cancelled attempts, or `None` if there is no such session.
     pub(crate) fn remove_session(&self, key: &SessionKey) -> Option<Vec<(TaskId, u32)>> {
-        let session = self.shared.shard(key).read().get(key).cloned()?;
-        let mut shard = self.shared.shard(key).write();
+        let session = self.shards.of(key).read().get(key).cloned()?;
+        let mut shard = self.shards.of(key).write();
         let mut state = session.state.write();
         if state.dropped {
             return None;
@@ -131,7 +114,7 @@ impl TaskManager {
         let gone = self.take_out(&session, &mut shard, &mut state);
         drop(state);
         drop(shard);
-        self.bury(&session, gone, "session removed");
+        self.discard(&session, gone, "session removed");
         Some(cancelled)
     }
 
@@ -142,16 +125,15 @@ impl TaskManager {
         gone
     }
 
-    /// Freeing thousands of tasks takes a while, and needs no lock.
-    fn bury(&self, session: &Session, gone: State, reason: &str) {
-        self.shared.shares.forget(gone.records());
+    /// Called without locks, since freeing thousands of tasks takes a while.
+    fn discard(&self, session: &Session, gone: State, reason: &str) {
         for record in gone.records() {
-            self.shared.removed(&session.key, record.task.id, reason);
+            self.shared.removed(&session.key, record, reason);
         }
     }
 
     pub(super) fn sessions(&self) -> Vec<Arc<Session>> {
-        let shards = self.shared.shards.iter();
+        let shards = self.shards.shards.iter();
         shards
             .flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>())
             .collect()
@@ -161,23 +143,6 @@ impl TaskManager {
         match self.shared.stopping.load(Ordering::SeqCst) {
             true => Err(StoreError::Stopping),
             false => Ok(()),
-        }
-    }
-
-    /// Claims an idempotency key; see [`First`].
-    pub(crate) fn once(
-        &self,
-        key: &SessionKey,
-        idempotency_key: &str,
-        fingerprint: u64,
-        size: usize,
-    ) -> Result<Once, StoreError> {
-        loop {
-            let session = self.find_or_create(key)?;
-            let once = First::claim(&self.shared, &session, idempotency_key, fingerprint, size);
-            if !session.state.read().dropped {
-                return once;
-            }
         }
     }
 }

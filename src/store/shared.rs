@@ -1,31 +1,40 @@
-//! What all handles of a store share.
+//! What the whole store shares: its limits, its budget, and who is told of changes.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 
 use parking_lot::RwLock;
 
 use crate::metrics::WorkMeter;
-use crate::store::Limits;
 use crate::store::budget::Budget;
-use crate::store::session::{Observer, Session};
-use crate::store::shares::Shares;
+use crate::store::limits::Limits;
+use crate::store::record::{Record, ShareToken};
 use crate::task::{HistoryEvent, SessionKey, TaskId};
 
-pub(super) const SHARDS: usize = 32;
+/// Called for each history event as it happens, under the session's lock. It must not block.
+///
+/// ```
+/// use async_task_system::store::{Limits, Observer};
+/// use async_task_system::{NewTask, SessionKey, TaskManager};
+///
+/// let (tell, told) = std::sync::mpsc::channel();
+/// let observer: Box<Observer> = Box::new(move |session, id, event| {
+///     // Never waits: the channel has no bound.
+///     let _ = tell.send(format!("{session}: {} of {id}", event.kind.as_str()));
+/// });
+/// let tasks = TaskManager::new(Limits::default(), Some(observer));
+/// let session = SessionKey::parse("me").expect("a valid key");
+/// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+/// assert_eq!(told.recv(), Ok(format!("me: created of {id}")));
+/// # Ok::<(), async_task_system::StoreError>(())
+/// ```
+pub type Observer = dyn Fn(&SessionKey, TaskId, &HistoryEvent<'_>) + Send + Sync;
 
-pub(super) type Shard = HashMap<SessionKey, Arc<Session>>;
-
-/// Told of each task that leaves the store, and why.
+/// Called for each task that leaves the store, with the reason.
 pub(crate) type OnRemoval = dyn Fn(&SessionKey, TaskId, &str) + Send + Sync;
 
 pub(crate) struct Shared {
-    pub(super) shards: Vec<RwLock<Shard>>,
-    pub(super) hasher: RandomState,
     pub(super) limits: Limits,
     pub(super) budget: Budget,
     pub(super) sessions: AtomicUsize,
@@ -34,7 +43,8 @@ pub(crate) struct Shared {
     pub(super) observer: Option<Box<Observer>>,
     pub(super) on_removal: Option<Box<OnRemoval>>,
     pub(super) meter: Option<WorkMeter>,
-    pub(super) shares: Shares,
+    /// Where each share link leads. Its lock is taken last, and nothing is called under it.
+    pub(super) shares: RwLock<HashMap<ShareToken, (SessionKey, TaskId)>>,
 }
 
 impl Shared {
@@ -44,18 +54,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn removed(&self, key: &SessionKey, id: TaskId, reason: &str) {
-        if let Some(on_removal) = &self.on_removal {
-            on_removal(key, id, reason);
+    /// Forgets the share link of a record that has left the store, and tells `on_removal`.
+    pub(super) fn removed(&self, key: &SessionKey, record: &Record, reason: &str) {
+        if let Some(token) = record.share {
+            self.shares.write().remove(&token);
         }
-    }
-
-    /// Milliseconds on the store's own clock, which nobody sets back.
-    pub(super) fn clock(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64
-    }
-
-    pub(super) fn shard(&self, key: &SessionKey) -> &RwLock<Shard> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+        if let Some(on_removal) = &self.on_removal {
+            on_removal(key, record.task.id, reason);
+        }
     }
 }

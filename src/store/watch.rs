@@ -1,7 +1,7 @@
-//! Watching a task or a session as it changes.
+//! Watching one task as it changes.
 //!
-//! A watch subscribes to the session's [hub](crate::events) and waits outside of every lock.
-//! While one is open its session does not count as idle.
+//! A watch subscribes to the session's [hub](crate::events) and waits without a lock. While it is open
+//! its session does not count as idle.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use crate::events::{EventQueue, TaskEvent, TaskSnapshot, WatcherId};
+use crate::events::{TaskEvent, TaskSnapshot, WatcherId};
 use crate::store::history::{History, Mark};
 use crate::store::record::Record;
 use crate::store::session::Session;
-use crate::store::{Stats, StoreError, TaskManager};
+use crate::store::{StoreError, TaskManager};
 use crate::task::{SessionKey, TaskId, later};
 
 /// The most events read under one hold of the session's lock.
@@ -31,10 +31,20 @@ pub enum Wait {
     Over,
 }
 
-/// A place among a session's watchers, given back on drop.
-struct Subscription {
-    session: Arc<Session>,
+/// A place among a session's watchers; `drop` releases it.
+pub(super) struct Subscription {
+    pub(super) session: Arc<Session>,
     id: WatcherId,
+}
+
+impl Subscription {
+    pub(super) fn new(session: &Arc<Session>, id: WatcherId) -> Subscription {
+        session.watching.fetch_add(1, SeqCst);
+        Subscription {
+            session: session.clone(),
+            id,
+        }
+    }
 }
 
 impl Drop for Subscription {
@@ -44,16 +54,16 @@ impl Drop for Subscription {
     }
 }
 
-/// Rings whenever one task changes.
+/// Signals each change of one task.
 pub(crate) struct ChangeSignal {
-    seat: Subscription,
-    signals: Receiver<()>,
+    subscription: Subscription,
+    changes: Receiver<()>,
 }
 
 impl ChangeSignal {
     /// Waits for a change since the last call, for at most `timeout`.
     pub(crate) fn wait(&self, timeout: Duration) -> Wait {
-        match self.signals.recv_timeout(timeout) {
+        match self.changes.recv_timeout(timeout) {
             Ok(()) => Wait::Changed,
             Err(RecvTimeoutError::Timeout) => Wait::Quiet,
             Err(RecvTimeoutError::Disconnected) => Wait::Over,
@@ -78,7 +88,7 @@ impl ChangeSignal {
 /// # Ok::<(), async_task_system::StoreError>(())
 /// ```
 pub struct TaskWatch {
-    bell: ChangeSignal,
+    signal: ChangeSignal,
     task: TaskId,
     mark: Mark,
     /// The task as the events told so far left it.
@@ -115,10 +125,10 @@ pub enum WatchUpdate {
 }
 
 impl TaskWatch {
-    fn new(bell: ChangeSignal, record: &Record, after: Option<u32>) -> TaskWatch {
+    fn new(signal: ChangeSignal, record: &Record, after: Option<u32>) -> TaskWatch {
         let (task, history) = (&record.task, &record.history);
         let mut watch = TaskWatch {
-            bell,
+            signal,
             task: task.id,
             mark: history.end(),
             snapshot: TaskSnapshot::of(task),
@@ -129,7 +139,7 @@ impl TaskWatch {
         match after {
             Some(seq) if seq < newest => watch.rewind(history, seq),
             Some(seq) if seq == newest => {}
-            // Without a number, or with one that this task has not come to yet: some other task's.
+            // There is no number, or it is beyond this task's history, so it is another task's.
             _ => {
                 let state = |event| TaskEvent::new(task.id, &event, TaskSnapshot::of(task));
                 watch.first = history.newest().map(state);
@@ -138,7 +148,7 @@ impl TaskWatch {
         watch
     }
 
-    /// Goes back to the place behind the entry of this number.
+    /// Moves the mark to the place behind the entry of this number.
     fn rewind(&mut self, history: &History, seq: u32) {
         self.mark = history.start();
         self.snapshot = TaskSnapshot::initial();
@@ -197,10 +207,10 @@ impl TaskWatch {
                 Some(_) => {}
                 None => return WatchUpdate::Over,
             }
-            match self.bell.wait(deadline - Instant::now().min(deadline)) {
+            match self.signal.wait(deadline - Instant::now().min(deadline)) {
                 Wait::Changed => {}
                 Wait::Quiet => return WatchUpdate::Nothing,
-                // One more look: the last event may have come right before the end.
+                // Read once more: the last event may have come right before the end.
                 Wait::Over => {
                     return self
                         .read()
@@ -211,9 +221,9 @@ impl TaskWatch {
         }
     }
 
-    /// What the history has beyond the mark; `None` where the task is gone.
+    /// The events beyond the mark; `None` if the task is gone.
     fn read(&mut self) -> Option<Vec<TaskEvent>> {
-        let state = self.bell.seat.session.state.read();
+        let state = self.signal.subscription.session.state.read();
         let record = state.get(self.task)?;
         let newest = record.history.end().seq();
         let mut events = Vec::new();
@@ -223,7 +233,7 @@ impl TaskWatch {
         {
             self.snapshot.follow(&event);
             if event.seq == newest {
-                // The task itself may know more than its history: a step that was not added.
+                // The task may know more than its history: a step that there was no room for.
                 self.snapshot = TaskSnapshot::of(&record.task);
                 self.over = event.status.is_final();
             }
@@ -231,101 +241,6 @@ impl TaskWatch {
         }
         self.mark = unread.mark();
         Some(events)
-    }
-}
-
-/// Reads the events of all of a session's tasks as they happen.
-///
-/// ```
-/// use async_task_system::store::{Limits, SessionUpdate};
-/// use async_task_system::{NewTask, SessionKey, TaskManager};
-/// use std::time::Duration;
-///
-/// let tasks = TaskManager::new(Limits::default(), None);
-/// let session = SessionKey::parse("me").expect("a valid key");
-/// let mut watch = tasks.watch_session(&session)?;
-/// assert!(matches!(watch.next(Duration::ZERO), SessionUpdate::State(stats) if stats.total == 0));
-/// let task = tasks.create(&session, NewTask::new("Report"))?;
-/// let SessionUpdate::Event(event) = watch.next(Duration::from_secs(1)) else { panic!("an event") };
-/// assert_eq!(event.task, task.id);
-/// # Ok::<(), async_task_system::StoreError>(())
-/// ```
-pub struct SessionWatch {
-    seat: Subscription,
-    backlog: EventQueue,
-}
-
-/// What a [`SessionWatch`] has to tell.
-///
-/// ```
-/// # use async_task_system::store::{Limits, SessionUpdate};
-/// # use async_task_system::{NewTask, SessionKey, TaskManager};
-/// let tasks = TaskManager::new(Limits::default(), None);
-/// let session = SessionKey::parse("me").expect("a valid key");
-/// let mut watch = tasks.watch_session(&session)?;
-/// let first = watch.next(std::time::Duration::ZERO);
-/// assert!(matches!(first, SessionUpdate::State(stats) if stats.total == 0));
-/// assert_eq!(watch.next(std::time::Duration::ZERO), SessionUpdate::Nothing);
-/// # Ok::<(), async_task_system::StoreError>(())
-/// ```
-#[derive(Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SessionUpdate {
-    /// The counters now. The first thing told; later, it says that the tasks have changed in a
-    /// way not told singly: events were missed by a slow reader, or a cleanup removed tasks.
-    State(Stats),
-    /// One event.
-    Event(Arc<TaskEvent>),
-    /// Nothing, in that time.
-    Nothing,
-    /// The session is gone, or the server stops.
-    Over,
-}
-
-impl SessionWatch {
-    /// What happens next; waits for it for at most `timeout`.
-    ///
-    /// ```
-    /// # use async_task_system::store::{Limits, SessionUpdate};
-    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
-    /// let tasks = TaskManager::new(Limits::default(), None);
-    /// let session = SessionKey::parse("me").expect("a valid key");
-    /// let mut watch = tasks.watch_session(&session)?;
-    /// watch.next(std::time::Duration::ZERO);
-    /// tasks.create(&session, NewTask::new("Report"))?;
-    /// let next = watch.next(std::time::Duration::from_secs(1));
-    /// assert!(matches!(next, SessionUpdate::Event(event) if event.seq == 1));
-    /// # Ok::<(), async_task_system::StoreError>(())
-    /// ```
-    pub fn next(&mut self, timeout: Duration) -> SessionUpdate {
-        let deadline = later(Instant::now(), timeout);
-        loop {
-            let waited = match self.backlog.events.try_recv() {
-                Ok(message) => Ok(message),
-                Err(_) if self.backlog.missed.load(SeqCst) => match self.resync() {
-                    Some(stats) => return SessionUpdate::State(stats),
-                    None => continue,
-                },
-                Err(_) => self.backlog.events.recv_deadline(deadline),
-            };
-            match waited {
-                Ok(Some(event)) => return SessionUpdate::Event(event),
-                Ok(None) => {}
-                Err(RecvTimeoutError::Timeout) => return SessionUpdate::Nothing,
-                Err(RecvTimeoutError::Disconnected) => return SessionUpdate::Over,
-            }
-        }
-    }
-
-    /// The counters, from which on every event is told again; `None` where one has come
-    /// meanwhile that belongs before them.
-    fn resync(&self) -> Option<Stats> {
-        // Events are published under the write lock: none comes while this is held.
-        let state = self.seat.session.state.read();
-        self.backlog.events.is_empty().then(|| {
-            self.backlog.missed.store(false, SeqCst);
-            state.stats()
-        })
     }
 }
 
@@ -354,12 +269,18 @@ impl TaskManager {
         id: TaskId,
         after: Option<u32>,
     ) -> Result<TaskWatch, StoreError> {
-        self.watch_task(key, id, |bell, record| TaskWatch::new(bell, record, after))
+        self.watch_task(key, id, |signal, record| {
+            TaskWatch::new(signal, record, after)
+        })
     }
 
-    /// A bell that rings at each change of the task.
-    pub(crate) fn bell(&self, key: &SessionKey, id: TaskId) -> Result<ChangeSignal, StoreError> {
-        self.watch_task(key, id, |bell, _| bell)
+    /// A signal of each change of the task.
+    pub(crate) fn change_signal(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+    ) -> Result<ChangeSignal, StoreError> {
+        self.watch_task(key, id, |signal, _| signal)
     }
 
     fn watch_task<R>(
@@ -370,74 +291,30 @@ impl TaskManager {
     ) -> Result<R, StoreError> {
         let session = self.find(key).ok_or(StoreError::TaskNotFound)?;
         let mut state = session.state.write();
-        // Not before the stop has come to this session: its tasks still have an end to tell.
+        // The stop closes the hub when it has ended this session's tasks. Until then there are events.
         if state.hub.is_closed() {
             return Err(StoreError::Stopping);
         }
-        let (watcher, signals) = state.hub.watch_task(id);
+        let (watcher, changes) = state.hub.watch_task(id);
         let Some(record) = state.get(id) else {
             state.hub.leave(watcher);
             return Err(StoreError::TaskNotFound);
         };
-        let bell = ChangeSignal {
-            seat: Subscription::take(&session, watcher),
-            signals,
+        let signal = ChangeSignal {
+            subscription: Subscription::new(&session, watcher),
+            changes,
         };
-        Ok(begin(bell, record))
-    }
-
-    /// Watches all of a session's tasks; the session is made where there is none yet.
-    ///
-    /// ```
-    /// # use async_task_system::store::Limits;
-    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
-    /// let tasks = TaskManager::new(Limits::default(), None);
-    /// let session = SessionKey::parse("me").expect("a valid key");
-    /// let watch = tasks.watch_session(&session)?;
-    /// // As long as it is open, the session does not count as idle.
-    /// drop(watch);
-    /// # Ok::<(), async_task_system::StoreError>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// `TooManySessions`, `StoreFull` or `Stopping`.
-    pub fn watch_session(&self, key: &SessionKey) -> Result<SessionWatch, StoreError> {
-        loop {
-            let session = self.find_or_create(key)?;
-            let mut state = session.state.write();
-            if state.dropped {
-                continue;
-            }
-            self.check_open()?;
-            let (watcher, backlog) = state.hub.watch_session();
-            // The first thing to tell is the state now.
-            backlog.missed.store(true, SeqCst);
-            return Ok(SessionWatch {
-                seat: Subscription::take(&session, watcher),
-                backlog,
-            });
-        }
-    }
-}
-
-impl Subscription {
-    fn take(session: &Arc<Session>, id: WatcherId) -> Subscription {
-        session.watching.fetch_add(1, SeqCst);
-        Subscription {
-            session: session.clone(),
-            id,
-        }
+        Ok(begin(signal, record))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Limits, NewTask};
+    use crate::store::{Limits, NewTask, SessionUpdate};
 
     #[test]
-    fn a_wait_without_end_is_none_to_stumble_over() {
+    fn a_maximal_wait_does_not_overflow() {
         let tasks = TaskManager::new(Limits::default(), None);
         let key = SessionKey::parse("k").expect("a valid key");
         let id = tasks.create(&key, NewTask::new("n")).expect("room").id;
@@ -451,16 +328,19 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_while_the_stop_is_on_its_way_hears_of_it() {
+    fn a_signal_taken_during_the_stop_ends_with_it() {
         let tasks = TaskManager::new(Limits::default(), None);
         let key = SessionKey::parse("k").expect("a valid key");
         let id = tasks.create(&key, NewTask::new("n")).expect("room").id;
-        // The flag is up, and no session was visited yet.
+        // The flag is set, and no session was visited yet.
         tasks.shared.stopping.store(true, SeqCst);
-        let bell = tasks.bell(&key, id).expect("still to come");
-        assert_eq!(bell.wait(Duration::ZERO), Wait::Quiet);
+        let signal = tasks.change_signal(&key, id).expect("still to come");
+        assert_eq!(signal.wait(Duration::ZERO), Wait::Quiet);
         tasks.close("server stopped");
-        assert_eq!(bell.wait(Duration::ZERO), Wait::Over);
-        assert_eq!(tasks.bell(&key, id).err(), Some(StoreError::Stopping));
+        assert_eq!(signal.wait(Duration::ZERO), Wait::Over);
+        assert_eq!(
+            tasks.change_signal(&key, id).err(),
+            Some(StoreError::Stopping)
+        );
     }
 }

@@ -48,6 +48,22 @@ pub type TaskId = Uuid;
 /// ```
 pub type Millis = u64;
 
+/// The type of a task that names none.
+///
+/// ```
+/// use async_task_system::{NewTask, TaskInput, store::DEFAULT_KIND};
+///
+/// assert_eq!(&*TaskInput::from(&NewTask::new("Report")).kind, DEFAULT_KIND);
+/// ```
+pub const DEFAULT_KIND: &str = "sample";
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum AttemptResult {
+    Completed(Option<Box<RawValue>>),
+    Failed(String),
+}
+
 /// The moment it is now, by the system's clock.
 pub(crate) fn now_ms() -> Millis {
     std::time::SystemTime::now()
@@ -55,8 +71,7 @@ pub(crate) fn now_ms() -> Millis {
         .map_or(0, |since| since.as_millis() as Millis)
 }
 
-/// The moment this much later. More than a year counts as a year: nobody waits for its end, and
-/// what the clock cannot express would panic.
+/// `from` plus `by`, which is capped at one year so that the addition cannot overflow.
 pub(crate) fn later(from: Instant, by: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
     from + by.min(YEAR)

@@ -32,6 +32,8 @@ mod forms;
 mod home;
 /// `Idempotency-Key`.
 mod idempotency;
+/// Imports in `src/`: downwards only, and no circles.
+mod imports;
 /// The Job API.
 #[cfg(feature = "jobs")]
 mod jobs;

@@ -17,7 +17,7 @@ use crate::jobs::storage::work::{Begin, Pause, Reported};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
 use crate::jobs::worker::presence::Presence;
-use crate::store::AttemptResult;
+use crate::task::AttemptResult;
 
 /// The longest step and message kept, in bytes.
 const MAX_STEP: usize = 400;

@@ -1,8 +1,6 @@
-//! What is wrong with a field, for the client.
+//! What is wrong with one field of a request.
 
 use serde::Serialize;
-
-use crate::executor::TaskError;
 
 /// What is wrong with one field: of the arguments, a body or a query.
 ///
@@ -43,12 +41,5 @@ impl FieldError {
         let dot = if self.field.is_empty() { "" } else { "." };
         self.field.insert_str(0, &format!("{parent}{dot}"));
         self
-    }
-}
-
-/// Arguments that cannot be read are wrong as a whole.
-impl From<TaskError> for Vec<FieldError> {
-    fn from(error: TaskError) -> Vec<FieldError> {
-        vec![FieldError::new("", error.to_string())]
     }
 }

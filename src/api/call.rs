@@ -1,0 +1,210 @@
+//! What the handlers share, and one call of a handler: its session, its task and its body.
+
+use std::borrow::Cow;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::config::Config;
+use crate::http::fields::Fields;
+use crate::http::meter::HttpMeter;
+use crate::http::router::{Answer, Router};
+use crate::http::{Problem, Request};
+use crate::idempotency::Idempotency;
+use crate::metrics::Exposition;
+use crate::semaphore::Semaphore;
+use crate::store::{StoreError, TaskManager};
+use crate::system::TaskSystem;
+use crate::task::{SessionKey, TaskId};
+
+type Ailment = dyn Fn() -> Option<Problem> + Send + Sync;
+
+/// Writes the numbers of one part.
+type Source = dyn Fn(&mut Exposition) + Send + Sync;
+
+/// What the handlers share.
+pub(crate) struct Api {
+    pub(super) system: TaskSystem,
+    pub(super) tasks: TaskManager,
+    pub(super) config: Config,
+    pub(super) started: Instant,
+    addresses: RandomState,
+    repeats: Idempotency,
+    pub(super) streams: Semaphore,
+    /// Counts requests, where metrics are on.
+    pub(super) http_meter: OnceLock<HttpMeter>,
+    /// The other parts that have numbers.
+    pub(super) sources: Mutex<Vec<Arc<Source>>>,
+    /// Tells why the server is not healthy, if it is not.
+    pub(super) ailment: OnceLock<Box<Ailment>>,
+}
+
+/// One call of a session-scoped route.
+pub(super) struct Call<'a> {
+    pub(super) api: &'a Api,
+    pub(super) request: &'a Request<'a>,
+    pub(super) session: SessionKey,
+    pub(super) parameters: &'a [Cow<'a, str>],
+}
+
+impl Api {
+    pub(crate) fn new(system: TaskSystem, config: Config) -> Api {
+        Api {
+            streams: Semaphore::new(config.max_streams),
+            repeats: Idempotency::new(system.tasks().clone()),
+            tasks: system.tasks().clone(),
+            system,
+            config,
+            started: Instant::now(),
+            addresses: RandomState::new(),
+            http_meter: OnceLock::new(),
+            sources: Mutex::default(),
+            ailment: OnceLock::new(),
+        }
+    }
+
+    /// Has `/health` show this problem, if there is one.
+    pub(crate) fn ask_of_health(
+        &self,
+        ailment: impl Fn() -> Option<Problem> + Send + Sync + 'static,
+    ) {
+        let _ = self.ailment.set(Box::new(ailment));
+    }
+
+    /// The places for streams, of tasks and of jobs.
+    pub(crate) fn streams(&self) -> &Semaphore {
+        &self.streams
+    }
+
+    /// Starts to count the requests of these routes, if metrics are on.
+    pub(crate) fn measure(&self, router: &Router) {
+        if self.config.metrics {
+            self.http_meter.get_or_init(|| HttpMeter::new(router));
+        }
+    }
+
+    /// Adds the numbers of a part to what `/metrics` shows.
+    pub(crate) fn report(&self, source: impl Fn(&mut Exposition) + Send + Sync + 'static) {
+        self.sources.lock().push(Arc::new(source));
+    }
+
+    /// The session key: from the header, the query, the cookie, the address, or the default.
+    pub(super) fn session_of(&self, request: &Request<'_>) -> Result<SessionKey, Problem> {
+        if let Some(text) = named(request) {
+            return SessionKey::parse(text).ok_or_else(invalid);
+        }
+        if self.config.auto_map_session_by_ip
+            && let Some(address) = self.client_address(request)
+        {
+            let hash = self.addresses.hash_one(address);
+            return SessionKey::parse(&format!("ip_{hash:016x}")).ok_or_else(invalid);
+        }
+        Ok(self.config.default_session.clone())
+    }
+
+    /// The address that the outermost trusted proxy saw. If `X-Forwarded-For` has fewer entries than
+    /// `TRUSTED_PROXIES`, the request bypassed the proxies, and the connection's address counts.
+    pub(super) fn client_address(&self, request: &Request<'_>) -> Option<IpAddr> {
+        let proxies = self.config.trusted_proxies;
+        if proxies == 0 {
+            return request.address;
+        }
+        let forwarded = request.headers.all("X-Forwarded-For").join(",");
+        forwarded
+            .rsplit(',')
+            .nth(proxies - 1)
+            .and_then(|text| parse_address(text.trim()))
+            .or(request.address)
+    }
+}
+
+impl Call<'_> {
+    pub(super) fn fields(&self) -> Result<Fields<'_>, Problem> {
+        Fields::parse(self.request)
+    }
+
+    /// Refuses a body where the route takes none.
+    pub(super) fn no_fields(&self) -> Result<(), Problem> {
+        self.fields()?.finish()
+    }
+
+    /// Runs a creating handler, once for each idempotency key.
+    pub(super) fn once(&self, create: impl FnOnce() -> Answer) -> Answer {
+        let repeats = &self.api.repeats;
+        repeats.once(&self.session, self.request, create)
+    }
+
+    /// The task id in the path. No task has an id that is not a UUID.
+    pub(super) fn id(&self) -> Result<TaskId, StoreError> {
+        let text = self.parameters.first().map_or("", |text| text);
+        text.parse().map_err(|_| StoreError::TaskNotFound)
+    }
+}
+
+/// The key that the request itself names.
+pub(super) fn named<'r>(request: &'r Request<'_>) -> Option<&'r str> {
+    request
+        .header("X-App-Session")
+        .or_else(|| request.query_value("session"))
+        .or_else(|| {
+            let cookies = request.headers.all("Cookie");
+            cookies
+                .into_iter()
+                .find_map(|header| cookie(header, "app_session"))
+        })
+}
+
+fn invalid() -> Problem {
+    let message = "A session key has 1 to 128 characters of A-Z a-z 0-9 . _ : -";
+    Problem::new(400, "invalid_session_key", message)
+}
+
+fn cookie<'a>(header: &'a str, name: &str) -> Option<&'a str> {
+    header.split(';').find_map(|pair| {
+        let (n, value) = pair.trim().split_once('=')?;
+        (n == name).then_some(value)
+    })
+}
+
+/// An address as proxies write it: bare, with a port, or in brackets.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let address = bare
+        .parse::<IpAddr>()
+        .or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
+    address.ok().map(|address| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_proxies_write_them() {
+        for (text, want) in [
+            ("1.2.3.4", Some("1.2.3.4")),
+            ("1.2.3.4:80", Some("1.2.3.4")),
+            ("::ffff:1.2.3.4", Some("1.2.3.4")),
+            ("[2001:db8::1]:443", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("unknown", None),
+            ("", None),
+        ] {
+            let want = want.map(|w| w.parse().expect("an address"));
+            assert_eq!(parse_address(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others() {
+        assert_eq!(
+            cookie("a=1; app_session=me; b=2", "app_session"),
+            Some("me")
+        );
+        assert_eq!(cookie("xapp_session=me", "app_session"), None);
+    }
+}

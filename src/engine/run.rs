@@ -1,0 +1,60 @@
+//! What the scheduler and the workers hand to each other: runs, and the attempts that they are of.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::executor::{Report, TaskExecutor, TaskInput};
+use crate::semaphore::Permit;
+use crate::task::{AttemptResult, TaskId};
+
+/// One attempt. A task's is in memory, a job's in a database.
+pub(crate) trait AttemptHandle: Report + Send + Sync {
+    /// The task or job, and the number of the attempt.
+    fn id(&self) -> (TaskId, u32);
+
+    /// The type; `None` if the task is gone.
+    fn kind(&self) -> Option<Arc<str>>;
+
+    /// Called before the first slice. Returns the input and the time limit, or `None` if the attempt
+    /// is already over.
+    fn begin(&self) -> Option<(TaskInput, Option<Duration>)>;
+
+    /// Called when the executor has returned and asks to be called again.
+    fn pause(&self) {}
+
+    /// Called before a further slice. Returns false if the attempt is already over.
+    fn resume(&self) -> bool {
+        true
+    }
+
+    /// Ends the attempt. Does nothing if it is already over.
+    fn finish(&self, ending: AttemptResult);
+}
+
+/// One attempt as it passes through channel, worker and timer.
+pub(super) struct Run {
+    pub(super) attempt: Arc<dyn AttemptHandle>,
+    /// When this slice is due.
+    pub(super) due: Instant,
+    /// `None` until the first slice.
+    pub(super) work: Option<Work>,
+    /// Its place among the active tasks, until the run is over.
+    pub(super) permit: Option<Permit>,
+}
+
+/// An executor and what it works on.
+pub(super) struct Work {
+    pub(super) input: TaskInput,
+    pub(super) executor: Box<dyn TaskExecutor>,
+    pub(super) blocking: bool,
+}
+
+impl Work {
+    /// Drops the executor: a user's `Drop` may panic like any of its code.
+    pub(super) fn drop_quietly(self) {
+        if catch_unwind(AssertUnwindSafe(move || drop(self))).is_err() {
+            log::error!("An executor panicked while it was dropped");
+        }
+    }
+}

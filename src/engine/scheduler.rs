@@ -1,0 +1,170 @@
+//! Which run goes on when: the queue, the timer, and the limits on workers.
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, SendError, Sender};
+use parking_lot::RwLock;
+
+use crate::engine::blocking_limit::BlockingLimit;
+use crate::engine::run::{AttemptHandle, Run};
+use crate::engine::timer::{Due, Timer};
+use crate::engine::watchdog::Watchdog;
+use crate::executor::{ExecutorRegistry, Registration};
+use crate::task::{AttemptResult, DEFAULT_KIND, TaskId};
+
+/// The queue of runs, and all that decides which run goes on when. The pool's threads share it.
+pub(super) struct Scheduler {
+    pub(super) registry: ExecutorRegistry,
+    pub(super) workers: usize,
+    pub(super) max_result_bytes: usize,
+    /// `None` after the stop: the workers end when the channel closes.
+    pub(super) runs: RwLock<Option<Sender<Box<Run>>>>,
+    pub(super) timer: Timer,
+    pub(super) blocking_limit: BlockingLimit<Box<Run>>,
+    pub(super) watchdog: Watchdog,
+}
+
+impl Scheduler {
+    /// Returns also the receiving end of the channel, for the workers.
+    pub(super) fn new(
+        registry: ExecutorRegistry,
+        workers: usize,
+        max_result_bytes: usize,
+    ) -> (Scheduler, Receiver<Box<Run>>) {
+        let (runs, queue) = crossbeam_channel::unbounded();
+        let scheduler = Scheduler {
+            registry,
+            workers,
+            max_result_bytes,
+            runs: RwLock::new(Some(runs)),
+            timer: Timer::default(),
+            blocking_limit: BlockingLimit::new(workers),
+            watchdog: Watchdog::default(),
+        };
+        (scheduler, queue)
+    }
+
+    /// The registration of this type, or else that of the default type.
+    pub(super) fn registration(&self, kind: &str) -> Option<&Registration> {
+        let registry = &self.registry;
+        registry.get(kind).or_else(|| registry.get(DEFAULT_KIND))
+    }
+
+    /// Hands a run to the workers. After the stop the run is dropped, since its attempt is cancelled
+    /// by then.
+    pub(super) fn send(&self, run: Box<Run>) {
+        let runs = self.runs.read();
+        let refused = match &*runs {
+            // Never blocks: the channel is unbounded.
+            Some(runs) => runs.send(run).err().map(SendError::into_inner),
+            None => Some(run),
+        };
+        drop(runs);
+        if let Some(work) = refused.and_then(|run| run.work) {
+            work.drop_quietly();
+        }
+    }
+
+    /// Cancels what waits in the timer for this attempt, which is over.
+    pub(super) fn forget(&self, id: (TaskId, u32)) {
+        if let Some(run) = self.timer.forget(id) {
+            self.drop_on_worker(run);
+        }
+    }
+
+    /// Sends a finished run to a worker to be dropped there; its permit is released now.
+    pub(super) fn drop_on_worker(&self, mut run: Box<Run>) {
+        run.permit = None;
+        self.send(run);
+    }
+
+    /// Order matters: finish first, then cancel the timer. A pause that starts in between sees the
+    /// finished state or is cancelled here.
+    pub(super) fn finish(&self, attempt: &dyn AttemptHandle, ending: AttemptResult) {
+        attempt.finish(ending);
+        self.forget(attempt.id());
+    }
+
+    pub(super) fn time_out(&self, attempt: &dyn AttemptHandle, limit: Duration) {
+        let why = format!("timed out after {} ms", limit.as_millis());
+        self.finish(attempt, AttemptResult::Failed(why));
+    }
+
+    /// The timer's thread.
+    pub(super) fn run_timer(&self) {
+        while let Some(due) = self.timer.next() {
+            for due in due {
+                match due {
+                    Due::Slice(run) => self.send(run),
+                    Due::Limit(attempt, limit) => self.time_out(&*attempt, limit),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    use std::sync::{Arc, Weak};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::executor::{Report, TaskError, TaskInput};
+
+    /// An attempt whose pause reaches the timer just before it ends.
+    struct Late {
+        me: Weak<Late>,
+        pool: Arc<Scheduler>,
+        over: AtomicBool,
+    }
+
+    impl AttemptHandle for Late {
+        fn id(&self) -> (TaskId, u32) {
+            (TaskId::nil(), 1)
+        }
+
+        fn kind(&self) -> Option<Arc<str>> {
+            None
+        }
+
+        fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {
+            None
+        }
+
+        fn finish(&self, _: AttemptResult) {
+            let run = Run {
+                attempt: self.me.upgrade().expect("it is in use"),
+                due: Instant::now() + Duration::from_secs(3_600),
+                work: None,
+                permit: None,
+            };
+            assert!(self.pool.timer.wait(Box::new(run)).is_none());
+            self.over.store(true, SeqCst);
+        }
+    }
+
+    impl Report for Late {
+        fn progress(&self, _: u8, _: &str, _: &str) -> Result<(), TaskError> {
+            Ok(())
+        }
+
+        fn is_stopped(&self) -> bool {
+            self.over.load(SeqCst)
+        }
+    }
+
+    #[test]
+    fn a_pause_that_begins_while_the_attempt_ends_is_cancelled() {
+        let (shared, queue) = Scheduler::new(ExecutorRegistry::new(), 1, 0);
+        let pool = Arc::new(shared);
+        let attempt = Arc::new_cyclic(|me| Late {
+            me: me.clone(),
+            pool: pool.clone(),
+            over: AtomicBool::new(false),
+        });
+        pool.time_out(&*attempt, Duration::ZERO);
+        let run = queue.try_recv().expect("a worker is to drop it");
+        assert!(run.attempt.is_stopped());
+    }
+}
