@@ -91,7 +91,7 @@ impl Routes {
         let (method, target) = first.split_once(' ').unwrap_or(("GET", first));
         let visible = |text: &str| text.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~'));
         let headers: Vec<_> = lines.filter_map(|line| line.split_once(':')).collect();
-        // What the gate would not let through.
+        // What no head holds.
         if !visible(head.lines().next().unwrap_or_default())
             || headers
                 .iter()
