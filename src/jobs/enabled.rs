@@ -120,17 +120,17 @@ impl Jobs {
 
     /// Writes its numbers; asks no database.
     pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
-        const NOUN: &str = "task_system_jobs";
+        const PREFIX: &str = "task_system_jobs";
         let system = self.0.clone();
         move |out| {
             let Some(system) = &system else { return };
-            system.meter.write(NOUN, out);
+            system.meter.write(PREFIX, out);
             if let Some(queue) = &system.queue {
-                queue.write(NOUN, out);
+                queue.write(PREFIX, out);
             }
             let help = "1 while this process cannot use its database, else 0.";
             let is_away = u8::from(system.is_away());
-            out.gauge(&format!("{NOUN}_database_away"), help, is_away);
+            out.gauge(&format!("{PREFIX}_database_away"), help, is_away);
         }
     }
 

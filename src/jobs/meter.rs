@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::executor::ExecutorRegistry;
 use crate::jobs::job::{Job, JobStatus};
-use crate::jobs::storage::work::{End, Rescued};
+use crate::jobs::storage::work::{Completion, Rescued};
 use crate::metrics::{Exposition, WorkMeter};
 
 /// Counts jobs; nothing where metrics are off.
@@ -33,16 +33,19 @@ impl JobMeter {
     }
 
     /// These ends were to be written; those of `written` are.
-    pub(super) fn finished(&self, ends: &[End], written: &[Uuid]) {
+    pub(super) fn finished(&self, completions: &[Completion], written: &[Uuid]) {
         let Some(meter) = &self.0 else { return };
         let mut written: HashSet<_> = written.iter().collect();
-        for end in ends.iter().filter(|end| written.remove(&end.claim.id)) {
-            let kind = meter.of(&end.kind);
-            match end.status == JobStatus::Completed {
+        for completion in completions
+            .iter()
+            .filter(|completion| written.remove(&completion.claim.id))
+        {
+            let kind = meter.of(&completion.kind);
+            match completion.status == JobStatus::Completed {
                 true => kind.completed.increment(),
                 false => kind.failed.increment(),
             }
-            kind.run.observe(end.ran);
+            kind.run.observe(completion.ran);
         }
     }
 

@@ -45,7 +45,7 @@ impl JobSystem {
     /// This claim was cancelled: its run is called off, wherever that is.
     pub(super) fn call_off(&self, claim: Claim) {
         if let Some(queue) = &self.queue {
-            queue.call_off(claim);
+            queue.cancel_run(claim);
         }
         if let Some(notifier) = &self.notifier {
             notifier.called_off(claim);

@@ -140,7 +140,7 @@ fn hear(url: &str, queue: &Queue, stopping: &AtomicBool, own: &str) {
 
 fn obey(queue: &Queue, message: &str) {
     if let Some(claim) = cancelled(message) {
-        queue.call_off(claim);
+        queue.cancel_run(claim);
     } else if message.parse::<Uuid>().is_ok() {
         // The version before names the job alone, of which there may be a newer claim by now.
         queue.renew_now();

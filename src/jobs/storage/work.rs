@@ -57,7 +57,7 @@ pub(crate) struct Reported {
 
 /// How an attempt ended: the row that is written of it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Finish {
+pub(crate) struct CompletionRow {
     #[serde(flatten)]
     pub(crate) claim: Claim,
     /// Milliseconds since its executor was called.
@@ -82,9 +82,9 @@ pub(crate) struct Finish {
 
 /// An end that is to be written.
 #[derive(Clone, Debug)]
-pub(crate) struct End {
+pub(crate) struct Completion {
     pub(crate) claim: Claim,
-    /// A [`Finish`], put into JSON by the thread that ran the attempt: a single one writes all of them.
+    /// A [`CompletionRow`], put into JSON by the thread that ran the attempt: a single one writes all of them.
     row: Box<RawValue>,
     /// For the meter, as is the time from begin to end.
     pub(crate) status: JobStatus,
@@ -92,11 +92,16 @@ pub(crate) struct End {
     pub(crate) ran: Duration,
 }
 
-impl End {
-    pub(crate) fn new(finish: &Finish, kind: String, status: JobStatus, ran: Duration) -> End {
-        End {
-            claim: finish.claim,
-            row: to_raw_value(finish).expect("numbers and texts are JSON"),
+impl Completion {
+    pub(crate) fn new(
+        row: &CompletionRow,
+        kind: String,
+        status: JobStatus,
+        ran: Duration,
+    ) -> Completion {
+        Completion {
+            claim: row.claim,
+            row: to_raw_value(row).expect("numbers and texts are JSON"),
             status,
             kind,
             ran,
@@ -104,7 +109,7 @@ impl End {
     }
 
     /// The same as a failure, with words that every database can hold in place of the executor's.
-    pub(crate) fn without_texts(&self, why: &str) -> Done<End> {
+    pub(crate) fn without_texts(&self, why: &str) -> Done<Completion> {
         let mut row: Map<String, Value> = serde_json::from_str(self.row.get())?;
         for column in ["xstep", "xdetail", "xresult"] {
             row.remove(column);
@@ -113,7 +118,7 @@ impl End {
         let error = json!({ "message": why }).to_string();
         row.insert("xerror".to_owned(), json!(error));
         row.insert("xmessage".to_owned(), json!(json!(why).to_string()));
-        Ok(End {
+        Ok(Completion {
             row: to_raw_value(&row)?,
             status: JobStatus::Failed,
             ..self.clone()
@@ -276,23 +281,34 @@ impl Storage {
     }
 
     /// Writes ends down, to be [settled](Self::sync); the jobs whose claims held.
-    pub(crate) fn finish(&self, ends: &[End]) -> Done<Vec<Uuid>> {
-        let rows: Vec<&RawValue> = ends.iter().map(|end| &*end.row).collect();
+    pub(crate) fn finish(&self, completions: &[Completion]) -> Done<Vec<Uuid>> {
+        let rows: Vec<&RawValue> = completions
+            .iter()
+            .map(|completion| &*completion.row)
+            .collect();
         ids(&self.write(Duty::Complete, &self.work.finish, &rows)?)
     }
 
     /// As [`finish`](Self::finish), but waits for no row that somebody else has locked. Also the jobs
     /// that it found free; the ends of the others are still to be written.
-    pub(crate) fn finish_free(&self, ends: &[End]) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
-        let claims: Vec<Claim> = ends.iter().map(|end| end.claim).collect();
+    pub(crate) fn finish_unlocked(
+        &self,
+        completions: &[Completion],
+    ) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
+        let claims: Vec<Claim> = completions
+            .iter()
+            .map(|completion| completion.claim)
+            .collect();
         let document = serde_json::to_string(&claims)?;
         let (mut free, mut written) = (HashSet::new(), Vec::new());
         self.database.transact(Duty::Complete, &mut |session| {
             free = ids(&session.run(&self.work.free, &document)?)?
                 .into_iter()
                 .collect();
-            let of_free = ends.iter().filter(|end| free.contains(&end.claim.id));
-            let rows: Vec<&RawValue> = of_free.map(|end| &*end.row).collect();
+            let of_free = completions
+                .iter()
+                .filter(|completion| free.contains(&completion.claim.id));
+            let rows: Vec<&RawValue> = of_free.map(|completion| &*completion.row).collect();
             let document = serde_json::to_string(&rows)?;
             written = ids(&session.run(&self.work.finish, &document)?)?;
             Ok(())
@@ -354,7 +370,7 @@ impl Storage {
     }
 
     /// Deletes some of the idempotency that are over; how many.
-    pub(crate) fn purge_receipts(&self) -> Done<usize> {
+    pub(crate) fn purge_responses(&self) -> Done<usize> {
         let gone = self.write(Duty::Maintain, &self.work.purge_receipts, &())?;
         Ok(gone.len())
     }
