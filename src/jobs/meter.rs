@@ -1,4 +1,4 @@
-//! What becomes of jobs, counted by the process that writes it down.
+//! Metrics of jobs. The process that writes a change counts it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::jobs::job::{Job, JobStatus};
 use crate::jobs::storage::work::{Completion, Rescued};
 use crate::metrics::{Exposition, WorkMeter};
 
-/// Counts jobs; nothing where metrics are off.
+/// Does nothing if metrics are off.
 pub(super) struct JobMeter(Option<WorkMeter>);
 
 impl JobMeter {
@@ -18,7 +18,7 @@ impl JobMeter {
         JobMeter(is_on.then(|| WorkMeter::new(registry.types())))
     }
 
-    /// These are committed; those that are new count.
+    /// Counts the committed jobs that are new.
     pub(super) fn added(&self, jobs: &[(Job, bool)]) {
         let Some(meter) = &self.0 else { return };
         for (job, _) in jobs.iter().filter(|(_, is_new)| *is_new) {
@@ -26,13 +26,13 @@ impl JobMeter {
         }
     }
 
-    /// One begins, so long after it was due.
+    /// Counts a begin, with the time since the job was due.
     pub(super) fn begun(&self, kind: &str, waited: Duration) {
         let Some(meter) = &self.0 else { return };
         meter.of(kind).wait.observe(waited);
     }
 
-    /// These ends were to be written; those of `written` are.
+    /// Counts those completions whose ids are in `written`.
     pub(super) fn finished(&self, completions: &[Completion], written: &[Uuid]) {
         let Some(meter) = &self.0 else { return };
         let mut written: HashSet<_> = written.iter().collect();
@@ -49,7 +49,7 @@ impl JobMeter {
         }
     }
 
-    /// Those that were lost for the last time have failed.
+    /// Counts jobs as failed if they have lost their worker for the last time.
     pub(super) fn rescued(&self, lost: &[Rescued]) {
         let Some(meter) = &self.0 else { return };
         for job in lost.iter().filter(|job| job.status.is_final()) {
@@ -62,7 +62,7 @@ impl JobMeter {
         meter.of(&job.kind).cancelled.increment();
     }
 
-    /// Writes it all, with names that begin with `noun`.
+    /// Writes all metrics. Their names begin with `prefix`.
     pub(super) fn write(&self, noun: &str, out: &mut Exposition) {
         if let Some(meter) = &self.0 {
             meter.write(noun, out);

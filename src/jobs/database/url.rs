@@ -1,18 +1,18 @@
-//! `DATABASE_URL`, judged before anything is connected to.
+//! Checks `DATABASE_URL` before any connection.
 //!
-//! Where libpq cannot read an address it repeats pieces of it, and it takes what follows an `@` in a
-//! password for the host. What it would stumble over is refused here, and no refusal repeats a piece
-//! that could belong to a user or a password.
+//! If libpq cannot read an address, its message repeats parts of it; and it takes the text after an `@` in a password
+//! for the host. Such addresses are refused here. No message repeats a part that could belong to a user or a
+//! password.
 
 use std::path::{Path, PathBuf};
 
 use crate::log_safe::LogSafe;
 
-/// Where the jobs are kept. It has no `Debug`: the second one may hold a password.
+/// The address of a database. It has no `Debug`, because `Postgres` may hold a password.
 pub(in crate::jobs) enum Address {
-    /// The file.
+    /// The path of the file.
     Sqlite(PathBuf),
-    /// What libpq takes.
+    /// A URL for libpq.
     Postgres(String),
 }
 
@@ -31,7 +31,7 @@ const NO_SCHEMA: &str = "names a schema that is not made of a-z, 0-9 and _; \
 const NO_STRICT: &str =
     "has sslaccept=strict; write sslmode=verify-full and sslrootcert=FILE instead";
 
-/// What Prisma reads from an address, and libpq refuses; nothing here corresponds to it.
+/// Parameters that only Prisma reads and that libpq refuses. They have no counterpart here.
 const OF_PRISMA_ALONE: [&str; 8] = [
     "connection_limit",
     "max_connection_lifetime",
@@ -45,7 +45,7 @@ const OF_PRISMA_ALONE: [&str; 8] = [
 
 /// # Errors
 ///
-/// What to write instead, for the person at the terminal.
+/// What to write instead, in words for the terminal.
 pub(in crate::jobs) fn parse(url: &str) -> Result<Address, String> {
     let address = match url.split_once(':') {
         Some(("sqlite", path)) => sqlite(path.strip_prefix("//").unwrap_or(path)),
@@ -59,7 +59,6 @@ pub(in crate::jobs) fn parse(url: &str) -> Result<Address, String> {
 }
 
 impl Address {
-    /// The address in one piece again.
     pub(in crate::jobs) fn into_url(self) -> String {
         match self {
             Address::Sqlite(path) => format!("sqlite://{}", path.display()),
@@ -93,7 +92,7 @@ fn sqlite(path: &str) -> Result<Address, String> {
     Ok(Address::Sqlite(file.to_owned()))
 }
 
-/// What follows `postgres://`.
+/// Parses the part after `postgres://`.
 fn postgres(rest: &str) -> Result<Address, &'static str> {
     if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(NO_SPACE);
@@ -104,7 +103,7 @@ fn postgres(rest: &str) -> Result<Address, &'static str> {
         Some((user, hosts)) => (format!("{user}@"), hosts),
         None => (String::new(), authority),
     };
-    // An `@` too many, or one behind the first of / ? #: these stood in the password.
+    // A second `@`, or one after the first of / ? #, means that the password holds one of these characters.
     if hosts.contains('@') || tail.contains(['@', '#']) || !hosts.split(',').all(is_host) {
         return Err(NO_HOST);
     }
@@ -120,7 +119,7 @@ fn postgres(rest: &str) -> Result<Address, &'static str> {
     Ok(Address::Postgres(url))
 }
 
-/// A name or an address, in brackets where it has colons itself, perhaps with a port.
+/// A host name or address, optionally with a port. Addresses with colons are in brackets.
 fn is_host(host: &str) -> bool {
     let port = match host.strip_prefix('[') {
         None => host.find(':').map_or("", |colon| &host[colon..]),
@@ -135,13 +134,13 @@ fn is_host(host: &str) -> bool {
             .is_some_and(|n| n.parse::<u16>().is_ok())
 }
 
-/// Whether what follows a `%` makes it a character.
+/// Whether the text after a `%` is a valid escape.
 fn is_escape(rest: &str) -> bool {
     let digits = rest.as_bytes().first_chunk::<2>();
     digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
 }
 
-/// The parameters as libpq takes them.
+/// Returns the parameters for libpq.
 fn parameters(given: &str) -> Result<String, &'static str> {
     let (mut kept, mut options) = (Vec::new(), Vec::new());
     for pair in given.split('&').filter(|pair| !pair.is_empty()) {
@@ -165,7 +164,7 @@ fn parameters(given: &str) -> Result<String, &'static str> {
     Ok(kept.join("&"))
 }
 
-/// Whether PostgreSQL takes the name for what it is without quotes.
+/// Whether PostgreSQL reads the name without quotes as it is.
 fn is_plain(schema: &str) -> bool {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     schema.bytes().all(fits) && !schema.starts_with(|c: char| c.is_ascii_digit())
@@ -297,7 +296,7 @@ mod tests {
         }
     }
 
-    /// Each has a character that must be written otherwise, where users put it.
+    /// Each password has an unescaped special character, in a place where users put it.
     #[test]
     fn no_refusal_repeats_a_piece_of_user_or_password() {
         for password in [
@@ -334,7 +333,7 @@ mod tests {
                 "",
             ] {
                 let url = format!("postgres://hugo:{password}@{rest}");
-                // In brackets only at the front: that is a password like any other.
+                // A bracket at the beginning is an ordinary character of the password.
                 if password == "[pass" {
                     assert_eq!(accepted(&url), url);
                     continue;

@@ -1,4 +1,4 @@
-//! What is judged of a server before it is used, and how its tables are brought up to date.
+//! Checks a server before it is used, and migrates its tables.
 
 use std::time::{Duration, Instant};
 
@@ -6,32 +6,32 @@ use super::Connection;
 use crate::jobs::database::migrate::{Migrator, NOTED_VERSIONS};
 use crate::jobs::database::{DatabaseError, Rows};
 
-/// How long a question at the start may take.
+/// The time limit of a query at the start.
 const ASK: Duration = Duration::from_secs(10);
 
-/// A migration of a large table takes its time.
+/// A migration of a large table takes long.
 const MIGRATE: Duration = Duration::from_secs(6 * 3_600);
 
-/// Held while migrations run, so that of many processes one does it: any number will do, as long
-/// as nobody else's program takes the same.
+/// The key of the advisory lock, which lets one process at a time run migrations. The number is arbitrary, but no
+/// other program may use it.
 const LOCK: i64 = 0x6174_735f_6a6f_6273;
 
-/// How often the lock is tried, and how often it is said that it is waited for.
+/// How often the lock is tried, and how often a waiting start logs that.
 const TRY_EVERY: Duration = Duration::from_millis(250);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
-/// A pooler in transaction mode gives two sessions the same backend; so often it has the opportunity.
+/// A pooler in transaction mode may give two sessions the same backend. It gets this many chances to do so.
 const POOLER_TRIES: usize = 3;
 
 fn refused(why: String) -> DatabaseError {
     DatabaseError::Refused(why)
 }
 
-/// Whether this server can carry the queue.
+/// Checks whether this server can hold the queue.
 ///
 /// # Errors
 ///
-/// What to do, where it cannot.
+/// Why it cannot, and what to do.
 pub(super) fn judge(url: &str) -> Result<(), DatabaseError> {
     let mut server = Server::open(url)?;
     let encoding = server.one("SHOW server_encoding")?;
@@ -57,9 +57,9 @@ pub(super) fn judge(url: &str) -> Result<(), DatabaseError> {
     }
 }
 
-/// Whether two sessions that are open at the same time have one backend.
+/// Whether two open sessions share one backend.
 fn is_shared_session(first: &mut Server, url: &str) -> Result<bool, DatabaseError> {
-    // One that cannot be had, since a pooler has but one to give, tells nothing.
+    // If a pooler has only one connection, the second session fails, which proves nothing.
     let Ok(mut second) = Server::open(url) else {
         return Ok(false);
     };
@@ -77,7 +77,7 @@ fn is_shared_session(first: &mut Server, url: &str) -> Result<bool, DatabaseErro
     Ok(false)
 }
 
-/// A connection of the start.
+/// The connection that is used at the start.
 pub(super) struct Server(Connection);
 
 impl Server {
@@ -92,7 +92,7 @@ impl Server {
         done.map_err(|failure| failure.error)
     }
 
-    /// Without a prepared statement, which a pooler may lose.
+    /// Does not prepare the statement, because a pooler may lose prepared statements.
     fn ask(&mut self, sql: &str) -> Result<Rows, DatabaseError> {
         let asked = self.0.ask(sql, Instant::now() + ASK);
         asked.map_err(|failure| failure.error)
@@ -102,7 +102,7 @@ impl Server {
         Ok(self.ask(sql)?.pop().unwrap_or_default())
     }
 
-    /// Whether the lock is ours now; the process that has it.
+    /// Tries to take the lock.
     fn try_lock(&mut self) -> Result<bool, DatabaseError> {
         Ok(self.one(&format!("SELECT pg_try_advisory_lock({LOCK})"))? == "t")
     }
@@ -126,7 +126,7 @@ impl Migrator for Server {
         }
     }
 
-    /// The lock goes with the connection.
+    /// Closing the connection releases the lock.
     fn lock(&mut self) -> Result<(), DatabaseError> {
         let mut said = Instant::now() - SAY_EVERY / 2;
         while !self.try_lock()? {
