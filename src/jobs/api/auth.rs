@@ -87,7 +87,7 @@ impl TokenVerifier {
     /// Returns the user that the request's token names.
     pub(crate) fn verify(&self, request: &Request<'_>) -> Result<User, Problem> {
         self.user(request).ok_or_else(|| {
-            let message = "A valid token is needed: Authorization: Bearer TOKEN";
+            let message = "A valid token is required: Authorization: Bearer TOKEN";
             Problem::new(401, "unauthorized", message).with("WWW-Authenticate", "Bearer")
         })
     }
@@ -136,10 +136,10 @@ pub(crate) fn issue(
     lifetime: Duration,
 ) -> Result<String, String> {
     let Some(secret) = config.secret.as_deref().filter(|s| s.len() >= 32) else {
-        return Err("a token is signed with JWT_SECRET, of at least 32 bytes".to_owned());
+        return Err("JWT_SECRET must be set, with at least 32 bytes, to sign a token".to_owned());
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let end = now.map_err(|_| "the clock stands before 1970")? + lifetime;
+    let end = now.map_err(|_| "the clock is set before 1970")? + lifetime;
     let claims = Claims {
         sub: subject.to_owned(),
         role: role.map(str::to_owned),

@@ -78,7 +78,7 @@ impl From<DatabaseError> for Problem {
         let (code, message) = match error {
             DatabaseError::Unavailable(_) | DatabaseError::Busy(_) => (
                 "database_unavailable",
-                "The database cannot be reached now; try again",
+                "The database is unavailable; try again",
             ),
             DatabaseError::Overloaded => (
                 "queue_full",
@@ -110,7 +110,7 @@ impl Call<'_> {
     fn add(
         &self,
         parse: impl FnOnce(&JobParser<'_>, &mut Fields<'_>) -> Result<Vec<NewJob>, Problem>,
-        answer: fn(&[(Job, bool)]) -> Option<Response>,
+        response: fn(&[(Job, bool)]) -> Option<Response>,
     ) -> Answer {
         let lost = || {
             Problem::from(DatabaseError::Internal(
@@ -133,13 +133,13 @@ impl Call<'_> {
         fields.finish()?;
         let idempotency = key.clone().map(|key| Idempotency {
             key,
-            response: Box::new(move |added| first_response(&answer(added)?)),
+            response: Box::new(move |added| first_response(&response(added)?)),
         });
         match (
             system.inserter.add(InsertRequest { jobs, idempotency })?,
             key,
         ) {
-            (InsertOutcome::Added(added), _) => answer(&added).ok_or_else(lost),
+            (InsertOutcome::Added(added), _) => response(&added).ok_or_else(lost),
             (InsertOutcome::Replayed(stored), Some(key)) => replay(&key, stored),
             (InsertOutcome::Replayed(_), None) => Err(lost()),
         }
@@ -155,7 +155,7 @@ impl Call<'_> {
         if self.user.admin || job.user.as_ref() == Some(&self.user.name) {
             return Ok(job);
         }
-        let message = "This job belongs to somebody else";
+        let message = "This job belongs to another user";
         Err(Problem::new(403, "access_denied", message))
     }
 }
@@ -203,7 +203,7 @@ fn one(added: &[(Job, bool)]) -> Option<Response> {
 }
 
 #[derive(Serialize)]
-struct BulkAnswer<'a> {
+struct BulkResponse<'a> {
     jobs: Vec<&'a Job>,
     count: usize,
 }
@@ -213,16 +213,16 @@ fn bulk(call: &Call<'_>) -> Answer {
 }
 
 fn all(added: &[(Job, bool)]) -> Option<Response> {
-    let answer = BulkAnswer {
+    let response = BulkResponse {
         count: added.len(),
         jobs: added.iter().map(|(job, _)| job).collect(),
     };
-    Some(Response::json(201, &answer))
+    Some(Response::json(201, &response))
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ListAnswer<'a> {
+struct ListResponse<'a> {
     jobs: &'a [Job],
     count: usize,
     total: u64,
@@ -236,7 +236,7 @@ fn list(call: &Call<'_>) -> Answer {
     let more = jobs.len() > query.limit;
     jobs.truncate(query.limit);
     let last = jobs.last().map(|job| job.id);
-    let answer = ListAnswer {
+    let response = ListResponse {
         count: jobs.len(),
         jobs: &jobs,
         total,
@@ -244,7 +244,7 @@ fn list(call: &Call<'_>) -> Answer {
         total_is_exact: true,
         next_cursor: last.filter(|_| more),
     };
-    Ok(Response::json(200, &answer))
+    Ok(Response::json(200, &response))
 }
 
 fn list_query(call: &Call<'_>) -> Result<JobQuery, Problem> {
@@ -278,7 +278,7 @@ struct Stats {
 }
 
 #[derive(Serialize)]
-struct StatsAnswer {
+struct StatsResponse {
     stats: Stats,
 }
 
@@ -295,7 +295,7 @@ fn stats(call: &Call<'_>) -> Answer {
             JobStatus::Cancelled => &mut stats.cancelled,
         } = count;
     }
-    Ok(Response::json(200, &StatsAnswer { stats }))
+    Ok(Response::json(200, &StatsResponse { stats }))
 }
 
 fn show(call: &Call<'_>) -> Answer {
@@ -305,7 +305,7 @@ fn show(call: &Call<'_>) -> Answer {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct HistoryAnswer {
+struct HistoryResponse {
     job_id: Uuid,
     history: Vec<Entry>,
     count: usize,
@@ -316,12 +316,12 @@ fn history(call: &Call<'_>) -> Answer {
     let job_id = call.job()?.id;
     let history = call.system.storage.history(Duty::Request, job_id, 0)?;
     let count = history.len();
-    let answer = HistoryAnswer {
+    let response = HistoryResponse {
         job_id,
         history,
         count,
     };
-    Ok(Response::json(200, &answer))
+    Ok(Response::json(200, &response))
 }
 
 fn cancel(call: &Call<'_>) -> Answer {
@@ -372,7 +372,7 @@ fn events(call: &Call<'_>) -> Answer {
         is_behind: true,
         has_ended: false,
     };
-    let answer = Response::stream(format.content_type(), move |out| {
+    let response = Response::stream(format.content_type(), move |out| {
         let _permit = permit;
         stream_events(out, format, |buffer, patience| {
             for entry in follower.news(patience) {
@@ -381,7 +381,7 @@ fn events(call: &Call<'_>) -> Answer {
             !follower.has_ended
         })
     });
-    Ok(answer.with("Vary", "Accept"))
+    Ok(response.with("Vary", "Accept"))
 }
 
 /// The position of a stream in a job's history.

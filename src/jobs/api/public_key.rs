@@ -31,10 +31,10 @@ const MAKE_RSA: &str = "make another: openssl genpkey -algorithm RSA -pkeyopt rs
 ///
 /// What was found instead, and the command that makes the right file.
 pub(crate) fn read(pem: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
-    judge(pem).map_err(|found| format!("JWT_PUBLIC_KEY_FILE {found}"))
+    parse(pem).map_err(|found| format!("JWT_PUBLIC_KEY_FILE {found}"))
 }
 
-fn judge(pem: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
+fn parse(pem: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
     let text = String::from_utf8_lossy(pem);
     if text.trim().is_empty() {
         return Err(format!("is empty; {MAKE_PUBLIC}"));
@@ -158,16 +158,16 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        let Err(told) = read(text.as_bytes()) else {
+        let Err(message) = read(text.as_bytes()) else {
             panic!("{text} is accepted");
         };
-        assert!(told.starts_with("JWT_PUBLIC_KEY_FILE "), "{told}");
-        assert!(!told.contains('\n'), "{told}");
-        told
+        assert!(message.starts_with("JWT_PUBLIC_KEY_FILE "), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+        message
     }
 
     #[test]
-    fn what_is_no_public_key_is_called_by_its_name() {
+    fn the_refusal_names_what_the_file_holds_instead_of_a_public_key() {
         for (text, named) in [
             ("", "is empty"),
             (" \n", "is empty"),

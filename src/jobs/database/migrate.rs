@@ -27,7 +27,7 @@ macro_rules! migrations {
 pub(super) use migrations;
 
 /// The table of applied versions. The name comes from a library that did this earlier.
-pub(super) const NOTED_VERSIONS: &str = "__diesel_schema_migrations";
+pub(super) const VERSIONS_TABLE: &str = "__diesel_schema_migrations";
 
 /// A file that begins with this line runs without a transaction, statement by statement. Empty lines separate the
 /// statements.
@@ -48,7 +48,7 @@ pub(super) trait Migrator {
     fn run(&mut self, sql: &str) -> Result<(), DatabaseError>;
 
     /// The SQL that records a version.
-    fn note_sql(&self, version: &str) -> String;
+    fn record_sql(&self, version: &str) -> String;
 
     /// The SQL that begins a migration's transaction.
     fn begin_sql(&self) -> &'static str {
@@ -86,7 +86,9 @@ pub(super) trait Migrator {
                         return Ok(());
                     }
                     Err(DatabaseError::Busy(why)) if begun.elapsed() < BUSY_FOR => {
-                        log::warn!("Migration {name} waits for others, and is tried again: {why}");
+                        log::warn!(
+                            "Migration {name} is blocked by other sessions, retrying: {why}"
+                        );
                         std::thread::sleep(Duration::from_millis(500));
                     }
                     done => break done?,
@@ -113,16 +115,19 @@ pub(super) trait Migrator {
 
 fn table_sql() -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {NOTED_VERSIONS} (\
+        "CREATE TABLE IF NOT EXISTS {VERSIONS_TABLE} (\
          version VARCHAR(50) PRIMARY KEY NOT NULL, run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);\n"
     )
 }
 
 /// Splits a migration into parts. Each part is applied entirely or not at all.
 fn parts(name: &str, sql: &str, migrator: &(impl Migrator + ?Sized)) -> Vec<String> {
-    let note = migrator.note_sql(&version(name));
+    let record = migrator.record_sql(&version(name));
     if !sql.starts_with(NO_TRANSACTION) {
-        return vec![format!("{}\n{sql}\n{note}\nCOMMIT;", migrator.begin_sql())];
+        return vec![format!(
+            "{}\n{sql}\n{record}\nCOMMIT;",
+            migrator.begin_sql()
+        )];
     }
     let statements = sql.split("\n\n").map(str::trim).flat_map(|part| {
         // A comment of the file may stand between two statements.
@@ -131,7 +136,7 @@ fn parts(name: &str, sql: &str, migrator: &(impl Migrator + ?Sized)) -> Vec<Stri
     let statements = statements.map(|part| part.trim().to_owned());
     statements
         .filter(|part| !part.is_empty())
-        .chain([note])
+        .chain([record])
         .collect()
 }
 
@@ -152,7 +157,7 @@ fn pending(
     let theirs = versions.iter().max();
     if let Some(theirs) = theirs.filter(|theirs| **theirs > newest) {
         return Err(DatabaseError::Refused(format!(
-            "its schema is of version {theirs}, and this program knows those up to {newest}: run a newer program"
+            "its schema has version {theirs}, but this program supports versions up to {newest}: run a newer program"
         )));
     }
     let is_pending = |(name, _): &&Migration| !versions.contains(&version(name));
@@ -166,7 +171,7 @@ mod tests {
     const KNOWN: &[Migration] = &[("2026-01-01-000000_a", ""), ("2026-01-02-000000_b", "")];
 
     #[test]
-    fn what_is_noted_is_not_pending() {
+    fn an_applied_migration_is_not_pending() {
         let names = |versions: &[&str]| -> Vec<&str> {
             let versions: Vec<_> = versions.iter().map(|v| (*v).to_owned()).collect();
             let pending = pending(&versions, KNOWN).expect("known");
@@ -180,10 +185,10 @@ mod tests {
     #[test]
     fn a_newer_schema_is_refused_with_both_versions() {
         let error = pending(&["20270101000000".to_owned()], KNOWN).expect_err("newer");
-        let told = error.to_string();
+        let message = error.to_string();
         assert!(
-            told.contains("20270101000000") && told.contains("20260102000000"),
-            "{told}"
+            message.contains("20270101000000") && message.contains("20260102000000"),
+            "{message}"
         );
     }
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::migrate::{Migration, Migrator, NOTED_VERSIONS, migrations};
+use super::migrate::{Migration, Migrator, VERSIONS_TABLE, migrations};
 use super::pool::{Breaks, Pool, Pooled};
 use super::{Database, DatabaseError, Dialect, Duty, PerDuty, Rows, Session, Work};
 
@@ -97,7 +97,7 @@ impl SqliteDatabase {
     }
 
     /// Runs `work` as the only writer of this process.
-    fn alone<T>(
+    fn as_writer<T>(
         &self,
         duty: Duty,
         work: impl FnOnce(&mut Timed) -> Result<T, DatabaseError>,
@@ -106,8 +106,8 @@ impl SqliteDatabase {
         let connections = self.connections.of(duty);
         connections.pool.with(|connection| {
             let writing = self.writing.try_lock_for(connections.within);
-            let _alone = writing.ok_or_else(|| {
-                let text = "the writers before it take too long";
+            let _guard = writing.ok_or_else(|| {
+                let text = "earlier writers take too long";
                 DatabaseError::Busy(text.to_owned())
             })?;
             work(connection)
@@ -135,8 +135,8 @@ impl OpenFile {
         match is_same {
             true => Ok(()),
             false => {
-                let text = "the database's file was deleted or replaced while the server ran: \
-                            put it back, or start the server again";
+                let text = "the database file was deleted or replaced while the server was running: \
+                            restore it, or restart the server";
                 Err(DatabaseError::Unavailable(text.to_owned()))
             }
         }
@@ -173,8 +173,8 @@ impl Pooled for Timed {
 
 impl Timed {
     fn rows(&mut self, sql: &str, document: &str) -> Result<Rows, rusqlite::Error> {
-        let end = Instant::now() + self.within;
-        let is_late = move || Instant::now() >= end;
+        let deadline = Instant::now() + self.within;
+        let is_late = move || Instant::now() >= deadline;
         self.connection.progress_handler(STEPS, Some(is_late))?;
         let mut statement = self.connection.prepare_cached(&sql.replace("{in}", "?1"))?;
         let mut found = match statement.parameter_count() {
@@ -225,11 +225,11 @@ impl Database for SqliteDatabase {
     }
 
     fn write(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        self.alone(duty, |connection| connection.run(sql, document))
+        self.as_writer(duty, |connection| connection.run(sql, document))
     }
 
     fn transact(&self, duty: Duty, work: &mut Work<'_>) -> Result<(), DatabaseError> {
-        self.alone(duty, |connection| {
+        self.as_writer(duty, |connection| {
             connection.batch("BEGIN IMMEDIATE")?;
             let done = work(connection).and_then(|()| connection.batch("COMMIT"));
             if done.is_err() && !connection.connection.is_autocommit() {
@@ -256,7 +256,7 @@ impl Database for SqliteDatabase {
 
     fn tidy(&self) -> Result<(), DatabaseError> {
         let size = std::fs::metadata(&self.log).map_or(0, |log| log.len());
-        self.alone(Duty::Maintain, |connection| {
+        self.as_writer(Duty::Maintain, |connection| {
             connection.batch(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
             match size > MAX_LOG {
                 // This waits for current readers, which finish soon.
@@ -309,11 +309,11 @@ impl Starter {
 
     /// If many processes start on a new file, SQLite returns "busy" for some steps without waiting.
     fn migrate_all(mut starter: Starter) -> Result<Vec<String>, DatabaseError> {
-        let end = Instant::now() + START_WITHIN;
+        let deadline = Instant::now() + START_WITHIN;
         loop {
             let done = starter.prepare().and_then(|()| starter.migrate(MIGRATIONS));
             let Err(error) = done else { return done };
-            if !error.is_outage() || Instant::now() >= end {
+            if !error.is_outage() || Instant::now() >= deadline {
                 return Err(error);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -341,10 +341,10 @@ impl Starter {
 
 impl Migrator for Starter {
     fn versions(&mut self) -> Result<Vec<String>, DatabaseError> {
-        let sql = format!("SELECT name FROM sqlite_schema WHERE name = '{NOTED_VERSIONS}'");
+        let sql = format!("SELECT name FROM sqlite_schema WHERE name = '{VERSIONS_TABLE}'");
         match self.rows(&sql)?.is_empty() {
             true => Ok(Vec::new()),
-            false => self.rows(&format!("SELECT version FROM {NOTED_VERSIONS}")),
+            false => self.rows(&format!("SELECT version FROM {VERSIONS_TABLE}")),
         }
     }
 
@@ -361,8 +361,8 @@ impl Migrator for Starter {
         Ok(done?)
     }
 
-    fn note_sql(&self, version: &str) -> String {
-        format!("INSERT INTO {NOTED_VERSIONS} (version) VALUES ('{version}');")
+    fn record_sql(&self, version: &str) -> String {
+        format!("INSERT INTO {VERSIONS_TABLE} (version) VALUES ('{version}');")
     }
 
     fn begin_sql(&self) -> &'static str {

@@ -32,7 +32,7 @@ const NO_STRICT: &str =
     "has sslaccept=strict; write sslmode=verify-full and sslrootcert=FILE instead";
 
 /// Parameters that only Prisma reads and that libpq refuses. They have no counterpart here.
-const OF_PRISMA_ALONE: [&str; 8] = [
+const PRISMA_ONLY: [&str; 8] = [
     "connection_limit",
     "max_connection_lifetime",
     "max_idle_connection_lifetime",
@@ -154,7 +154,7 @@ fn parameters(given: &str) -> Result<String, &'static str> {
             ("schema", value) => options.push(format!("-csearch_path%3D{value}")),
             ("options", value) => options.push(value.to_owned()),
             ("sslaccept", _) => return Err(NO_STRICT),
-            (name, _) if OF_PRISMA_ALONE.contains(&name) => {}
+            (name, _) if PRISMA_ONLY.contains(&name) => {}
             _ => kept.push(pair.to_owned()),
         }
     }
@@ -183,14 +183,14 @@ mod tests {
 
     #[track_caller]
     fn refused(url: &str) -> String {
-        let told = parse(url)
+        let message = parse(url)
             .err()
             .unwrap_or_else(|| panic!("{url} is accepted"));
         assert!(
-            told.starts_with("DATABASE_URL ") && !told.contains('\n'),
-            "{told}"
+            message.starts_with("DATABASE_URL ") && !message.contains('\n'),
+            "{message}"
         );
-        told
+        message
     }
 
     #[test]
@@ -217,12 +217,12 @@ mod tests {
         assert!(refused("sqlite:///tmp").contains("/tmp/jobs.db"));
         assert!(refused("sqlite:///tmp/").contains("/tmp/jobs.db"));
         assert!(refused("sqlite://jobs.db?mode=rwc").contains("parameters"));
-        let told = refused("sqlite:///nowhere/at\nall/jobs.db");
-        assert!(told.contains(r"/nowhere/at\nall, which"), "{told}");
+        let message = refused("sqlite:///nowhere/at\nall/jobs.db");
+        assert!(message.contains(r"/nowhere/at\nall, which"), "{message}");
     }
 
     #[test]
-    fn an_unknown_scheme_is_told_the_known_ones() {
+    fn the_refusal_of_an_unknown_scheme_names_the_known_ones() {
         for url in [
             "",
             "jobs.db",
@@ -233,14 +233,14 @@ mod tests {
             "postgres:jobs",
             "host=db user=hugo password=hunter2",
         ] {
-            let told = refused(url);
+            let message = refused(url);
             assert!(
-                told.contains("sqlite://, postgres:// or postgresql://"),
-                "{told}"
+                message.contains("sqlite://, postgres:// or postgresql://"),
+                "{message}"
             );
             assert!(
-                !told.contains("hunter2") && !told.contains("hugo"),
-                "{told}"
+                !message.contains("hunter2") && !message.contains("hugo"),
+                "{message}"
             );
         }
     }
@@ -282,7 +282,7 @@ mod tests {
             let url = accepted(&format!("postgresql://db/jobs?{given}"));
             assert_eq!(url, format!("postgres://db/jobs{kept}"));
         }
-        for (given, told) in [
+        for (given, message) in [
             ("schema=Queue", "options=-csearch_path%3D"),
             ("schema=a%20b", "options=-csearch_path%3D"),
             ("sslaccept=strict", "sslmode=verify-full"),
@@ -290,7 +290,7 @@ mod tests {
             ("options=-csearch_path=a", "%3D"),
         ] {
             assert!(
-                refused(&format!("postgres://db/jobs?{given}")).contains(told),
+                refused(&format!("postgres://db/jobs?{given}")).contains(message),
                 "{given}"
             );
         }
@@ -338,19 +338,19 @@ mod tests {
                     assert_eq!(accepted(&url), url);
                     continue;
                 }
-                let told = refused(&url);
-                let words = told.to_lowercase();
+                let message = refused(&url);
+                let words = message.to_lowercase();
                 assert!(
                     !words.contains("hugo") && !words.contains("pass@"),
-                    "{url}: {told}"
+                    "{url}: {message}"
                 );
                 assert!(
                     !words.contains("ss@") && !words.contains(password),
-                    "{url}: {told}"
+                    "{url}: {message}"
                 );
                 assert!(
-                    told.contains("%40") || told.contains("%25") || told.contains("%20"),
-                    "{told}"
+                    message.contains("%40") || message.contains("%25") || message.contains("%20"),
+                    "{message}"
                 );
             }
         }
@@ -362,10 +362,10 @@ mod tests {
             "postgres://[::1]x/jobs",
             "postgres://db:99999/jobs",
         ] {
-            let told = refused(url);
+            let message = refused(url);
             assert!(
-                !told.contains("hunter2") && !told.contains("hugo"),
-                "{told}"
+                !message.contains("hunter2") && !message.contains("hugo"),
+                "{message}"
             );
         }
     }

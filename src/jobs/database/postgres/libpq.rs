@@ -41,7 +41,7 @@ pub(super) struct Failure {
 ///
 /// The message of libpq.
 pub(super) fn check(url: &str) -> Result<(), String> {
-    let url = CString::new(url).map_err(|_| "the address has a NUL")?;
+    let url = CString::new(url).map_err(|_| "the address contains NUL")?;
     let mut why = ptr::null_mut();
     // SAFETY: the string ends with NUL. What libpq allocates is copied and freed here.
     unsafe {
@@ -76,7 +76,7 @@ impl Connection {
     /// Connects. The address sets the time limit (`connect_timeout`).
     pub(in crate::jobs) fn open(url: &str) -> Result<Connection, DatabaseError> {
         let lost = |text: &str| DatabaseError::Unavailable(text.to_owned());
-        let url = CString::new(url).map_err(|_| lost("the address has a NUL"))?;
+        let url = CString::new(url).map_err(|_| lost("the address contains NUL"))?;
         // SAFETY: the string ends with NUL; the connection, failed or not, is freed by `drop`.
         let raw = unsafe { NonNull::new(PQconnectdb(url.as_ptr())) };
         let connection = Connection {
@@ -113,7 +113,7 @@ impl Connection {
 
     /// Runs statements without parameters and ignores their rows.
     pub(super) fn execute(&mut self, sql: &str, deadline: Instant) -> Done<()> {
-        self.ask(sql, deadline).map(drop)
+        self.query(sql, deadline).map(drop)
     }
 
     /// As [`execute`](Self::execute), but calls `meanwhile` about once a second.
@@ -139,15 +139,15 @@ impl Connection {
                 return Err(self.lost());
             }
         }
-        self.answer(1, deadline).map(drop)
+        self.response(1, deadline).map(drop)
     }
 
     /// Runs a statement without preparing it, and returns the first column of its rows.
-    pub(super) fn ask(&mut self, sql: &str, deadline: Instant) -> Done<Rows> {
+    pub(super) fn query(&mut self, sql: &str, deadline: Instant) -> Done<Rows> {
         let sql = text(sql)?;
         // SAFETY: the connection is valid, and the text ends with NUL.
         let sent = unsafe { PQsendQuery(self.raw.as_ptr(), sql.as_ptr()) };
-        self.answer(sent, deadline)
+        self.response(sent, deadline)
     }
 
     /// Runs a statement with at most one parameter, `$1`, and returns the first column of its rows. The statement is
@@ -172,7 +172,7 @@ impl Connection {
                 0,
             )
         };
-        self.answer(sent, deadline)
+        self.response(sent, deadline)
     }
 
     fn prepare(&mut self, sql: &str, count: c_int, deadline: Instant) -> Done<CString> {
@@ -188,7 +188,7 @@ impl Connection {
             let raw = self.raw.as_ptr();
             PQsendPrepare(raw, name.as_ptr(), query.as_ptr(), count, types.as_ptr())
         };
-        self.answer(sent, deadline)?;
+        self.response(sent, deadline)?;
         self.prepared.insert(sql.to_owned(), name.clone());
         Ok(name)
     }
@@ -208,34 +208,34 @@ impl Connection {
                 self.is_broken = true;
                 return None;
             }
-            let mut heard = Vec::new();
+            let mut messages = Vec::new();
             while let Some(notification) = NonNull::new(PQnotifies(raw)) {
                 let text = CStr::from_ptr(notification.as_ref().extra);
-                heard.push(text.to_string_lossy().into_owned());
+                messages.push(text.to_string_lossy().into_owned());
                 PQfreemem(notification.as_ptr().cast());
             }
-            Some(heard)
+            Some(messages)
         }
     }
 
     /// Waits for the response to a statement. `sent` is the return value of libpq's send function.
-    fn answer(&mut self, sent: c_int, deadline: Instant) -> Done<Rows> {
+    fn response(&mut self, sent: c_int, deadline: Instant) -> Done<Rows> {
         if sent == 0 {
             return Err(self.lost());
         }
         self.flush(deadline)?;
-        let mut answer = Ok(Rows::new());
+        let mut response = Ok(Rows::new());
         loop {
             self.wait_for_result(deadline)?;
             // SAFETY: the connection is valid; a result is freed by its owner.
             let result = unsafe { NonNull::new(PQgetResult(self.raw.as_ptr())) };
-            let Some(result) = result.map(Answer) else {
+            let Some(result) = result.map(ResultSet) else {
                 break;
             };
             // If several statements were sent, the first failure is returned.
-            match (result.read(), &mut answer) {
+            match (result.read(), &mut response) {
                 (Ok(rows), Ok(all)) => all.extend(rows),
-                (Err(failure), Ok(_)) => answer = Err(failure),
+                (Err(failure), Ok(_)) => response = Err(failure),
                 (_, Err(_)) => {}
             }
         }
@@ -243,10 +243,10 @@ impl Connection {
         if unsafe { PQstatus(self.raw.as_ptr()) } != ConnStatusType::CONNECTION_OK {
             self.is_broken = true;
         }
-        if let Err(failure) = &answer {
+        if let Err(failure) = &response {
             self.is_broken |= matches!(failure.error, DatabaseError::Unavailable(_));
         }
-        answer
+        response
     }
 
     fn flush(&mut self, deadline: Instant) -> Done<()> {
@@ -287,7 +287,7 @@ impl Connection {
             }
             if Instant::now() >= deadline {
                 self.is_broken = true;
-                let text = "no answer in time".to_owned();
+                let text = "no response in time".to_owned();
                 return Err(DatabaseError::Unavailable(text).into());
             }
         }
@@ -335,13 +335,13 @@ impl From<DatabaseError> for Failure {
 }
 
 fn text(text: &str) -> Done<CString> {
-    let refused = |_| DatabaseError::Refused("a text has a NUL".to_owned()).into();
+    let refused = |_| DatabaseError::Refused("a text contains NUL".to_owned()).into();
     CString::new(text).map_err(refused)
 }
 
-struct Answer(NonNull<PGresult>);
+struct ResultSet(NonNull<PGresult>);
 
-impl Answer {
+impl ResultSet {
     fn read(&self) -> Done<Rows> {
         let raw = self.0.as_ptr();
         // SAFETY: the result is valid; rows and texts are read within their bounds, and copied.
@@ -365,7 +365,7 @@ impl Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResultSet {
     fn drop(&mut self) {
         // SAFETY: the result is cleared once and not used afterwards.
         unsafe { PQclear(self.0.as_ptr()) };

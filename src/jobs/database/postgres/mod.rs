@@ -31,7 +31,7 @@ const SETUP: &str = "\
     SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan;";
 
 /// How often a statement is retried after a conflict with another transaction.
-const CONFLICTS: u32 = 8;
+const MAX_RETRIES: u32 = 8;
 
 /// Checks an address without connecting.
 pub(super) fn check(url: &str) -> Result<(), String> {
@@ -63,7 +63,7 @@ impl PostgresDatabase {
         worker_within: Duration,
     ) -> Result<PostgresDatabase, DatabaseError> {
         let url = &with_time_limits(url);
-        start::judge(url)?;
+        start::check_server(url)?;
         start::Server::open(url)?.migrate(MIGRATIONS)?;
         let breaks = Breaks::default();
         let connections = |duty| {
@@ -116,7 +116,7 @@ impl Connections {
         mut work: impl FnMut(&mut Timed<'_>) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
         self.pool.with(|connection| {
-            let mut tries = 0;
+            let mut retries = 0;
             loop {
                 let mut session = Timed {
                     connection: &mut *connection,
@@ -124,20 +124,20 @@ impl Connections {
                     is_conflict: false,
                 };
                 let done = work(&mut session);
-                tries += 1;
-                if done.is_ok() || !session.is_conflict || tries > CONFLICTS {
+                retries += 1;
+                if done.is_ok() || !session.is_conflict || retries > MAX_RETRIES {
                     return done;
                 }
-                std::thread::sleep(some_time(tries));
+                std::thread::sleep(conflict_pause(retries));
             }
         })
     }
 }
 
 /// Grows with each retry. It is random, so that two transactions do not conflict again.
-fn some_time(tries: u32) -> Duration {
+fn conflict_pause(retries: u32) -> Duration {
     let part = u32::from(uuid::Uuid::new_v4().as_bytes()[0]) + 32;
-    Duration::from_micros(u64::from(tries * part * 40))
+    Duration::from_micros(u64::from(retries * part * 40))
 }
 
 /// A connection with the time limit of its duty.
@@ -223,7 +223,7 @@ impl Database for PostgresDatabase {
 /// Applies pending migrations and returns their names.
 pub(super) fn migrate(url: &str) -> Result<Vec<String>, DatabaseError> {
     let url = with_time_limits(url);
-    start::judge(&url)?;
+    start::check_server(&url)?;
     start::Server::open(&url)?.migrate(MIGRATIONS)
 }
 
