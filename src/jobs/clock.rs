@@ -1,16 +1,16 @@
-//! The clock that a worker keeps its leases by.
+//! The clock for leases.
 
 use std::time::Duration;
 
 /// Milliseconds of a clock that nobody can set.
 pub(in crate::jobs) type Millis = u64;
 
-/// The time since the system's start. It goes on while the process is frozen and while the machine is suspended.
+/// The time since boot. It continues while the process is frozen or the machine is suspended.
 pub(in crate::jobs) trait LeaseClock: Send + Sync {
     fn now(&self) -> Millis;
 }
 
-/// The system's.
+/// The system's boot clock.
 pub(in crate::jobs) struct BootClock;
 
 impl LeaseClock for BootClock {
@@ -19,7 +19,7 @@ impl LeaseClock for BootClock {
     }
 }
 
-/// The time since the system's start, that of a suspended machine included.
+/// The time since boot, including time in suspend.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
 pub(in crate::jobs) fn since_boot() -> Duration {
@@ -27,12 +27,12 @@ pub(in crate::jobs) fn since_boot() -> Duration {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: the pointer is that of a timespec, which lives across the call.
+    // SAFETY: the pointer refers to a timespec that lives across the call.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Elsewhere: from the first call on, as the system counts.
+/// On other systems: the time since the first call, by the standard library's clock.
 #[cfg(not(target_os = "linux"))]
 pub(in crate::jobs) fn since_boot() -> Duration {
     use std::sync::OnceLock;
@@ -42,7 +42,7 @@ pub(in crate::jobs) fn since_boot() -> Duration {
     FIRST.get_or_init(Instant::now).elapsed()
 }
 
-/// What tells this run of the system from any other; `None` where the system does not say.
+/// Identifies this boot of the system; `None` if the system does not tell.
 pub(in crate::jobs) fn boot_id() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())

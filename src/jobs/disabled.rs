@@ -1,4 +1,4 @@
-//! A build without the feature `jobs`.
+//! The Job API in a build without the feature `jobs`.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -13,10 +13,9 @@ use crate::semaphore::Semaphore;
 
 const MISSING: &str = "this build has no Job API; build it with --features jobs";
 
-/// The Job API that is not there.
+/// A Job API without routes that work.
 pub(crate) struct Jobs;
 
-/// Registers nothing.
 pub(crate) fn register(_: &mut ExecutorRegistry) {}
 
 impl Jobs {
@@ -41,12 +40,12 @@ impl Jobs {
     pub(crate) fn stop(&self, _: Instant) {}
 }
 
-/// What a start would find wrong with the Job API's keys: without one, nothing.
+/// A build without the Job API has no mistakes in its configuration.
 pub(crate) fn mistakes(_: &Config) -> Vec<String> {
     Vec::new()
 }
 
-/// A token for a test of the Job API, which this build does not have.
+/// Issues a token for tests of the Job API, which this build does not have.
 ///
 /// ```
 /// use async_task_system::{Config, token};
@@ -59,7 +58,7 @@ pub(crate) fn mistakes(_: &Config) -> Vec<String> {
 ///
 /// # Errors
 ///
-/// Always: says how to build one that has it.
+/// Always: the message says how to build with the Job API.
 pub fn token(_: &Config, _: &str, _: Option<&str>, _: Duration) -> Result<String, String> {
     Err(MISSING.to_owned())
 }
@@ -74,7 +73,7 @@ pub fn token(_: &Config, _: &str, _: Option<&str>, _: Duration) -> Result<String
 ///
 /// # Errors
 ///
-/// Always: says how to build one that has it.
+/// Always: the message says how to build with the Job API.
 pub fn migrate(_: &Config) -> Result<Vec<String>, String> {
     Err(MISSING.to_owned())
 }

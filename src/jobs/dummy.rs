@@ -1,4 +1,4 @@
-//! `dummy`: a job that waits for a random time, to see the queue work.
+//! `dummy`: a job that waits for a random time, to try the queue.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,13 @@ use uuid::Uuid;
 use crate::executor::{FieldError, Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
 use crate::http::fields::Fields;
 
-/// The longest wait, in seconds.
 const MAX_DELAY_S: f64 = 3_600.0;
 
-/// How often it reports.
+/// The interval between two reports.
 const STEP: Duration = Duration::from_millis(500);
 
-/// Reads the delays from a body, or from a job's arguments: the shortest and the longest wait, in
-/// seconds; 1 and 5, where the one that is given allows it.
+/// Reads the shortest and the longest delay, in seconds, from a request body or from a job's arguments. The defaults
+/// are 1 and 5, moved if the other value needs it.
 pub(super) fn delays(fields: &mut Fields<'_>) -> (f64, f64) {
     let least = fields.number("delayMinSec", 0.0..=MAX_DELAY_S);
     let most = fields.number("delayMaxSec", 0.0..=MAX_DELAY_S);
@@ -34,7 +33,6 @@ fn arguments(input: &TaskInput) -> Result<(f64, f64), Vec<FieldError>> {
     fields.check().map(|()| delays)
 }
 
-/// Checks a job's arguments.
 pub(super) fn check(input: &TaskInput) -> Result<(), Vec<FieldError>> {
     arguments(input).map(drop)
 }

@@ -1,4 +1,4 @@
-//! The Job API, put together: database, inserter, queue, and what listens to other processes.
+//! Assembles the Job API: database, inserter, queue, and the listener for other processes.
 
 use std::io;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use crate::metrics::Exposition;
 use crate::semaphore::Semaphore;
 use crate::threads::join_until;
 
-/// The running Job API; nothing where `STORAGE=memory`.
+/// The running Job API; `None` if `STORAGE=memory`.
 pub(crate) struct Jobs(Option<Arc<JobSystem>>);
 
-/// Registers the types that every Job API has, where `registry` does not have them.
+/// Registers the built-in job types that `registry` does not have yet.
 pub(crate) fn register(registry: &mut ExecutorRegistry) {
     if registry.get("dummy").is_none() {
         registry
@@ -41,11 +41,11 @@ pub(crate) fn register(registry: &mut ExecutorRegistry) {
 }
 
 impl Jobs {
-    /// Opens the database and starts what works on it.
+    /// Opens the database and starts the threads of the Job API.
     ///
     /// # Errors
     ///
-    /// The configuration lacks a key, the database cannot be had, or a thread cannot be started.
+    /// A key is missing, the database cannot be used, or a thread cannot be started.
     pub(crate) fn start(config: &Config, execution: &TaskExecutionService) -> io::Result<Jobs> {
         let Some(url) = &config.database_url else {
             return Ok(Jobs(None));
@@ -71,13 +71,13 @@ impl Jobs {
             true => Some(Arc::new(Notifier::start(storage.clone())?)),
             false => None,
         };
-        let (queue, bell) = match config.enable_queue {
-            false => (None, bell_of_others(notifier.clone())),
+        let (queue, wakeup) = match config.enable_queue {
+            false => (None, wakeup_of_others(notifier.clone())),
             true => {
-                let others = bell_of_others(notifier.clone());
+                let others = wakeup_of_others(notifier.clone());
                 let (storage, pool, meter) = (storage.clone(), pool.clone(), meter.clone());
                 let queue = Arc::new(Queue::start(storage, pool, options, meter, others)?);
-                (Some(queue.clone()), bell_of(queue))
+                (Some(queue.clone()), wakeup_of(queue))
             }
         };
         let rescuer = queue.as_ref().map(|queue| queue.rescuer());
@@ -90,7 +90,7 @@ impl Jobs {
             }
             _ => None,
         };
-        let inserter = Inserter::start(storage.clone(), meter.clone(), bell.clone())?;
+        let inserter = Inserter::start(storage.clone(), meter.clone(), wakeup.clone())?;
         let workers = if queue.is_some() { "with" } else { "without" };
         log::info!("Job API initialized successfully, {workers} workers");
         let watch = Watch::start(storage.clone())?;
@@ -105,13 +105,13 @@ impl Jobs {
             pool,
             maintenance,
             notifier,
-            bell,
+            wakeup,
             listener: Mutex::new(listener),
             stopping,
         }))))
     }
 
-    /// Its routes; without a database, ones that say how to get one.
+    /// The routes of the Job API. Without a database they answer that it is off, and how to turn it on.
     pub(crate) fn routes(&self, streams: &Semaphore) -> Vec<Route> {
         match &self.0 {
             Some(system) => api::routes(system, streams),
@@ -119,23 +119,23 @@ impl Jobs {
         }
     }
 
-    /// Writes its numbers; asks no database.
+    /// Writes the metrics, without a database query.
     pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
-        const NOUN: &str = "task_system_jobs";
+        const PREFIX: &str = "task_system_jobs";
         let system = self.0.clone();
         move |out| {
             let Some(system) = &system else { return };
-            system.meter.write(NOUN, out);
+            system.meter.write(PREFIX, out);
             if let Some(queue) = &system.queue {
-                queue.write(NOUN, out);
+                queue.write(PREFIX, out);
             }
             let help = "1 while this process cannot use its database, else 0.";
             let is_away = u8::from(system.is_away());
-            out.gauge(&format!("{NOUN}_database_away"), help, is_away);
+            out.gauge(&format!("{PREFIX}_database_away"), help, is_away);
         }
     }
 
-    /// What is to be said where the database cannot be used now.
+    /// Returns the problem for the health check while the database cannot be used.
     pub(crate) fn ailment(&self) -> impl Fn() -> Option<Problem> + Send + Sync + 'static {
         let system = self.0.clone();
         move || {
@@ -147,7 +147,7 @@ impl Jobs {
         }
     }
 
-    /// Takes no more jobs up, and tells the running ones that it is over.
+    /// Stops claiming jobs and tells running executors to stop.
     pub(crate) fn close(&self) {
         if let Some(system) = &self.0 {
             system.stopping.store(true, SeqCst);
@@ -158,7 +158,7 @@ impl Jobs {
         }
     }
 
-    /// After the pool's end: writes what is left to write. Harmless when repeated.
+    /// Call this after the pool has stopped. Writes what is left; may be called again.
     pub(crate) fn stop(&self, deadline: Instant) {
         self.close();
         if let Some(system) = &self.0 {
@@ -178,7 +178,7 @@ impl Jobs {
     }
 }
 
-fn bell_of_others(notifier: Option<Arc<Notifier>>) -> Wakeup {
+fn wakeup_of_others(notifier: Option<Arc<Notifier>>) -> Wakeup {
     Arc::new(move || {
         if let Some(notifier) = &notifier {
             notifier.added();
@@ -186,7 +186,7 @@ fn bell_of_others(notifier: Option<Arc<Notifier>>) -> Wakeup {
     })
 }
 
-fn bell_of(queue: Arc<Queue>) -> Wakeup {
+fn wakeup_of(queue: Arc<Queue>) -> Wakeup {
     Arc::new(move || queue.added())
 }
 
@@ -206,8 +206,7 @@ fn tokens(config: &Config) -> io::Result<TokenConfig> {
     })
 }
 
-/// What a start would find wrong with the Job API's keys and the database's address. The database is
-/// not asked.
+/// Finds mistakes in the Job API's keys and the database's address, without a connection to the database.
 pub(crate) fn mistakes(config: &Config) -> Vec<String> {
     let Some(url) = &config.database_url else {
         return Vec::new();
@@ -215,7 +214,7 @@ pub(crate) fn mistakes(config: &Config) -> Vec<String> {
     let address = database::url::parse(url).and_then(|address| database::check(&address));
     let keys = match config.jwt_secret.is_some() || config.jwt_public_key_file.is_some() {
         true => tokens(config).map_err(|error| error.to_string()),
-        // The configuration has said so itself.
+        // The configuration already reports the missing key.
         false => return Vec::from_iter(address.err()),
     };
     let keys = keys.and_then(|tokens| TokenVerifier::new(&tokens).map(drop));
@@ -225,7 +224,7 @@ pub(crate) fn mistakes(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// A token for a test of the Job API with curl, signed with `JWT_SECRET`.
+/// Issues a token for a test of the Job API with curl, signed with `JWT_SECRET`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -240,7 +239,7 @@ pub(crate) fn mistakes(config: &Config) -> Vec<String> {
 ///
 /// # Errors
 ///
-/// What is missing, for the person at the terminal.
+/// What is missing, in words for the terminal.
 pub fn token(
     config: &Config,
     subject: &str,
@@ -251,8 +250,8 @@ pub fn token(
     auth::issue(&tokens, subject, role, lifetime)
 }
 
-/// Brings the tables of the Job API up to date, as a start does; the names of the migrations that
-/// this took, in their order.
+/// Brings the tables of the Job API up to date, as a server does when it starts. Returns the names of the migrations
+/// that it has applied, in order.
 ///
 /// ```
 /// # let folder = std::env::temp_dir().join(format!("async-task-system-doc-{}", std::process::id()));
@@ -270,13 +269,13 @@ pub fn token(
 ///
 /// # Errors
 ///
-/// There is no database, or it cannot be had; for the person at the terminal.
+/// No database is configured, or it cannot be used. The message is for the terminal.
 pub fn migrate(config: &Config) -> Result<Vec<String>, String> {
     database::migrate(&address(config)?).map_err(|error| error.to_string())
 }
 
-/// The SQL that [`migrate`] would run, to be read or run by hand; empty where the schema is current.
-/// The database is only read.
+/// Returns the SQL that [`migrate`] would run, to read it or to run it by hand. It is empty if the schema is current.
+/// This only reads the database.
 ///
 /// ```no_run
 /// let config = async_task_system::Config::from_env()?;

@@ -1,8 +1,8 @@
-//! Taking jobs in: requests that come at the same time share one commit.
+//! Group commit: requests that arrive at the same time share one commit.
 //!
-//! One that comes alone commits by itself, without a change of threads. The others queue for a
-//! thread that takes what has come while the commit before was under way. Nobody waits for company,
-//! and under load a commit carries as many jobs as there are clients.
+//! A request that arrives alone commits on its own thread. The others queue for the inserter thread, which takes all
+//! requests that arrived during the previous commit. No request waits to be joined by others, and under load a commit
+//! holds as many requests as there are clients.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,57 +16,55 @@ use parking_lot::Mutex;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::Storage;
-use crate::jobs::storage::addition::{AddedJobs, InsertRequest, Outcome};
+use crate::jobs::storage::addition::{AddedJobs, InsertOutcome, InsertRequest};
 use crate::jobs::worker::Wakeup;
 use crate::threads::{self, join_until};
 
-/// The most jobs in one commit.
 const MAX_BATCH: usize = 2_000;
 
-/// A commit that fails after this time failed for want of a database.
+/// If a commit fails after this time, the database is unavailable or locked.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// How long a request waits for its answer. It may be added all the same.
-const ANSWER_WITHIN: Duration = Duration::from_secs(9);
+/// How long a request waits for its response. Its jobs may be added all the same.
+const RESPONSE_WITHIN: Duration = Duration::from_secs(9);
 
-/// The most requests that wait for the database.
+/// The most requests that wait for a commit.
 const MAX_WAITING: usize = 10_000;
 
-type Inserted = Result<Outcome, DatabaseError>;
+type InsertResult = Result<InsertOutcome, DatabaseError>;
 
-struct Request {
-    wish: InsertRequest,
-    reply: Sender<Inserted>,
+struct PendingInsert {
+    insert: InsertRequest,
+    reply: Sender<InsertResult>,
 }
 
-/// The way in.
 pub(super) struct Inserter {
     committer: Arc<Committer>,
-    requests: Mutex<Option<Sender<Request>>>,
+    requests: Mutex<Option<Sender<PendingInsert>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What all who commit share.
+/// Shared by the inserter thread and the threads of requests.
 struct Committer {
     storage: Arc<Storage>,
     meter: Arc<JobMeter>,
-    bell: Wakeup,
-    /// Somebody commits. A hint: two at once do no harm, only less well.
+    wakeup: Wakeup,
+    /// A commit is running. This is only a hint: two commits at once are correct, but slower.
     busy: AtomicBool,
 }
 
 impl Inserter {
-    /// The `bell` is rung after each commit.
+    /// `wakeup` is called after each commit.
     pub(super) fn start(
         storage: Arc<Storage>,
         meter: Arc<JobMeter>,
-        bell: Wakeup,
+        wakeup: Wakeup,
     ) -> std::io::Result<Inserter> {
         let (requests, queue) = crossbeam_channel::bounded(MAX_WAITING);
         let committer = Arc::new(Committer {
             storage,
             meter,
-            bell,
+            wakeup,
             busy: AtomicBool::new(false),
         });
         let own = committer.clone();
@@ -78,25 +76,28 @@ impl Inserter {
         })
     }
 
-    /// Adds a request's jobs, all or none, and waits until that is durable.
-    pub(super) fn add(&self, wish: InsertRequest) -> Inserted {
+    /// Adds the jobs of one request, all or none, and waits until they are durable.
+    pub(super) fn add(&self, request: InsertRequest) -> InsertResult {
         let requests = self.requests.lock().clone();
         let requests = requests.ok_or(DatabaseError::Stopping)?;
         if requests.is_empty() && !self.committer.busy.swap(true, SeqCst) {
-            let granted = self.committer.grant(&wish);
+            let inserted = self.committer.insert(&request);
             self.committer.busy.store(false, SeqCst);
-            return granted;
+            return inserted;
         }
-        let (reply, answer) = crossbeam_channel::bounded(1);
-        let request = Request { wish, reply };
+        let (reply, response) = crossbeam_channel::bounded(1);
+        let pending = PendingInsert {
+            insert: request,
+            reply,
+        };
         requests
-            .try_send(request)
+            .try_send(pending)
             .map_err(|_| DatabaseError::Overloaded)?;
-        match answer.recv_timeout(ANSWER_WITHIN) {
-            Ok(granted) => granted,
+        match response.recv_timeout(RESPONSE_WITHIN) {
+            Ok(inserted) => inserted,
             Err(RecvTimeoutError::Disconnected) => Err(DatabaseError::Stopping),
             Err(RecvTimeoutError::Timeout) => {
-                let text = "an addition waits for those before it";
+                let text = "earlier inserts take too long";
                 Err(DatabaseError::Busy(text.to_owned()))
             }
         }
@@ -111,34 +112,34 @@ impl Inserter {
 }
 
 impl Committer {
-    fn grant(&self, wish: &InsertRequest) -> Inserted {
-        let outcome = self.storage.add(wish)?;
-        if let Outcome::Added(jobs) = &outcome {
-            self.tell([jobs]);
+    fn insert(&self, request: &InsertRequest) -> InsertResult {
+        let outcome = self.storage.add(request)?;
+        if let InsertOutcome::Added(jobs) = &outcome {
+            self.announce([jobs]);
         }
         self.storage.sync()?;
         Ok(outcome)
     }
 
-    /// `None` where one of several was answered before: nothing is added.
-    fn grant_all(
+    /// Returns `None`, and adds nothing, if one of the requests has a stored response.
+    fn insert_all(
         &self,
-        wishes: &[&InsertRequest],
+        requests: &[&InsertRequest],
     ) -> Result<Option<Vec<AddedJobs>>, DatabaseError> {
-        let added = self.storage.add_all(wishes)?;
+        let added = self.storage.add_all(requests)?;
         if let Some(added) = &added {
-            self.tell(added);
+            self.announce(added);
             self.storage.sync()?;
         }
         Ok(added)
     }
 
-    fn tell<'a>(&self, added: impl IntoIterator<Item = &'a AddedJobs>) {
+    fn announce<'a>(&self, added: impl IntoIterator<Item = &'a AddedJobs>) {
         added.into_iter().for_each(|jobs| self.meter.added(jobs));
-        (self.bell)();
+        (self.wakeup)();
     }
 
-    fn serve(&self, queue: &Receiver<Request>) {
+    fn serve(&self, queue: &Receiver<PendingInsert>) {
         let mut left = None;
         while let Some(first) = left.take().or_else(|| queue.recv().ok()) {
             self.busy.store(true, SeqCst);
@@ -149,18 +150,19 @@ impl Committer {
         }
     }
 
-    fn commit(&self, batch: Vec<Request>) {
-        let wishes: Vec<&InsertRequest> = batch.iter().map(|request| &request.wish).collect();
+    fn commit(&self, batch: Vec<PendingInsert>) {
+        let requests: Vec<&InsertRequest> = batch.iter().map(|request| &request.insert).collect();
         let begun = Instant::now();
-        match self.grant_all(&wishes) {
+        match self.insert_all(&requests) {
             Ok(Some(added)) => {
                 for (request, jobs) in batch.into_iter().zip(added) {
-                    let _ = request.reply.send(Ok(Outcome::Added(jobs)));
+                    let _ = request.reply.send(Ok(InsertOutcome::Added(jobs)));
                 }
             }
             Ok(None) => self.commit_each(batch),
-            // What the database refuses in one request is no reason to refuse the others; but where
-            // it is away, or locked, nobody waits for it once for each.
+            // If the database refuses the batch, retry the requests one by one, because only one may be at fault. If
+            // the database is unavailable or locked, fail them all at once, so that they do not wait for it one after
+            // the other.
             Err(error)
                 if batch.len() == 1
                     || matches!(error, DatabaseError::Unavailable(_))
@@ -174,25 +176,28 @@ impl Committer {
         }
     }
 
-    fn commit_each(&self, batch: Vec<Request>) {
+    fn commit_each(&self, batch: Vec<PendingInsert>) {
         for request in batch {
-            let _ = request.reply.send(self.grant(&request.wish));
+            let _ = request.reply.send(self.insert(&request.insert));
         }
     }
 }
 
-/// `first` and what has come meanwhile, as much as a commit takes; and what is left for the next:
-/// two requests with one idempotency key are never in the same.
-fn gather(first: Request, queue: &Receiver<Request>) -> (Vec<Request>, Option<Request>) {
+/// Returns `first` with the requests that have arrived meanwhile, up to one commit, and the request that must wait
+/// for the next commit: two requests with the same idempotency key never share one.
+fn gather(
+    first: PendingInsert,
+    queue: &Receiver<PendingInsert>,
+) -> (Vec<PendingInsert>, Option<PendingInsert>) {
     let (mut batch, mut count, mut keys) = (Vec::new(), 0, HashSet::new());
     let mut next = Some(first);
     while let Some(request) = next.take() {
-        let asked = request.wish.asked.as_ref();
-        let key = asked.map(|asked| (asked.key.user.clone(), asked.key.key.clone()));
+        let idempotency = request.insert.idempotency.as_ref();
+        let key = idempotency.map(|it| (it.key.user.clone(), it.key.key.clone()));
         if key.is_some_and(|key| !keys.insert(key)) {
             return (batch, Some(request));
         }
-        count += request.wish.jobs.len();
+        count += request.insert.jobs.len();
         batch.push(request);
         if count < MAX_BATCH {
             next = queue.try_recv().ok();

@@ -1,4 +1,4 @@
-//! A job: as the database gives it, as clients see it.
+//! A job, as the database stores it and as clients see it.
 
 use std::str::FromStr;
 
@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use uuid::Uuid;
 
-/// Where a job stands. The numbers are the database's.
+/// The status of a job. The database stores these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobStatus {
     Pending = 1,
@@ -51,21 +51,21 @@ impl<'de> Deserialize<'de> for JobStatus {
     }
 }
 
-/// Milliseconds since 1970 by the database's clock.
+/// Milliseconds since 1970 on the database's clock.
 pub(super) type DbMillis = i64;
 
-/// A job as it stands in the database.
+/// A job's row.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Job {
     pub(super) id: Uuid,
-    /// `None`: the system's own.
+    /// `None`: a system job.
     pub(super) user: Option<String>,
     pub(super) kind: String,
     pub(super) status: JobStatus,
     progress: u8,
     step: Option<String>,
     detail: Option<String>,
-    /// JSON, exactly as given.
+    /// JSON, exactly as the client sent it.
     pub(super) arguments: Option<String>,
     result: Option<String>,
     error: Option<String>,
@@ -78,13 +78,13 @@ pub(super) struct Job {
     started: Option<DbMillis>,
     completed: Option<DbMillis>,
     timeout: Option<u64>,
-    /// Entries of its history, and so a version.
+    /// The number of history entries. It also serves as a version.
     pub(super) seq: u32,
-    /// The number of its newest claim.
+    /// The token of the newest claim.
     pub(super) claim: i64,
 }
 
-/// RFC 3339, to the millisecond.
+/// RFC 3339 with milliseconds.
 pub(super) fn rfc3339(at: DbMillis) -> String {
     let format =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
@@ -94,7 +94,6 @@ pub(super) fn rfc3339(at: DbMillis) -> String {
         .unwrap_or_default()
 }
 
-/// Text that is JSON already.
 fn raw(text: Option<&str>) -> Option<Box<RawValue>> {
     RawValue::from_string(text?.to_owned()).ok()
 }
@@ -125,7 +124,7 @@ impl Serialize for Job {
     }
 }
 
-/// What is asked for when a job is added.
+/// A job to insert.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(super) struct NewJob {
     #[serde(rename = "xid")]
@@ -140,7 +139,7 @@ pub(super) struct NewJob {
     pub(super) max_attempts: u32,
     #[serde(rename = "xpriority")]
     pub(super) priority: i32,
-    /// When to run it at the earliest; else after `delay` milliseconds.
+    /// The earliest time to run. If it is `None`, the job is due after `delay` milliseconds.
     #[serde(rename = "xrun", skip_serializing_if = "Option::is_none")]
     pub(super) run_at: Option<DbMillis>,
     #[serde(rename = "xdelay")]
@@ -151,7 +150,7 @@ pub(super) struct NewJob {
     pub(super) timeout: Option<u64>,
 }
 
-/// What the database says of a job that it has added.
+/// The database's response for an inserted job.
 pub(super) struct Added {
     pub(super) id: Uuid,
     created: DbMillis,
@@ -159,7 +158,7 @@ pub(super) struct Added {
 }
 
 impl Added {
-    /// `ID CREATED RUN`.
+    /// Parses `ID CREATED RUN`.
     pub(super) fn parse(row: &str) -> Option<Added> {
         let mut words = row.split(' ');
         Some(Added {
@@ -174,7 +173,7 @@ fn next<'a, T: FromStr>(words: &mut impl Iterator<Item = &'a str>) -> Option<T> 
     words.next()?.parse().ok()
 }
 
-/// A job's place in the order of due jobs of its type.
+/// A job's position in the order of due jobs of its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(super) struct Place {
     #[serde(rename = "xrank")]
@@ -194,7 +193,7 @@ impl Place {
     };
 }
 
-/// The newest percent and step of an attempt.
+/// The newest progress of an attempt.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Progress {
     #[serde(rename = "xprogress")]
@@ -205,30 +204,31 @@ pub(super) struct Progress {
     pub(super) detail: Option<String>,
 }
 
-/// What a worker needs of a job that it has claimed.
+/// A claimed job, with the columns that a worker needs.
 #[derive(Debug)]
 pub(super) struct Claimed {
     pub(super) id: Uuid,
     pub(super) kind: String,
-    /// JSON, exactly as given.
+    /// JSON, exactly as the client sent it.
     pub(super) arguments: Option<String>,
-    /// How careful it was claimed: 1, and 1 more each time that its worker was lost.
+    /// 1 for a job that never lost its worker, plus 1 for each time that it did.
     pub(super) lane: u8,
     pub(super) attempts: u32,
-    /// Attempts that ended with their workers.
+    /// Attempts that ended because the worker was lost.
     pub(super) losses: u32,
     pub(super) max: u32,
     pub(super) timeout: Option<u64>,
     /// The fencing token.
     pub(super) claim: i64,
-    /// Milliseconds from when it was due to this claim.
+    /// The time from when the job was due to this claim, in milliseconds.
     pub(super) waited: i64,
     priority: i32,
     run: DbMillis,
 }
 
 impl Claimed {
-    /// Its numbers and its type as a JSON string, in the order of the statement; then, on a line of their own, its arguments.
+    /// The first line has the numbers in the statement's order, then the type as a JSON string. The arguments follow
+    /// on a line of their own.
     pub(super) fn parse(row: &str) -> Option<Claimed> {
         let (line, arguments) = match row.split_once('\n') {
             Some((line, arguments)) => (line, Some(arguments.to_owned())),
@@ -243,7 +243,7 @@ impl Claimed {
             attempts: next(words)?,
             losses: next(words)?,
             max: next(words)?,
-            // -1: none.
+            // -1 means none.
             timeout: u64::try_from(next::<i64>(words)?).ok(),
             waited: next(words)?,
             priority: next(words)?,
@@ -253,7 +253,7 @@ impl Claimed {
         })
     }
 
-    /// Jobs run by priority, then by age.
+    /// The order of jobs: by priority, then by due time and id.
     pub(super) fn place(&self) -> Place {
         Place {
             rank: -i64::from(self.priority),
@@ -264,7 +264,7 @@ impl Claimed {
 }
 
 impl Job {
-    /// As it stands right after it was added.
+    /// The job right after its insertion.
     pub(super) fn added(new: &NewJob, row: &Added) -> Job {
         Job {
             id: new.id,
@@ -292,7 +292,6 @@ impl Job {
     }
 }
 
-/// One entry of a job's history.
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Entry {
@@ -307,7 +306,7 @@ pub(super) struct Entry {
     pub(super) message: Option<String>,
 }
 
-/// An entry as its stream tells it.
+/// An entry as the event stream sends it.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct EntryOf<'a> {
@@ -324,13 +323,13 @@ impl Entry {
         }
     }
 
-    /// Whether nothing follows, as it stands now. A failed attempt that is tried again is followed
-    /// by `retried` in the same moment.
+    /// Whether this entry is the last one so far. If a failed attempt is retried, a `retried` entry follows in the
+    /// same transaction.
     pub(super) fn is_end(&self) -> bool {
         matches!(&*self.event, "completed" | "failed" | "cancelled")
     }
 
-    /// A line of a trail: number, time, event, attempt, percent, and a message as JSON or nothing.
+    /// Parses a line of the trail: number, time, event, attempt, percent, and either a message as JSON or nothing.
     pub(super) fn parse(line: &str) -> Option<Entry> {
         let mut words = line.splitn(6, ' ');
         let mut next = || words.next();
@@ -346,7 +345,7 @@ impl Entry {
     }
 }
 
-/// A report between two transitions, as the database gives it.
+/// A progress report, as the database returns it.
 #[derive(Deserialize)]
 pub(super) struct ReportRow {
     seq: u32,

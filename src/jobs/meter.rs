@@ -1,4 +1,4 @@
-//! What becomes of jobs, counted by the process that writes it down.
+//! Metrics of jobs. The process that writes a change counts it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use crate::executor::ExecutorRegistry;
 use crate::jobs::job::{Job, JobStatus};
-use crate::jobs::storage::end::End;
+use crate::jobs::storage::completion::Completion;
 use crate::jobs::storage::work::Rescued;
 use crate::metrics::{Exposition, WorkMeter};
 
-/// Counts jobs; nothing where metrics are off.
+/// Does nothing if metrics are off.
 pub(super) struct JobMeter(Option<WorkMeter>);
 
 impl JobMeter {
@@ -19,7 +19,7 @@ impl JobMeter {
         JobMeter(is_on.then(|| WorkMeter::new(registry.types())))
     }
 
-    /// These are committed; those that are new count.
+    /// Counts the committed jobs that are new.
     pub(super) fn added(&self, jobs: &[(Job, bool)]) {
         let Some(meter) = &self.0 else { return };
         for (job, _) in jobs.iter().filter(|(_, is_new)| *is_new) {
@@ -27,27 +27,30 @@ impl JobMeter {
         }
     }
 
-    /// One begins, so long after it was due.
+    /// Counts a begin, with the time since the job was due.
     pub(super) fn begun(&self, kind: &str, waited: Duration) {
         let Some(meter) = &self.0 else { return };
         meter.of(kind).wait.observe(waited);
     }
 
-    /// These ends were to be written; those of `written` are.
-    pub(super) fn finished(&self, ends: &[End], written: &[Uuid]) {
+    /// Counts those completions whose ids are in `written`.
+    pub(super) fn finished(&self, completions: &[Completion], written: &[Uuid]) {
         let Some(meter) = &self.0 else { return };
         let mut written: HashSet<_> = written.iter().collect();
-        for end in ends.iter().filter(|end| written.remove(&end.claim.id)) {
-            let kind = meter.of(&end.kind);
-            match end.status == JobStatus::Completed {
+        for completion in completions
+            .iter()
+            .filter(|completion| written.remove(&completion.claim.id))
+        {
+            let kind = meter.of(&completion.kind);
+            match completion.status == JobStatus::Completed {
                 true => kind.completed.increment(),
                 false => kind.failed.increment(),
             }
-            kind.run.observe(end.ran);
+            kind.run.observe(completion.ran);
         }
     }
 
-    /// Those that were lost for the last time have failed.
+    /// Counts jobs as failed if they have lost their worker for the last time.
     pub(super) fn rescued(&self, lost: &[Rescued]) {
         let Some(meter) = &self.0 else { return };
         for job in lost.iter().filter(|job| job.status.is_final()) {
@@ -60,7 +63,7 @@ impl JobMeter {
         meter.of(&job.kind).cancelled.increment();
     }
 
-    /// Writes it all, with names that begin with `noun`.
+    /// Writes all metrics. Their names begin with `prefix`.
     pub(super) fn write(&self, noun: &str, out: &mut Exposition) {
         if let Some(meter) = &self.0 {
             meter.write(noun, out);

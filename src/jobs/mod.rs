@@ -1,12 +1,13 @@
-//! The Job API: the same executors on a database, so that what is acknowledged survives.
+//! The Job API runs the same executors on a database, so that acknowledged jobs survive the process.
 //!
-//! An optional feature is two files with the same functions: [`enabled`] with it, `disabled`
-//! without; whoever calls carries no condition.
+//! The optional feature has two files with the same functions: [`enabled`] with it, `disabled` without it. Callers
+//! therefore need no `cfg`.
 //!
-//! A job's way: `api` reads the request; `inserter` lets requests share a commit; `worker::fetcher` claims the job into the
-//! pool; `worker::run` is its attempt there; `worker::completer` writes its end. `worker::claims` alone knows what this
-//! process holds. `storage` says what can be asked of jobs, and in which SQL; `database` runs it on SQLite or PostgreSQL;
-//! `notify` tells other processes and watchers. `system` is what the routes work on, and `enabled` puts it together.
+//! The way of a job: `api` reads the request; `inserter` lets requests share a commit; `worker::fetcher` claims the
+//! job for the pool; `worker::run` is its attempt there; `worker::completer` writes its result. Only `worker::claims`
+//! knows what this process holds. `storage` has the operations on jobs and their SQL; `database` runs it on SQLite or
+//! PostgreSQL; `notify` notifies other processes and streams. The routes work on `system`, and `enabled` assembles
+//! all of it.
 
 #[cfg(feature = "jobs")]
 mod api;
@@ -47,10 +48,10 @@ pub use enabled::{migrate, migration_sql, token};
 use crate::http::Problem;
 use crate::http::router::{Handler, Route};
 
-/// Where the routes are that a server without a database answers as well.
+/// The routes that a server without a database also has.
 const ROUTES: [&str; 2] = ["/api/v1/jobs", "/api/v1/jobs/*"];
 
-/// The routes, all answering that the Job API is off, and what to do `first` to have it.
+/// All routes answer that the Job API is off. `first` is an additional step to turn it on.
 fn routes_off(first: &'static str) -> Vec<Route> {
     let off = || -> Handler {
         Box::new(move |_, _| {

@@ -1,4 +1,4 @@
-//! What the routes of the Job API work on.
+//! The state that the routes of the Job API work on.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,7 +17,6 @@ use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::worker::maintenance::Maintenance;
 use crate::jobs::worker::{Queue, Wakeup};
 
-/// The running Job API.
 pub(super) struct JobSystem {
     pub(super) storage: Arc<Storage>,
     pub(super) inserter: Inserter,
@@ -25,34 +24,34 @@ pub(super) struct JobSystem {
     pub(super) registry: ExecutorRegistry,
     pub(super) meter: Arc<JobMeter>,
     pub(super) watch: Watch,
-    /// `None` where other processes run the jobs.
+    /// `None` if only other processes run jobs.
     pub(super) queue: Option<Arc<Queue>>,
     pub(super) pool: Pool,
     pub(super) maintenance: Maintenance,
-    /// `None` where there can be no other processes to tell.
+    /// `None` if there can be no other processes.
     pub(super) notifier: Option<Arc<Notifier>>,
-    pub(super) bell: Wakeup,
+    pub(super) wakeup: Wakeup,
     pub(super) listener: Mutex<Option<JoinHandle<()>>>,
     pub(super) stopping: Arc<AtomicBool>,
 }
 
 impl JobSystem {
-    /// Something may be due.
+    /// Jobs may be due.
     pub(super) fn wake(&self) {
-        (self.bell)();
+        (self.wakeup)();
     }
 
-    /// This claim was cancelled: its run is called off, wherever that is.
-    pub(super) fn call_off(&self, claim: Claim) {
+    /// Stops the run of a cancelled claim, in whichever process it runs.
+    pub(super) fn cancel_run(&self, claim: Claim) {
         if let Some(queue) = &self.queue {
-            queue.call_off(claim);
+            queue.cancel_run(claim);
         }
         if let Some(notifier) = &self.notifier {
-            notifier.called_off(claim);
+            notifier.cancelled(claim);
         }
     }
 
-    /// Whether the database cannot be used now, as far as any duty of this process knows.
+    /// Whether any duty of this process finds the database unavailable.
     pub(super) fn is_away(&self) -> bool {
         let queue = self.queue.as_ref();
         self.storage.availability.is_away()

@@ -1,7 +1,7 @@
-//! Who asks: bearer tokens, signed by a key that the configuration names.
+//! Authentication by bearer tokens.
 //!
-//! The algorithm follows from the key, never from the token. Whatever is wrong with a token, the
-//! answer is the same.
+//! The configured key determines the algorithm; the token cannot choose. The response is the same whatever is wrong
+//! with a token.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,10 +13,10 @@ use crate::http::{Problem, Request};
 use crate::jobs::api::public_key;
 use crate::jobs::storage::User;
 
-/// No honest token is longer.
+/// Longer tokens are refused without being decoded.
 const MAX_TOKEN: usize = 8 * 1024;
 
-/// How far the clocks of issuer and server may be apart.
+/// The allowed difference between the clocks of issuer and server.
 const LEEWAY_S: u64 = 5;
 
 #[derive(Deserialize, Serialize)]
@@ -31,18 +31,17 @@ struct Claims {
     aud: Option<String>,
 }
 
-/// How tokens are checked.
 pub(crate) struct TokenVerifier {
     key: DecodingKey,
     rules: Validation,
 }
 
-/// What tokens are signed and checked with: nothing that a log should show.
+/// The keys and rules for tokens. It has no `Debug`, so that keys never reach a log.
 #[derive(Clone, Default)]
 pub(crate) struct TokenConfig {
     /// The secret of HS256, at least 32 bytes.
     pub(crate) secret: Option<Secret>,
-    /// The file of a public key, as [`public_key::read`] takes it.
+    /// The contents of a public key file, for [`public_key::read`].
     pub(crate) public_key: Option<Vec<u8>>,
     /// The issuer that tokens must name.
     pub(crate) issuer: Option<String>,
@@ -53,7 +52,7 @@ pub(crate) struct TokenConfig {
 impl TokenVerifier {
     /// # Errors
     ///
-    /// What the configuration lacks, for the person who wrote it.
+    /// What the configuration lacks, in words for the operator.
     pub(crate) fn new(config: &TokenConfig) -> Result<TokenVerifier, String> {
         let (key, algorithm) = match (&config.public_key, &config.secret) {
             (Some(pem), _) => public_key::read(pem)?,
@@ -85,16 +84,16 @@ impl TokenVerifier {
         Ok(TokenVerifier { key, rules })
     }
 
-    /// The user whose token the request carries.
+    /// Returns the user that the request's token names.
     pub(crate) fn verify(&self, request: &Request<'_>) -> Result<User, Problem> {
         self.user(request).ok_or_else(|| {
-            let message = "A valid token is needed: Authorization: Bearer TOKEN";
+            let message = "A valid token is required: Authorization: Bearer TOKEN";
             Problem::new(401, "unauthorized", message).with("WWW-Authenticate", "Bearer")
         })
     }
 
     fn user(&self, request: &Request<'_>) -> Option<User> {
-        // Of two, a proxy may have looked at the other.
+        // With two headers, a proxy may have checked the other one.
         let [given] = &request.headers.all("Authorization")[..] else {
             return None;
         };
@@ -106,7 +105,7 @@ impl TokenVerifier {
         let decoded = jsonwebtoken::decode::<Subject>(token, &self.key, &self.rules);
         let decoded = decoded.inspect_err(|error| log::debug!("A token was refused: {error}"));
         let TokenData { header, claims } = decoded.ok()?;
-        // What must be understood, and is not.
+        // RFC 7515: an extension in `crit` that is not understood invalidates the token.
         if header.crit.is_some() {
             return None;
         }
@@ -118,18 +117,18 @@ impl TokenVerifier {
     }
 }
 
-/// Of a token that has passed, only this counts.
+/// The only claims that are used once a token is valid.
 #[derive(Deserialize)]
 struct Subject {
     sub: String,
     role: Option<String>,
 }
 
-/// A token for a test with curl.
+/// Issues a token for tests with curl.
 ///
 /// # Errors
 ///
-/// What is missing, for the person at the terminal.
+/// What is missing, in words for the terminal.
 pub(crate) fn issue(
     config: &TokenConfig,
     subject: &str,
@@ -137,10 +136,10 @@ pub(crate) fn issue(
     lifetime: Duration,
 ) -> Result<String, String> {
     let Some(secret) = config.secret.as_deref().filter(|s| s.len() >= 32) else {
-        return Err("a token is signed with JWT_SECRET, of at least 32 bytes".to_owned());
+        return Err("JWT_SECRET must be set, with at least 32 bytes, to sign a token".to_owned());
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let end = now.map_err(|_| "the clock stands before 1970")? + lifetime;
+    let end = now.map_err(|_| "the clock is set before 1970")? + lifetime;
     let claims = Claims {
         sub: subject.to_owned(),
         role: role.map(str::to_owned),

@@ -1,4 +1,4 @@
-//! What a client says when it adds jobs.
+//! Parses the bodies of requests that add jobs.
 
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -12,26 +12,26 @@ use crate::jobs::dummy;
 use crate::jobs::job::NewJob;
 use crate::jobs::storage::User;
 
-/// The most jobs added at once.
+/// The most jobs in one request.
 const MAX_BULK: usize = 10_000;
 
-/// How many attempts a job has that does not say.
+/// The default of `maxAttempts`.
 const DEFAULT_ATTEMPTS: u32 = 3;
 
-/// The longest time limit, and the farthest `delaySec`: a year.
+/// The limit of `timeoutMs` and `delaySec`: one year.
 const YEAR_S: u64 = 31_536_000;
 
-/// The latest `runAt`: the end of 9999, the last time that RFC 3339 can write.
+/// The limit of `runAt`: the end of 9999, the last time that RFC 3339 can express.
 const LAST_MS: i128 = 253_402_300_799_999;
 
-/// The jobs that may be added: of which types, and by whom.
+/// Parses jobs for one user.
 pub(crate) struct JobParser<'a> {
     pub(crate) registry: &'a ExecutorRegistry,
     pub(crate) user: &'a User,
 }
 
 impl JobParser<'_> {
-    /// One job's fields.
+    /// Parses one job.
     pub(crate) fn job(&self, fields: &mut Fields<'_>) -> Result<NewJob, Problem> {
         let kind = self.kind(fields);
         let faults = fields.faults();
@@ -69,7 +69,7 @@ impl JobParser<'_> {
         })
     }
 
-    /// Whether the type's own check has something against the arguments.
+    /// Adds the faults that the type's own check finds in the arguments.
     fn check(&self, fields: &mut Fields<'_>, kind: &str, arguments: Option<&str>) {
         let Some(known) = self.registry.get(kind) else {
             return;
@@ -91,7 +91,7 @@ impl JobParser<'_> {
         kind
     }
 
-    /// `{jobs: […]}`.
+    /// Parses `{jobs: […]}`.
     pub(crate) fn bulk(&self, fields: &mut Fields<'_>) -> Result<Vec<NewJob>, Problem> {
         let given = fields.array("jobs").unwrap_or_default();
         if !(1..=MAX_BULK).contains(&given.len()) {
@@ -109,7 +109,7 @@ impl JobParser<'_> {
         Ok(jobs)
     }
 
-    /// `{delayMinSec?, delayMaxSec?}`.
+    /// Parses `{delayMinSec?, delayMaxSec?}`.
     pub(crate) fn dummy(&self, fields: &mut Fields<'_>) -> NewJob {
         let (least, most) = dummy::delays(fields);
         let arguments = serde_json::json!({ "delayMinSec": least, "delayMaxSec": most });
@@ -128,7 +128,7 @@ impl JobParser<'_> {
     }
 }
 
-/// PostgreSQL's text has no NUL; nor may a JSON text have it behind an escape.
+/// PostgreSQL's text cannot contain NUL, nor can its JSON contain the escape for it.
 fn text_for_databases(fields: &mut Fields<'_>, name: &str, text: Option<String>) -> Option<String> {
     let text = text?;
     if text.contains('\0') {

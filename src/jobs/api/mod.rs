@@ -1,4 +1,4 @@
-//! `/jobs`: a handler asks who it is, parses, calls one method, answers.
+//! `/jobs`: each handler authenticates the user, parses the request, calls the storage and responds.
 
 pub(crate) mod auth;
 mod body;
@@ -22,15 +22,17 @@ use crate::jobs::api::body::JobParser;
 use crate::jobs::database::{DatabaseError, Duty};
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
 use crate::jobs::notify::watch::{Stopped, Watcher};
-use crate::jobs::storage::addition::{InsertRequest, Outcome};
-use crate::jobs::storage::idempotency::{Asked, FirstAnswer, IdempotencyKey, StoredResponse};
+use crate::jobs::storage::addition::{InsertOutcome, InsertRequest};
+use crate::jobs::storage::idempotency::{
+    FirstResponse, Idempotency, IdempotencyKey, StoredResponse,
+};
 use crate::jobs::storage::lists::JobQuery;
 use crate::jobs::storage::{Claim, User};
 use crate::jobs::system::JobSystem;
 use crate::semaphore::Semaphore;
 use crate::store::StoreError;
 
-/// One call of a route, by a user whose token holds.
+/// A request to a route, with its authenticated user.
 struct Call<'a> {
     system: &'a Arc<JobSystem>,
     streams: &'a Semaphore,
@@ -41,7 +43,7 @@ struct Call<'a> {
 
 type Authorized = fn(&Call<'_>) -> Answer;
 
-/// Every route of the Job API.
+/// All routes of the Job API.
 pub(crate) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route> {
     let on = |handler: Authorized| -> Handler {
         let (system, streams) = (system.clone(), streams.clone());
@@ -70,21 +72,23 @@ pub(crate) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route>
     ]
 }
 
-/// The response to a client. The log says more, once for each time without the database.
+/// The response to the client. The log has the details, once per outage.
 impl From<DatabaseError> for Problem {
     fn from(error: DatabaseError) -> Problem {
         let (code, message) = match error {
             DatabaseError::Unavailable(_) | DatabaseError::Busy(_) => (
                 "database_unavailable",
-                "The database cannot be reached now; try again",
+                "The database is unavailable; try again",
             ),
             DatabaseError::Overloaded => (
                 "queue_full",
                 "Too many requests wait for the database; try again",
             ),
             DatabaseError::Stopping => ("server_stopping", "The server is stopping; try again"),
-            DatabaseError::Taken(_) | DatabaseError::Refused(_) | DatabaseError::Broken(_) => {
-                log::error!("A request cannot be served: {error}");
+            DatabaseError::Duplicate(_)
+            | DatabaseError::Refused(_)
+            | DatabaseError::Internal(_) => {
+                log::error!("The database refuses a request: {error}");
                 let message = "The database refuses this request; the server's log has the reason";
                 return Problem::new(500, "database_refused", message);
             }
@@ -94,23 +98,23 @@ impl From<DatabaseError> for Problem {
 }
 
 impl Call<'_> {
-    fn terms(&self) -> JobParser<'_> {
+    fn parser(&self) -> JobParser<'_> {
         JobParser {
             registry: &self.system.registry,
             user: &self.user,
         }
     }
 
-    /// Adds the jobs that `parse` reads from the body, and answers; with an idempotency key of the
-    /// user's, once.
+    /// Adds the jobs that `parse` reads from the body and responds. With an idempotency key, a repeated request gets
+    /// the stored response.
     fn add(
         &self,
         parse: impl FnOnce(&JobParser<'_>, &mut Fields<'_>) -> Result<Vec<NewJob>, Problem>,
-        answer: fn(&[(Job, bool)]) -> Option<Response>,
+        response: fn(&[(Job, bool)]) -> Option<Response>,
     ) -> Answer {
         let lost = || {
-            Problem::from(DatabaseError::Broken(
-                "an added job was not given back".to_owned(),
+            Problem::from(DatabaseError::Internal(
+                "the database did not return an inserted job".to_owned(),
             ))
         };
         let (system, request) = (self.system, self.request);
@@ -120,25 +124,28 @@ impl Call<'_> {
         if let Some(key) = &key
             && let Some(before) = system.storage.stored(key)?
         {
-            // Its commit may still be on the way to the disk.
+            // The commit that stored it may not be synced yet.
             system.storage.sync()?;
-            return again(key, before);
+            return replay(key, before);
         }
         let mut fields = Fields::parse(request)?;
-        let jobs = parse(&self.terms(), &mut fields)?;
+        let jobs = parse(&self.parser(), &mut fields)?;
         fields.finish()?;
-        let asked = key.clone().map(|key| Asked {
+        let idempotency = key.clone().map(|key| Idempotency {
             key,
-            answer: Box::new(move |added| to_keep(&answer(added)?)),
+            response: Box::new(move |added| first_response(&response(added)?)),
         });
-        match (system.inserter.add(InsertRequest { jobs, asked })?, key) {
-            (Outcome::Added(added), _) => answer(&added).ok_or_else(lost),
-            (Outcome::Repeated(stored), Some(key)) => again(&key, stored),
-            (Outcome::Repeated(_), None) => Err(lost()),
+        match (
+            system.inserter.add(InsertRequest { jobs, idempotency })?,
+            key,
+        ) {
+            (InsertOutcome::Added(added), _) => response(&added).ok_or_else(lost),
+            (InsertOutcome::Replayed(stored), Some(key)) => replay(&key, stored),
+            (InsertOutcome::Replayed(_), None) => Err(lost()),
         }
     }
 
-    /// The job in the path, where the caller may see it.
+    /// Returns the job in the path, if the user may see it.
     fn job(&self) -> Result<Job, Problem> {
         let found = match self.parameters.first().map_or("", |id| id).parse::<Uuid>() {
             Ok(id) => self.system.storage.get(id)?,
@@ -148,27 +155,27 @@ impl Call<'_> {
         if self.user.admin || job.user.as_ref() == Some(&self.user.name) {
             return Ok(job);
         }
-        let message = "This job belongs to somebody else";
+        let message = "This job belongs to another user";
         Err(Problem::new(403, "access_denied", message))
     }
 }
 
-/// The first answer once more, to the same request.
-fn again(key: &IdempotencyKey, stored: StoredResponse) -> Answer {
+/// Returns the stored response if the request is the same.
+fn replay(key: &IdempotencyKey, stored: StoredResponse) -> Answer {
     match key.fingerprint == stored.fingerprint {
         true => Ok(repeat(
-            stored.answer.status,
-            stored.answer.location,
-            stored.answer.body.into_bytes(),
+            stored.response.status,
+            stored.response.location,
+            stored.response.body.into_bytes(),
         )),
         false => Err(StoreError::IdempotencyKeyReused.into()),
     }
 }
 
-/// What to keep of a first answer.
-fn to_keep(first: &Response) -> Option<FirstAnswer> {
+/// Returns the parts of a response to store.
+fn first_response(first: &Response) -> Option<FirstResponse> {
     match &first.body {
-        Body::Bytes(body) => Some(FirstAnswer {
+        Body::Bytes(body) => Some(FirstResponse {
             status: first.status,
             location: first.header("Location").map(str::to_owned),
             body: String::from_utf8_lossy(body).into_owned(),
@@ -182,11 +189,11 @@ fn location(job: &Job) -> String {
 }
 
 fn create(call: &Call<'_>) -> Answer {
-    call.add(|terms, fields| Ok(vec![terms.job(fields)?]), one)
+    call.add(|parser, fields| Ok(vec![parser.job(fields)?]), one)
 }
 
 fn start_dummy(call: &Call<'_>) -> Answer {
-    call.add(|terms, fields| Ok(vec![terms.dummy(fields)]), one)
+    call.add(|parser, fields| Ok(vec![parser.dummy(fields)]), one)
 }
 
 fn one(added: &[(Job, bool)]) -> Option<Response> {
@@ -196,26 +203,26 @@ fn one(added: &[(Job, bool)]) -> Option<Response> {
 }
 
 #[derive(Serialize)]
-struct BulkAnswer<'a> {
+struct BulkResponse<'a> {
     jobs: Vec<&'a Job>,
     count: usize,
 }
 
 fn bulk(call: &Call<'_>) -> Answer {
-    call.add(|terms, fields| terms.bulk(fields), all)
+    call.add(|parser, fields| parser.bulk(fields), all)
 }
 
 fn all(added: &[(Job, bool)]) -> Option<Response> {
-    let answer = BulkAnswer {
+    let response = BulkResponse {
         count: added.len(),
         jobs: added.iter().map(|(job, _)| job).collect(),
     };
-    Some(Response::json(201, &answer))
+    Some(Response::json(201, &response))
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ListAnswer<'a> {
+struct ListResponse<'a> {
     jobs: &'a [Job],
     count: usize,
     total: u64,
@@ -229,15 +236,15 @@ fn list(call: &Call<'_>) -> Answer {
     let more = jobs.len() > query.limit;
     jobs.truncate(query.limit);
     let last = jobs.last().map(|job| job.id);
-    let answer = ListAnswer {
+    let response = ListResponse {
         count: jobs.len(),
         jobs: &jobs,
         total,
-        // It comes from counters that change with the jobs.
+        // The total comes from counters that are updated with the jobs.
         total_is_exact: true,
         next_cursor: last.filter(|_| more),
     };
-    Ok(Response::json(200, &answer))
+    Ok(Response::json(200, &response))
 }
 
 fn list_query(call: &Call<'_>) -> Result<JobQuery, Problem> {
@@ -271,7 +278,7 @@ struct Stats {
 }
 
 #[derive(Serialize)]
-struct StatsAnswer {
+struct StatsResponse {
     stats: Stats,
 }
 
@@ -288,7 +295,7 @@ fn stats(call: &Call<'_>) -> Answer {
             JobStatus::Cancelled => &mut stats.cancelled,
         } = count;
     }
-    Ok(Response::json(200, &StatsAnswer { stats }))
+    Ok(Response::json(200, &StatsResponse { stats }))
 }
 
 fn show(call: &Call<'_>) -> Answer {
@@ -298,7 +305,7 @@ fn show(call: &Call<'_>) -> Answer {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct HistoryAnswer {
+struct HistoryResponse {
     job_id: Uuid,
     history: Vec<Entry>,
     count: usize,
@@ -309,12 +316,12 @@ fn history(call: &Call<'_>) -> Answer {
     let job_id = call.job()?.id;
     let history = call.system.storage.history(Duty::Request, job_id, 0)?;
     let count = history.len();
-    let answer = HistoryAnswer {
+    let response = HistoryResponse {
         job_id,
         history,
         count,
     };
-    Ok(Response::json(200, &answer))
+    Ok(Response::json(200, &response))
 }
 
 fn cancel(call: &Call<'_>) -> Answer {
@@ -325,8 +332,8 @@ fn cancel(call: &Call<'_>) -> Answer {
         return Err(Problem::new(409, "job_already_finished", message));
     };
     call.system.meter.cancelled(&job);
-    // The cancel itself took the number after the claim that it ended.
-    call.system.call_off(Claim {
+    // The cancel increased the claim's token by one.
+    call.system.cancel_run(Claim {
         id,
         token: job.claim - 1,
     });
@@ -345,14 +352,14 @@ fn retry(call: &Call<'_>) -> Answer {
     Ok(Response::json(200, &job))
 }
 
-/// The job's history as it grows, whichever process runs it.
+/// Streams the job's history, whichever process runs the job.
 fn events(call: &Call<'_>) -> Answer {
     Query::new(call.request, &[]).finish()?;
     let job = call.job()?;
-    // A number that this job has not come to yet is some other job's.
-    let told = last_event_id(call.request).filter(|&told| told <= job.seq);
-    let told = told.unwrap_or(0);
-    if job.status.is_final() && told >= job.seq {
+    // A number above the job's newest entry belongs to another job, so the stream starts at the first entry.
+    let last_sent = last_event_id(call.request).filter(|&last_sent| last_sent <= job.seq);
+    let last_sent = last_sent.unwrap_or(0);
+    if job.status.is_final() && last_sent >= job.seq {
         return Ok(Response::empty(204));
     }
     let permit = permit(call.streams)?;
@@ -361,67 +368,72 @@ fn events(call: &Call<'_>) -> Answer {
         watcher: call.system.watch.watch(job.id, job.seq),
         system: call.system.clone(),
         id: job.id,
-        told,
+        last_sent,
         is_behind: true,
-        is_over: false,
+        has_ended: false,
     };
-    let answer = Response::stream(format.content_type(), move |out| {
+    let response = Response::stream(format.content_type(), move |out| {
         let _permit = permit;
         stream_events(out, format, |buffer, patience| {
             for entry in follower.news(patience) {
                 write_entry(format, buffer, &entry, follower.id);
             }
-            !follower.is_over
+            !follower.has_ended
         })
     });
-    Ok(answer.with("Vary", "Accept"))
+    Ok(response.with("Vary", "Accept"))
 }
 
-/// A stream on its way through a job's history.
+/// The position of a stream in a job's history.
 struct JobEventStream {
     watcher: Watcher,
     system: Arc<JobSystem>,
     id: Uuid,
-    /// The newest entry that its client has.
-    told: u32,
-    /// There may be more than that.
+    /// The newest entry that the client has.
+    last_sent: u32,
+    /// There may be newer entries.
     is_behind: bool,
-    /// There will be no more.
-    is_over: bool,
+    /// There will be no more entries.
+    has_ended: bool,
 }
 
 impl JobEventStream {
-    /// The entries that came within `patience`.
+    /// Returns the entries that arrive within `patience`.
     fn news(&mut self, patience: Duration) -> Vec<Entry> {
-        if !self.is_behind && !self.has_moved(patience) {
+        if !self.is_behind && !self.has_changed(patience) {
             return Vec::new();
         }
-        let Ok(mut history) = self.system.storage.history(Duty::Watch, self.id, self.told) else {
-            // The database is away: the stream waits for it.
+        let Ok(mut history) = self
+            .system
+            .storage
+            .history(Duty::Watch, self.id, self.last_sent)
+        else {
+            // Read-only: the server may have become a standby. 25P02, 25P03 and no code: the session must not be used
+            // again.
             self.is_behind = true;
-            self.has_moved(patience);
+            self.has_changed(patience);
             return Vec::new();
         };
         self.is_behind = false;
-        // Empty where retention has taken it.
-        self.is_over = history.last().is_none_or(Entry::is_end);
-        history.retain(|entry| entry.seq > self.told);
-        self.told = history.last().map_or(self.told, |last| last.seq);
+        // The history is empty if retention has deleted the job.
+        self.has_ended = history.last().is_none_or(Entry::is_end);
+        history.retain(|entry| entry.seq > self.last_sent);
+        self.last_sent = history.last().map_or(self.last_sent, |last| last.seq);
         history
     }
 
-    fn has_moved(&mut self, patience: Duration) -> bool {
-        match self.watcher.moved(patience) {
-            Ok(moved) => moved,
+    fn has_changed(&mut self, patience: Duration) -> bool {
+        match self.watcher.changed(patience) {
+            Ok(changed) => changed,
             Err(Stopped) => {
-                self.is_over = true;
+                self.has_ended = true;
                 false
             }
         }
     }
 }
 
-/// An entry as an event; as a line it stands alone, since it names its number and event itself.
+/// Writes an entry as an event. A line of NDJSON needs no envelope, because the entry has its number and event.
 fn write_entry(format: EventFormat, buffer: &mut Vec<u8>, entry: &Entry, job: Uuid) {
     let data = entry.of(job);
     match format {

@@ -1,9 +1,9 @@
-//! The public key that tokens are checked with. It is judged when it is read: a wrong one stops the
-//! start with what to do, and not each token with a 401.
+//! Reads and checks the public key for tokens. A wrong key stops the start with a helpful message, instead of
+//! refusing every token with 401.
 
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 
-// The object identifiers, in DER, of the kinds of key and of the curves.
+// Object identifiers, in DER, of key types and curves.
 const RSA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01";
 const EC: &[u8] = b"\x2a\x86\x48\xce\x3d\x02\x01";
 const ED25519: &[u8] = b"\x2b\x65\x70";
@@ -11,13 +11,13 @@ const P256: &[u8] = b"\x2a\x86\x48\xce\x3d\x03\x01\x07";
 const P384: &[u8] = b"\x2b\x81\x04\x00\x22";
 const P521: &[u8] = b"\x2b\x81\x04\x00\x23";
 
-// The tags of DER's elements.
+// Tags of DER elements.
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
 
-/// Shorter keys can be broken, and longer ones are refused by what checks the signatures.
+/// Shorter keys can be broken. The library that verifies signatures refuses longer ones.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
 
 const MAKE_PUBLIC: &str = "make the public key: openssl pkey -in KEY -pubout";
@@ -25,16 +25,16 @@ const MAKE_P256: &str =
     "make a key on P-256: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256";
 const MAKE_RSA: &str = "make another: openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072";
 
-/// The key in PEM, and the algorithm that follows from it.
+/// Parses a key in PEM. The key determines the algorithm.
 ///
 /// # Errors
 ///
 /// What was found instead, and the command that makes the right file.
 pub(crate) fn read(pem: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
-    judge(pem).map_err(|found| format!("JWT_PUBLIC_KEY_FILE {found}"))
+    parse(pem).map_err(|found| format!("JWT_PUBLIC_KEY_FILE {found}"))
 }
 
-fn judge(pem: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
+fn parse(pem: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
     let text = String::from_utf8_lossy(pem);
     if text.trim().is_empty() {
         return Err(format!("is empty; {MAKE_PUBLIC}"));
@@ -64,7 +64,7 @@ fn broken() -> String {
     format!("holds a public key that is damaged; {MAKE_PUBLIC}")
 }
 
-/// What stands behind each `BEGIN`.
+/// The labels after each `BEGIN`.
 fn labels(text: &str) -> Vec<&str> {
     let blocks = text.split("-----BEGIN ").skip(1);
     blocks
@@ -72,13 +72,13 @@ fn labels(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A `SubjectPublicKeyInfo`: which kind of key it is, and then the key.
+/// Parses a `SubjectPublicKeyInfo`: the type of the key, then the key.
 fn of_any_kind(der: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
     let (kind, curve, key) = parts(der).ok_or_else(broken)?;
     let (key, algorithm) = match (kind, curve) {
         (RSA, _) => return rsa(key),
         (EC, Some(P256)) => (DecodingKey::from_ec_der(key), Algorithm::ES256),
-        // What checks signatures takes it for granted that it has this length.
+        // The library that verifies signatures assumes this length.
         (ED25519, _) if key.len() != 32 => return Err(broken()),
         (ED25519, _) => (DecodingKey::from_ed_der(key), Algorithm::EdDSA),
         (EC, curve) => {
@@ -94,14 +94,14 @@ fn of_any_kind(der: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
             return Err(format!("holds a public key of an unknown kind; {known}"));
         }
     };
-    // No signature fits; a key that is none is an error before that is seen.
+    // An empty signature never fits, but an invalid key is an error even before that.
     match crypto::verify("", b"", &key, algorithm) {
         Ok(_) => Ok((key, algorithm)),
         Err(_) => Err(broken()),
     }
 }
 
-/// The kind of a key, its curve where it names one, and the key itself.
+/// The type of a key, its curve if it names one, and the key itself.
 type Parts<'a> = (&'a [u8], Option<&'a [u8]>, &'a [u8]);
 
 fn parts(mut der: &[u8]) -> Option<Parts<'_>> {
@@ -109,7 +109,7 @@ fn parts(mut der: &[u8]) -> Option<Parts<'_>> {
     let mut algorithm = take(&mut info, SEQUENCE)?;
     let kind = take(&mut algorithm, OBJECT_IDENTIFIER)?;
     let curve = take(&mut algorithm, OBJECT_IDENTIFIER);
-    // Its first byte counts the bits that are left over in the last one: none.
+    // The first byte counts the unused bits of the last byte: none.
     let key = take(&mut info, BIT_STRING)?.strip_prefix(&[0])?;
     Some((kind, curve, key))
 }
@@ -125,7 +125,7 @@ fn rsa(der: &[u8]) -> Result<(DecodingKey, Algorithm), String> {
     Ok((DecodingKey::from_rsa_der(der), Algorithm::RS256))
 }
 
-/// How long the modulus is.
+/// The length of the modulus.
 fn rsa_bits(mut der: &[u8]) -> Option<usize> {
     let mut key = take(&mut der, SEQUENCE)?;
     let modulus = take(&mut key, INTEGER)?;
@@ -135,11 +135,11 @@ fn rsa_bits(mut der: &[u8]) -> Option<usize> {
     Some((modulus.len() - zeros) * 8 - first.leading_zeros() as usize)
 }
 
-/// Takes an element off the front of `der`, where it has that tag; its content.
+/// Removes an element with this tag from the front of `der` and returns its content.
 fn take<'a>(der: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     let (&[found, short], mut rest) = der.split_first_chunk::<2>()?;
     let mut length = usize::from(short);
-    // A long length stands in bytes of its own; no key needs more than two of them.
+    // A long length has bytes of its own. No key needs more than two of them.
     if let 0x81 | 0x82 = short {
         let (bytes, after) = rest.split_at_checked(length - 0x80)?;
         length = bytes.iter().fold(0, |sum, b| sum << 8 | usize::from(*b));
@@ -158,16 +158,16 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        let Err(told) = read(text.as_bytes()) else {
+        let Err(message) = read(text.as_bytes()) else {
             panic!("{text} is accepted");
         };
-        assert!(told.starts_with("JWT_PUBLIC_KEY_FILE "), "{told}");
-        assert!(!told.contains('\n'), "{told}");
-        told
+        assert!(message.starts_with("JWT_PUBLIC_KEY_FILE "), "{message}");
+        assert!(!message.contains('\n'), "{message}");
+        message
     }
 
     #[test]
-    fn what_is_no_public_key_is_called_by_its_name() {
+    fn the_refusal_names_what_the_file_holds_instead_of_a_public_key() {
         for (text, named) in [
             ("", "is empty"),
             (" \n", "is empty"),
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    /// Every piece of a key that stops in the middle, and every byte of one that is another.
+    /// Tries every prefix of a key, and every change of a single byte.
     #[test]
     fn a_damaged_key_is_refused_and_harms_nothing() {
         let der = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";

@@ -1,43 +1,42 @@
-//! Why a database did not do what it was asked.
+//! Errors of the database.
 
 use std::fmt;
 
 use crate::log_safe::LogSafe;
 
-/// In the database's own words, for the log alone.
+/// The texts are the database's own. They are for the log and never reach clients.
 #[derive(Clone, Debug)]
 pub(in crate::jobs) enum DatabaseError {
-    /// It was not reached, or gave no answer in time: perhaps done, perhaps not.
+    /// The database was unavailable or did not respond in time. The statement may or may not have been executed.
     Unavailable(String),
-    /// A lock or a connection was waited for in vain; nothing was done.
+    /// A lock or a connection was not free in time. Nothing was changed.
     Busy(String),
-    /// Another row has what must be there once.
-    Taken(String),
-    /// The database refuses this statement for good.
+    /// A unique value already exists.
+    Duplicate(String),
+    /// The database refuses this statement, and will refuse it again.
     Refused(String),
-    /// This program's own fault.
-    Broken(String),
+    /// A bug in this program.
+    Internal(String),
     /// Too many requests wait.
     Overloaded,
-    /// The server stops.
     Stopping,
 }
 
 impl DatabaseError {
-    /// The same, and where it happened.
+    /// Adds where the error happened.
     pub(in crate::jobs) fn within(self, place: &str) -> DatabaseError {
         let placed = |text: String| format!("{place}: {text}");
         match self {
             DatabaseError::Unavailable(text) => DatabaseError::Unavailable(placed(text)),
             DatabaseError::Busy(text) => DatabaseError::Busy(placed(text)),
-            DatabaseError::Taken(text) => DatabaseError::Taken(placed(text)),
+            DatabaseError::Duplicate(text) => DatabaseError::Duplicate(placed(text)),
             DatabaseError::Refused(text) => DatabaseError::Refused(placed(text)),
-            DatabaseError::Broken(text) => DatabaseError::Broken(placed(text)),
+            DatabaseError::Internal(text) => DatabaseError::Internal(placed(text)),
             own => own,
         }
     }
 
-    /// Whether asking again later may help.
+    /// Whether a later attempt may succeed.
     pub(in crate::jobs) fn is_outage(&self) -> bool {
         matches!(self, DatabaseError::Unavailable(_) | DatabaseError::Busy(_))
     }
@@ -48,9 +47,9 @@ impl fmt::Display for DatabaseError {
         match self {
             DatabaseError::Unavailable(text)
             | DatabaseError::Busy(text)
-            | DatabaseError::Taken(text)
+            | DatabaseError::Duplicate(text)
             | DatabaseError::Refused(text)
-            | DatabaseError::Broken(text) => LogSafe(text).fmt(f),
+            | DatabaseError::Internal(text) => LogSafe(text).fmt(f),
             DatabaseError::Overloaded => f.write_str("too many requests wait for the database"),
             DatabaseError::Stopping => f.write_str("the server is stopping"),
         }
@@ -61,13 +60,13 @@ impl std::error::Error for DatabaseError {}
 
 impl From<serde_json::Error> for DatabaseError {
     fn from(error: serde_json::Error) -> DatabaseError {
-        DatabaseError::Broken(error.to_string())
+        DatabaseError::Internal(error.to_string())
     }
 }
 
 impl From<uuid::Error> for DatabaseError {
     fn from(error: uuid::Error) -> DatabaseError {
-        DatabaseError::Broken(error.to_string())
+        DatabaseError::Internal(error.to_string())
     }
 }
 

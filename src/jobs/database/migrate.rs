@@ -1,4 +1,4 @@
-//! Brings the tables up to date: each migration once, in order, of many processes by one.
+//! Applies migrations: each one once and in order, by one process at a time.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use super::DatabaseError;
 /// A migration's name, which begins with its date, and its SQL.
 pub(super) type Migration = (&'static str, &'static str);
 
-/// The migrations of a database that both have, and `$more` of its own.
+/// The migrations that both databases have, followed by `$more` for one of them.
 macro_rules! migrations {
     ($database:literal $(, $more:literal)*) => {
         migrations!(@ $database,
@@ -26,41 +26,42 @@ macro_rules! migrations {
 }
 pub(super) use migrations;
 
-/// Where the versions are noted that a database has. The name is that of the library which once did this.
-pub(super) const NOTED_VERSIONS: &str = "__diesel_schema_migrations";
+/// The table of applied versions. The name comes from a library that did this earlier.
+pub(super) const VERSIONS_TABLE: &str = "__diesel_schema_migrations";
 
-/// A file that begins so runs statement by statement, each for itself. Between two there is an empty line.
+/// A file that begins with this line runs without a transaction, statement by statement. Empty lines separate the
+/// statements.
 const NO_TRANSACTION: &str = "-- no transaction";
 
-/// How long a migration is tried again that others keep from its locks.
+/// How long a migration is retried if other sessions hold its locks.
 const BUSY_FOR: Duration = Duration::from_secs(600);
 
-/// A database whose tables can be brought up to date.
+/// A database that can be migrated.
 pub(super) trait Migrator {
-    /// The versions that it has.
+    /// Returns the versions that are applied.
     fn versions(&mut self) -> Result<Vec<String>, DatabaseError>;
 
-    /// Waits until no other process migrates it. Ends with the connection.
+    /// Waits until no other process migrates the database. Closing the connection releases the lock.
     fn lock(&mut self) -> Result<(), DatabaseError>;
 
-    /// Runs statements, without a limit of time; after an error no transaction is open.
+    /// Runs statements without a time limit. After an error, no transaction is open.
     fn run(&mut self, sql: &str) -> Result<(), DatabaseError>;
 
-    /// What notes a version.
-    fn note_sql(&self, version: &str) -> String;
+    /// The SQL that records a version.
+    fn record_sql(&self, version: &str) -> String;
 
-    /// What notes that a version was applied in this transaction, unless somebody else did it before: then an error.
+    /// The SQL that begins a migration's transaction.
     fn begin_sql(&self) -> &'static str {
         "BEGIN;"
     }
 
-    /// Applies what is pending; the names of that. Where nothing is, nothing is locked or made.
+    /// Applies pending migrations and returns their names. If there are none, it locks and creates nothing.
     fn migrate(&mut self, known: &'static [Migration]) -> Result<Vec<String>, DatabaseError> {
         if pending(&self.versions()?, known)?.is_empty() {
             return Ok(Vec::new());
         }
         self.lock()?;
-        // Another process has done it meanwhile, perhaps.
+        // Another process may have applied them before this one got the lock.
         let pending = pending(&self.versions()?, known)?;
         self.run(&table_sql())?;
         for (name, sql) in &pending {
@@ -76,7 +77,7 @@ pub(super) trait Migrator {
         for part in parts(name, sql, self) {
             loop {
                 match self.run(&part) {
-                    // Another process was first.
+                    // Another process was faster.
                     Err(_)
                         if self
                             .versions()
@@ -85,7 +86,9 @@ pub(super) trait Migrator {
                         return Ok(());
                     }
                     Err(DatabaseError::Busy(why)) if begun.elapsed() < BUSY_FOR => {
-                        log::warn!("Migration {name} waits for others, and is tried again: {why}");
+                        log::warn!(
+                            "Migration {name} is blocked by other sessions, retrying: {why}"
+                        );
                         std::thread::sleep(Duration::from_millis(500));
                     }
                     done => break done?,
@@ -95,7 +98,7 @@ pub(super) trait Migrator {
         Ok(())
     }
 
-    /// The SQL of what is pending, to be read or run by hand; empty where nothing is.
+    /// Returns the SQL of pending migrations, to read it or to run it by hand. It is empty if there are none.
     fn pending_sql(&mut self, known: &'static [Migration]) -> Result<String, DatabaseError> {
         let pending = pending(&self.versions()?, known)?;
         let mut sql = String::new();
@@ -112,29 +115,32 @@ pub(super) trait Migrator {
 
 fn table_sql() -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {NOTED_VERSIONS} (\
+        "CREATE TABLE IF NOT EXISTS {VERSIONS_TABLE} (\
          version VARCHAR(50) PRIMARY KEY NOT NULL, run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);\n"
     )
 }
 
-/// What is to be run one after the other, each all or nothing.
+/// Splits a migration into parts. Each part is applied entirely or not at all.
 fn parts(name: &str, sql: &str, migrator: &(impl Migrator + ?Sized)) -> Vec<String> {
-    let note = migrator.note_sql(&version(name));
+    let record = migrator.record_sql(&version(name));
     if !sql.starts_with(NO_TRANSACTION) {
-        return vec![format!("{}\n{sql}\n{note}\nCOMMIT;", migrator.begin_sql())];
+        return vec![format!(
+            "{}\n{sql}\n{record}\nCOMMIT;",
+            migrator.begin_sql()
+        )];
     }
     let statements = sql.split("\n\n").map(str::trim).flat_map(|part| {
-        // What a file says of a statement may stand before another one.
+        // A comment of the file may stand between two statements.
         part.split_inclusive(";\n")
     });
     let statements = statements.map(|part| part.trim().to_owned());
     statements
         .filter(|part| !part.is_empty())
-        .chain([note])
+        .chain([record])
         .collect()
 }
 
-/// `2026-11-24-000000_jobs` is version `20261124000000`.
+/// `2026-11-24-000000_jobs` has version `20261124000000`.
 fn version(name: &str) -> String {
     let date = name.split('_').next().unwrap_or_default();
     date.replace('-', "")
@@ -151,7 +157,7 @@ fn pending(
     let theirs = versions.iter().max();
     if let Some(theirs) = theirs.filter(|theirs| **theirs > newest) {
         return Err(DatabaseError::Refused(format!(
-            "its schema is of version {theirs}, and this program knows those up to {newest}: run a newer program"
+            "its schema has version {theirs}, but this program supports versions up to {newest}: run a newer program"
         )));
     }
     let is_pending = |(name, _): &&Migration| !versions.contains(&version(name));
@@ -165,7 +171,7 @@ mod tests {
     const KNOWN: &[Migration] = &[("2026-01-01-000000_a", ""), ("2026-01-02-000000_b", "")];
 
     #[test]
-    fn what_is_noted_is_not_pending() {
+    fn an_applied_migration_is_not_pending() {
         let names = |versions: &[&str]| -> Vec<&str> {
             let versions: Vec<_> = versions.iter().map(|v| (*v).to_owned()).collect();
             let pending = pending(&versions, KNOWN).expect("known");
@@ -179,10 +185,10 @@ mod tests {
     #[test]
     fn a_newer_schema_is_refused_with_both_versions() {
         let error = pending(&["20270101000000".to_owned()], KNOWN).expect_err("newer");
-        let told = error.to_string();
+        let message = error.to_string();
         assert!(
-            told.contains("20270101000000") && told.contains("20260102000000"),
-            "{told}"
+            message.contains("20270101000000") && message.contains("20260102000000"),
+            "{message}"
         );
     }
 }

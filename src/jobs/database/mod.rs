@@ -1,7 +1,7 @@
-//! The two databases behind one narrow interface: a statement takes one JSON document and gives
-//! rows of one text each, so that nothing above knows which database it is.
+//! One narrow interface for both databases. A statement takes one JSON document and returns rows of one text each, so
+//! that the callers need not know the database.
 //!
-//! Each duty has connections of its own, and every statement has an end on this side too.
+//! Each duty has its own connections. Every statement has a time limit on this side too.
 
 mod error;
 mod migrate;
@@ -16,14 +16,14 @@ pub(super) use error::DatabaseError;
 pub(super) use postgres::{Connection, with_time_limits};
 use url::Address;
 
-/// What a connection is used for. Duties do not share what one of them can use up.
+/// The purpose of a connection. Duties share no connections, so that one duty cannot exhaust those of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Duty {
-    /// What requests read and write.
+    /// Reads and writes of requests.
     Request,
     /// Lists and counts.
     List,
-    /// What streams look for, and what other processes are told.
+    /// Polling for streams, and notifications to other processes.
     Watch,
     Claim,
     Complete,
@@ -31,7 +31,7 @@ pub(super) enum Duty {
     Maintain,
 }
 
-/// One of something for each duty.
+/// One value for each duty.
 struct PerDuty<T>([T; 7]);
 
 impl<T> PerDuty<T> {
@@ -45,18 +45,17 @@ impl<T> PerDuty<T> {
     }
 }
 
-/// The rows of one statement: of each the first column.
+/// The first column of each row of a statement.
 pub(super) type Rows = Vec<String>;
 
-/// Runs statements; in each, `{in}` is where its document goes.
+/// Runs statements. The placeholder `{in}` stands for the document.
 pub(super) trait Session {
     fn run(&mut self, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 }
 
-/// What is done within one transaction. It may be done more than once.
+/// The work of one transaction. It may be called again after a conflict.
 pub(super) type Work<'a> = dyn FnMut(&mut dyn Session) -> Result<(), DatabaseError> + 'a;
 
-/// Which words the statements use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     Sqlite,
@@ -66,7 +65,7 @@ pub(super) enum Dialect {
 pub(super) trait Database: Send + Sync {
     fn dialect(&self) -> Dialect;
 
-    /// Whether other processes may work on it.
+    /// Whether other processes on other machines may use it.
     fn is_shared(&self) -> bool {
         self.dialect() == Dialect::Postgres
     }
@@ -74,27 +73,27 @@ pub(super) trait Database: Send + Sync {
     /// Runs a statement that changes nothing.
     fn read(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 
-    /// Runs one statement; whoever asks sees what it did, and it survives the end of this process.
+    /// Runs one statement. Its changes are visible, and survive the end of this process.
     fn write(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError>;
 
-    /// Runs several, all or none: what an error of `work` leaves undone was never there.
+    /// Runs several statements, all or none. An error of `work` rolls them back.
     fn transact(&self, duty: Duty, work: &mut Work<'_>) -> Result<(), DatabaseError>;
 
-    /// Returns when what was written before survives a power failure as well.
+    /// Makes earlier writes survive a power failure.
     fn sync(&self) -> Result<(), DatabaseError>;
 
-    /// Tells the other processes, where there can be any.
+    /// Notifies other processes, if there can be any.
     fn notify(&self, duty: Duty, message: &str) -> Result<(), DatabaseError>;
 
-    /// Gives back what is not needed any more. To be called now and then.
+    /// Frees unused space. Call it from time to time.
     fn tidy(&self) -> Result<(), DatabaseError>;
 }
 
-/// Whether the address can be used, as far as that is seen without a connection.
+/// Checks an address without connecting.
 ///
 /// # Errors
 ///
-/// What to write instead, for the person at the terminal.
+/// What to write instead, in words for the terminal.
 pub(super) fn check(address: &Address) -> Result<(), String> {
     match address {
         Address::Sqlite(_) => Ok(()),
@@ -102,7 +101,7 @@ pub(super) fn check(address: &Address) -> Result<(), String> {
     }
 }
 
-/// Opens a database, and brings its tables up to date. `worker_within` is how long a statement of a worker may take.
+/// Opens a database and migrates it. `worker_within` is the time limit of a worker's statement.
 pub(super) fn open(
     address: &Address,
     worker_within: Duration,
@@ -113,7 +112,7 @@ pub(super) fn open(
     })
 }
 
-/// Brings the tables up to date; the names of the migrations that were pending.
+/// Applies pending migrations and returns their names.
 pub(super) fn migrate(address: &Address) -> Result<Vec<String>, DatabaseError> {
     match address {
         Address::Sqlite(path) => sqlite::migrate(path),
@@ -121,7 +120,7 @@ pub(super) fn migrate(address: &Address) -> Result<Vec<String>, DatabaseError> {
     }
 }
 
-/// The SQL of the migrations that are pending; changes nothing.
+/// Returns the SQL of pending migrations, and changes nothing.
 pub(super) fn migration_sql(address: &Address) -> Result<String, DatabaseError> {
     match address {
         Address::Sqlite(path) => sqlite::migration_sql(path),

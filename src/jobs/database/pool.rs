@@ -1,4 +1,4 @@
-//! A few connections that some callers share.
+//! A small pool of connections.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -8,30 +8,30 @@ use parking_lot::{Condvar, Mutex};
 
 use super::DatabaseError;
 
-/// How long a connection stays open that nobody uses.
+/// An idle connection is closed after this time.
 const IDLE_FOR: Duration = Duration::from_secs(60);
 
-/// How long a connection is believed to be good after it was.
+/// A connection that was used within this time is not checked again.
 const TRUSTED_FOR: Duration = Duration::from_millis(50);
 
-/// How long nobody tries to connect after somebody did in vain.
+/// After a failed connect, callers fail at once for this long.
 const FAIL_FAST_FOR: Duration = Duration::from_millis(300);
 
-/// What a pool needs to know of a connection.
+/// What the pool asks a connection.
 pub(super) trait Pooled: Send + Sized {
     /// Whether it must not be used again.
     fn is_broken(&self) -> bool;
 
-    /// Whether it can be used, as far as is known without asking the other side.
+    /// Whether it seems usable, without a round trip.
     fn is_alive(&mut self) -> bool;
 }
 
-/// Counts the connections of a database that have broken. What was opened before the newest one broke, and is
-/// not in use, is not trusted any more: its host is gone, perhaps.
+/// Counts broken connections of a database. When one breaks, all idle connections that were opened before it are
+/// discarded, because their host may be gone.
 #[derive(Clone, Default)]
 pub(super) struct Breaks(Arc<AtomicU64>);
 
-/// What opens a connection.
+/// Opens a connection.
 pub(super) type Opening<C> = dyn Fn() -> Result<C, DatabaseError> + Send + Sync;
 
 pub(super) struct Pool<C> {
@@ -46,15 +46,15 @@ pub(super) struct Pool<C> {
 
 struct State<C> {
     idle: Vec<Idle<C>>,
-    /// In use and idle ones, and those that are being opened.
+    /// All connections: in use, idle, and being opened.
     count: usize,
-    /// When it was tried to connect in vain, and what was said then.
+    /// When the last connect failed, and its error.
     failed: Option<(Instant, DatabaseError)>,
 }
 
 struct Idle<C> {
     connection: C,
-    /// The breaks before it was opened.
+    /// The count of breaks before this connection was opened.
     breaks: u64,
     used: Instant,
 }
@@ -80,7 +80,7 @@ impl<C: Pooled> Pool<C> {
         }
     }
 
-    /// Does `work` on a connection of its own.
+    /// Runs `work` on a connection.
     pub(super) fn with<T>(
         &self,
         work: impl FnOnce(&mut C) -> Result<T, DatabaseError>,
@@ -98,12 +98,12 @@ impl<C: Pooled> Pool<C> {
         done
     }
 
-    /// Takes a place among the `most`, perhaps with a connection that was idle.
+    /// Reserves one of the `most` connections, and returns an idle one if there is a good one.
     fn take(&self) -> Result<Option<Idle<C>>, DatabaseError> {
         let deadline = Instant::now() + self.patience;
         let mut state = self.state.lock();
         loop {
-            // The newest first: those that are not needed stay idle, and are closed in the end.
+            // The newest first, so that surplus connections stay idle until they are closed.
             while let Some(mut idle) = state.idle.pop() {
                 if self.is_good(&mut idle) {
                     return Ok(Some(idle));
@@ -156,7 +156,7 @@ impl Breaks {
     }
 }
 
-/// A caller's place; given back when it is dropped.
+/// A reserved connection. Dropping it returns it to the pool.
 struct Place<'a, C: Pooled> {
     pool: &'a Pool<C>,
     idle: Option<Idle<C>>,

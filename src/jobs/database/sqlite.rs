@@ -11,33 +11,33 @@ use parking_lot::Mutex;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::migrate::{Migration, Migrator, NOTED_VERSIONS, migrations};
+use super::migrate::{Migration, Migrator, VERSIONS_TABLE, migrations};
 use super::pool::{Breaks, Pool, Pooled};
 use super::{Database, DatabaseError, Dialect, Duty, PerDuty, Rows, Session, Work};
 
 const MIGRATIONS: &[Migration] = migrations!("sqlite", "2026-11-26-000003_pauses");
 
-/// What every connection sets. It commits without a sync (`synchronous=NORMAL`).
+/// The settings of each connection. Commits are not synced (`synchronous=NORMAL`).
 const SETUP: &str = "\
     PRAGMA synchronous = NORMAL; PRAGMA cache_size = -2000; PRAGMA journal_size_limit = 67108864";
 
-/// How long the start waits for others that start.
+/// How long a start waits for other processes that start.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
-/// The most statements that a connection keeps prepared.
+/// The most prepared statements of a connection.
 const MAX_PREPARED: usize = 100;
 
-/// After so many steps of a statement it is looked whether its time is up.
+/// The time limit of a statement is checked after this many steps.
 const STEPS: i32 = 10_000;
 
-/// A log of this size is emptied. Readers that come and go keep SQLite from doing so on its own.
+/// A longer write-ahead log is emptied. With frequent readers SQLite does not do it on its own.
 const MAX_LOG: u64 = 32 << 20;
 
-/// How many free pages are given back at a time.
+/// The most free pages returned to the file system at once.
 const PAGES: u32 = 2_000;
 
-/// SQLite has one writer at a time; here they queue for a lock, not for a sleep. [`sync`](Database::sync) syncs
-/// the log, so that nobody waits for the disk under the lock.
+/// SQLite has one writer at a time. Writers of this process queue for a lock instead of sleeping and retrying.
+/// [`sync`](Database::sync) syncs the log outside that lock, so that writers do not wait for the disk.
 pub(super) struct SqliteDatabase {
     connections: PerDuty<Connections>,
     writing: Mutex<()>,
@@ -45,20 +45,20 @@ pub(super) struct SqliteDatabase {
     log: PathBuf,
 }
 
-/// The connections of one duty, and how long its statements may take.
+/// The connections of one duty, and the time limit of its statements.
 struct Connections {
     pool: Pool<Timed>,
     within: Duration,
 }
 
-/// Which file was opened: another one of the same name has other jobs in it.
+/// The identity of the open file. Another file of the same name has other jobs in it.
 struct OpenFile {
     path: PathBuf,
     device: u64,
     inode: u64,
 }
 
-/// A connection whose every statement has the duty's time.
+/// A connection with the time limit of its duty.
 struct Timed {
     connection: Connection,
     within: Duration,
@@ -96,8 +96,8 @@ impl SqliteDatabase {
         })
     }
 
-    /// Does `work` as the only writer of this process.
-    fn alone<T>(
+    /// Runs `work` as the only writer of this process.
+    fn as_writer<T>(
         &self,
         duty: Duty,
         work: impl FnOnce(&mut Timed) -> Result<T, DatabaseError>,
@@ -106,8 +106,8 @@ impl SqliteDatabase {
         let connections = self.connections.of(duty);
         connections.pool.with(|connection| {
             let writing = self.writing.try_lock_for(connections.within);
-            let _alone = writing.ok_or_else(|| {
-                let text = "the writers before it take too long";
+            let _guard = writing.ok_or_else(|| {
+                let text = "earlier writers take too long";
                 DatabaseError::Busy(text.to_owned())
             })?;
             work(connection)
@@ -127,7 +127,7 @@ impl OpenFile {
 
     /// # Errors
     ///
-    /// The name leads to another file by now, or to none. What would be written were gone with the next start.
+    /// The name now leads to another file or to none. Anything written would be lost at the next start.
     fn check(&self) -> Result<(), DatabaseError> {
         let found = std::fs::metadata(&self.path);
         let is_same =
@@ -135,14 +135,14 @@ impl OpenFile {
         match is_same {
             true => Ok(()),
             false => {
-                let text = "the database's file was deleted or replaced while the server ran: \
-                            put it back, or start the server again";
+                let text = "the database file was deleted or replaced while the server was running: \
+                            restore it, or restart the server";
                 Err(DatabaseError::Unavailable(text.to_owned()))
             }
         }
     }
 
-    /// What opens it once more, and never makes a new one.
+    /// Opens further connections to the same file, and never creates one.
     fn opening(self: &Arc<OpenFile>, within: Duration) -> Box<super::pool::Opening<Timed>> {
         let file = self.clone();
         Box::new(move || {
@@ -173,8 +173,8 @@ impl Pooled for Timed {
 
 impl Timed {
     fn rows(&mut self, sql: &str, document: &str) -> Result<Rows, rusqlite::Error> {
-        let end = Instant::now() + self.within;
-        let is_late = move || Instant::now() >= end;
+        let deadline = Instant::now() + self.within;
+        let is_late = move || Instant::now() >= deadline;
         self.connection.progress_handler(STEPS, Some(is_late))?;
         let mut statement = self.connection.prepare_cached(&sql.replace("{in}", "?1"))?;
         let mut found = match statement.parameter_count() {
@@ -225,11 +225,11 @@ impl Database for SqliteDatabase {
     }
 
     fn write(&self, duty: Duty, sql: &str, document: &str) -> Result<Rows, DatabaseError> {
-        self.alone(duty, |connection| connection.run(sql, document))
+        self.as_writer(duty, |connection| connection.run(sql, document))
     }
 
     fn transact(&self, duty: Duty, work: &mut Work<'_>) -> Result<(), DatabaseError> {
-        self.alone(duty, |connection| {
+        self.as_writer(duty, |connection| {
             connection.batch("BEGIN IMMEDIATE")?;
             let done = work(connection).and_then(|()| connection.batch("COMMIT"));
             if done.is_err() && !connection.connection.is_autocommit() {
@@ -239,8 +239,8 @@ impl Database for SqliteDatabase {
         })
     }
 
-    /// What is not in the log any more was synced on its way into the file. The log is opened anew each
-    /// time: SQLite may have made a new one.
+    /// Data that has left the log was synced on its way into the file. The log is opened each time, because SQLite
+    /// may have created a new one.
     fn sync(&self) -> Result<(), DatabaseError> {
         self.file.check()?;
         match File::open(&self.log) {
@@ -256,10 +256,10 @@ impl Database for SqliteDatabase {
 
     fn tidy(&self) -> Result<(), DatabaseError> {
         let size = std::fs::metadata(&self.log).map_or(0, |log| log.len());
-        self.alone(Duty::Maintain, |connection| {
+        self.as_writer(Duty::Maintain, |connection| {
             connection.batch(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
             match size > MAX_LOG {
-                // Waits for those who read now; they end soon.
+                // This waits for current readers, which finish soon.
                 true => connection
                     .run("PRAGMA wal_checkpoint(TRUNCATE)", "")
                     .map(drop),
@@ -281,7 +281,7 @@ impl From<rusqlite::Error> for DatabaseError {
             | ErrorCode::OperationInterrupted => DatabaseError::Busy(text),
             ErrorCode::ConstraintViolation => match failure.extended_code {
                 rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE
-                | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY => DatabaseError::Taken(text),
+                | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY => DatabaseError::Duplicate(text),
                 _ => DatabaseError::Refused(text),
             },
             ErrorCode::PermissionDenied
@@ -297,7 +297,7 @@ impl From<rusqlite::Error> for DatabaseError {
     }
 }
 
-/// The connection of a start.
+/// The connection that is used at the start.
 struct Starter(Connection);
 
 impl Starter {
@@ -307,13 +307,13 @@ impl Starter {
         Ok(Starter(connection))
     }
 
-    /// Many may start at once on a new file, and for some steps SQLite does not wait but gives up.
+    /// If many processes start on a new file, SQLite returns "busy" for some steps without waiting.
     fn migrate_all(mut starter: Starter) -> Result<Vec<String>, DatabaseError> {
-        let end = Instant::now() + START_WITHIN;
+        let deadline = Instant::now() + START_WITHIN;
         loop {
             let done = starter.prepare().and_then(|()| starter.migrate(MIGRATIONS));
             let Err(error) = done else { return done };
-            if !error.is_outage() || Instant::now() >= end {
+            if !error.is_outage() || Instant::now() >= deadline {
                 return Err(error);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -321,7 +321,7 @@ impl Starter {
     }
 
     fn prepare(&mut self) -> Result<(), DatabaseError> {
-        // Counts only before the first table is made.
+        // This takes effect only before the first table is created.
         let setup = format!("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; {SETUP}");
         Ok(self.0.execute_batch(&setup)?)
     }
@@ -332,7 +332,7 @@ impl Starter {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// SQLite itself says where: a link's log lies beside what it leads to.
+    /// Asks SQLite, because the log of a symbolic link lies beside the link's target.
     fn log(&self) -> Result<PathBuf, DatabaseError> {
         let place = "SELECT file || '-wal' FROM pragma_database_list WHERE name = 'main'";
         Ok(self.rows(place)?.concat().into())
@@ -341,14 +341,14 @@ impl Starter {
 
 impl Migrator for Starter {
     fn versions(&mut self) -> Result<Vec<String>, DatabaseError> {
-        let sql = format!("SELECT name FROM sqlite_schema WHERE name = '{NOTED_VERSIONS}'");
+        let sql = format!("SELECT name FROM sqlite_schema WHERE name = '{VERSIONS_TABLE}'");
         match self.rows(&sql)?.is_empty() {
             true => Ok(Vec::new()),
-            false => self.rows(&format!("SELECT version FROM {NOTED_VERSIONS}")),
+            false => self.rows(&format!("SELECT version FROM {VERSIONS_TABLE}")),
         }
     }
 
-    /// Each migration takes the file's own lock.
+    /// Each migration takes the lock of the file.
     fn lock(&mut self) -> Result<(), DatabaseError> {
         Ok(())
     }
@@ -361,8 +361,8 @@ impl Migrator for Starter {
         Ok(done?)
     }
 
-    fn note_sql(&self, version: &str) -> String {
-        format!("INSERT INTO {NOTED_VERSIONS} (version) VALUES ('{version}');")
+    fn record_sql(&self, version: &str) -> String {
+        format!("INSERT INTO {VERSIONS_TABLE} (version) VALUES ('{version}');")
     }
 
     fn begin_sql(&self) -> &'static str {
@@ -370,12 +370,12 @@ impl Migrator for Starter {
     }
 }
 
-/// The names of the migrations that were applied.
+/// Applies pending migrations and returns their names.
 pub(super) fn migrate(path: &Path) -> Result<Vec<String>, DatabaseError> {
     Starter::migrate_all(Starter::open(path)?)
 }
 
-/// The SQL of what is pending. A file that is not there is not made.
+/// Returns the SQL of pending migrations. Does not create the file.
 pub(super) fn migration_sql(path: &Path) -> Result<String, DatabaseError> {
     let connection = match path.exists() {
         true => Connection::open(path)?,
@@ -388,7 +388,7 @@ pub(super) fn migration_sql(path: &Path) -> Result<String, DatabaseError> {
 mod tests {
     use super::*;
 
-    /// The log that is synced is the one that SQLite writes.
+    /// The log that `sync` syncs is the log that SQLite writes.
     #[test]
     fn the_log_is_found_behind_a_link() {
         let name = format!("async-task-system-log-{}", std::process::id());

@@ -1,18 +1,18 @@
-//! `DATABASE_URL`, judged before anything is connected to.
+//! Checks `DATABASE_URL` before any connection.
 //!
-//! Where libpq cannot read an address it repeats pieces of it, and it takes what follows an `@` in a
-//! password for the host. What it would stumble over is refused here, and no refusal repeats a piece
-//! that could belong to a user or a password.
+//! If libpq cannot read an address, its message repeats parts of it; and it takes the text after an `@` in a password
+//! for the host. Such addresses are refused here. No message repeats a part that could belong to a user or a
+//! password.
 
 use std::path::{Path, PathBuf};
 
 use crate::log_safe::LogSafe;
 
-/// Where the jobs are kept. It has no `Debug`: the second one may hold a password.
+/// The address of a database. It has no `Debug`, because `Postgres` may hold a password.
 pub(in crate::jobs) enum Address {
-    /// The file.
+    /// The path of the file.
     Sqlite(PathBuf),
-    /// What libpq takes.
+    /// A URL for libpq.
     Postgres(String),
 }
 
@@ -31,8 +31,8 @@ const NO_SCHEMA: &str = "names a schema that is not made of a-z, 0-9 and _; \
 const NO_STRICT: &str =
     "has sslaccept=strict; write sslmode=verify-full and sslrootcert=FILE instead";
 
-/// What Prisma reads from an address, and libpq refuses; nothing here corresponds to it.
-const OF_PRISMA_ALONE: [&str; 8] = [
+/// Parameters that only Prisma reads and that libpq refuses. They have no counterpart here.
+const PRISMA_ONLY: [&str; 8] = [
     "connection_limit",
     "max_connection_lifetime",
     "max_idle_connection_lifetime",
@@ -45,7 +45,7 @@ const OF_PRISMA_ALONE: [&str; 8] = [
 
 /// # Errors
 ///
-/// What to write instead, for the person at the terminal.
+/// What to write instead, in words for the terminal.
 pub(in crate::jobs) fn parse(url: &str) -> Result<Address, String> {
     let address = match url.split_once(':') {
         Some(("sqlite", path)) => sqlite(path.strip_prefix("//").unwrap_or(path)),
@@ -59,7 +59,6 @@ pub(in crate::jobs) fn parse(url: &str) -> Result<Address, String> {
 }
 
 impl Address {
-    /// The address in one piece again.
     pub(in crate::jobs) fn into_url(self) -> String {
         match self {
             Address::Sqlite(path) => format!("sqlite://{}", path.display()),
@@ -93,7 +92,7 @@ fn sqlite(path: &str) -> Result<Address, String> {
     Ok(Address::Sqlite(file.to_owned()))
 }
 
-/// What follows `postgres://`.
+/// Parses the part after `postgres://`.
 fn postgres(rest: &str) -> Result<Address, &'static str> {
     if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(NO_SPACE);
@@ -104,7 +103,7 @@ fn postgres(rest: &str) -> Result<Address, &'static str> {
         Some((user, hosts)) => (format!("{user}@"), hosts),
         None => (String::new(), authority),
     };
-    // An `@` too many, or one behind the first of / ? #: these stood in the password.
+    // A second `@`, or one after the first of / ? #, means that the password holds one of these characters.
     if hosts.contains('@') || tail.contains(['@', '#']) || !hosts.split(',').all(is_host) {
         return Err(NO_HOST);
     }
@@ -120,7 +119,7 @@ fn postgres(rest: &str) -> Result<Address, &'static str> {
     Ok(Address::Postgres(url))
 }
 
-/// A name or an address, in brackets where it has colons itself, perhaps with a port.
+/// A host name or address, optionally with a port. Addresses with colons are in brackets.
 fn is_host(host: &str) -> bool {
     let port = match host.strip_prefix('[') {
         None => host.find(':').map_or("", |colon| &host[colon..]),
@@ -135,13 +134,13 @@ fn is_host(host: &str) -> bool {
             .is_some_and(|n| n.parse::<u16>().is_ok())
 }
 
-/// Whether what follows a `%` makes it a character.
+/// Whether the text after a `%` is a valid escape.
 fn is_escape(rest: &str) -> bool {
     let digits = rest.as_bytes().first_chunk::<2>();
     digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit) && digits != b"00")
 }
 
-/// The parameters as libpq takes them.
+/// Returns the parameters for libpq.
 fn parameters(given: &str) -> Result<String, &'static str> {
     let (mut kept, mut options) = (Vec::new(), Vec::new());
     for pair in given.split('&').filter(|pair| !pair.is_empty()) {
@@ -155,7 +154,7 @@ fn parameters(given: &str) -> Result<String, &'static str> {
             ("schema", value) => options.push(format!("-csearch_path%3D{value}")),
             ("options", value) => options.push(value.to_owned()),
             ("sslaccept", _) => return Err(NO_STRICT),
-            (name, _) if OF_PRISMA_ALONE.contains(&name) => {}
+            (name, _) if PRISMA_ONLY.contains(&name) => {}
             _ => kept.push(pair.to_owned()),
         }
     }
@@ -165,7 +164,7 @@ fn parameters(given: &str) -> Result<String, &'static str> {
     Ok(kept.join("&"))
 }
 
-/// Whether PostgreSQL takes the name for what it is without quotes.
+/// Whether PostgreSQL reads the name without quotes as it is.
 fn is_plain(schema: &str) -> bool {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     schema.bytes().all(fits) && !schema.starts_with(|c: char| c.is_ascii_digit())
@@ -184,14 +183,14 @@ mod tests {
 
     #[track_caller]
     fn refused(url: &str) -> String {
-        let told = parse(url)
+        let message = parse(url)
             .err()
             .unwrap_or_else(|| panic!("{url} is accepted"));
         assert!(
-            told.starts_with("DATABASE_URL ") && !told.contains('\n'),
-            "{told}"
+            message.starts_with("DATABASE_URL ") && !message.contains('\n'),
+            "{message}"
         );
-        told
+        message
     }
 
     #[test]
@@ -218,12 +217,12 @@ mod tests {
         assert!(refused("sqlite:///tmp").contains("/tmp/jobs.db"));
         assert!(refused("sqlite:///tmp/").contains("/tmp/jobs.db"));
         assert!(refused("sqlite://jobs.db?mode=rwc").contains("parameters"));
-        let told = refused("sqlite:///nowhere/at\nall/jobs.db");
-        assert!(told.contains(r"/nowhere/at\nall, which"), "{told}");
+        let message = refused("sqlite:///nowhere/at\nall/jobs.db");
+        assert!(message.contains(r"/nowhere/at\nall, which"), "{message}");
     }
 
     #[test]
-    fn an_unknown_scheme_is_told_the_known_ones() {
+    fn the_refusal_of_an_unknown_scheme_names_the_known_ones() {
         for url in [
             "",
             "jobs.db",
@@ -234,14 +233,14 @@ mod tests {
             "postgres:jobs",
             "host=db user=hugo password=hunter2",
         ] {
-            let told = refused(url);
+            let message = refused(url);
             assert!(
-                told.contains("sqlite://, postgres:// or postgresql://"),
-                "{told}"
+                message.contains("sqlite://, postgres:// or postgresql://"),
+                "{message}"
             );
             assert!(
-                !told.contains("hunter2") && !told.contains("hugo"),
-                "{told}"
+                !message.contains("hunter2") && !message.contains("hugo"),
+                "{message}"
             );
         }
     }
@@ -283,7 +282,7 @@ mod tests {
             let url = accepted(&format!("postgresql://db/jobs?{given}"));
             assert_eq!(url, format!("postgres://db/jobs{kept}"));
         }
-        for (given, told) in [
+        for (given, message) in [
             ("schema=Queue", "options=-csearch_path%3D"),
             ("schema=a%20b", "options=-csearch_path%3D"),
             ("sslaccept=strict", "sslmode=verify-full"),
@@ -291,13 +290,13 @@ mod tests {
             ("options=-csearch_path=a", "%3D"),
         ] {
             assert!(
-                refused(&format!("postgres://db/jobs?{given}")).contains(told),
+                refused(&format!("postgres://db/jobs?{given}")).contains(message),
                 "{given}"
             );
         }
     }
 
-    /// Each has a character that must be written otherwise, where users put it.
+    /// Each password has an unescaped special character, in a place where users put it.
     #[test]
     fn no_refusal_repeats_a_piece_of_user_or_password() {
         for password in [
@@ -334,24 +333,24 @@ mod tests {
                 "",
             ] {
                 let url = format!("postgres://hugo:{password}@{rest}");
-                // In brackets only at the front: that is a password like any other.
+                // A bracket at the beginning is an ordinary character of the password.
                 if password == "[pass" {
                     assert_eq!(accepted(&url), url);
                     continue;
                 }
-                let told = refused(&url);
-                let words = told.to_lowercase();
+                let message = refused(&url);
+                let words = message.to_lowercase();
                 assert!(
                     !words.contains("hugo") && !words.contains("pass@"),
-                    "{url}: {told}"
+                    "{url}: {message}"
                 );
                 assert!(
                     !words.contains("ss@") && !words.contains(password),
-                    "{url}: {told}"
+                    "{url}: {message}"
                 );
                 assert!(
-                    told.contains("%40") || told.contains("%25") || told.contains("%20"),
-                    "{told}"
+                    message.contains("%40") || message.contains("%25") || message.contains("%20"),
+                    "{message}"
                 );
             }
         }
@@ -363,10 +362,10 @@ mod tests {
             "postgres://[::1]x/jobs",
             "postgres://db:99999/jobs",
         ] {
-            let told = refused(url);
+            let message = refused(url);
             assert!(
-                !told.contains("hunter2") && !told.contains("hugo"),
-                "{told}"
+                !message.contains("hunter2") && !message.contains("hugo"),
+                "{message}"
             );
         }
     }

@@ -1,6 +1,7 @@
-//! Tells other processes what they would otherwise find later, and hears what they tell.
+//! Notifies other processes, and receives their notifications.
 //!
-//! Nobody waits for it: a thread sends what has come, and the same thing said many times is sent once.
+//! Notifications only save time: other processes would find the changes by polling. No caller waits for them. A
+//! thread sends the messages, and sends equal messages only once.
 
 mod listen;
 pub(crate) mod watch;
@@ -20,29 +21,28 @@ use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::worker::Queue;
 use crate::threads::{self, join_until};
 
-/// The most messages that wait. Those beyond are found out without a message, a little later.
+/// The most messages that wait. Further messages are dropped; polling finds those changes a little later.
 const MAX_WAITING: usize = 10_000;
 
-/// The least time between two calls that something was added: under load one is for many.
-const CALL_EVERY: Duration = Duration::from_millis(5);
+/// The least interval between two notifications of added jobs. Under load, one notification stands for many jobs.
+const NOTIFY_EVERY: Duration = Duration::from_millis(5);
 
-/// How long the listener waits before it looks whether it is to stop.
-const LISTEN_LOOK: Duration = Duration::from_millis(250);
+/// How often the listener checks whether it must stop.
+const CHECK_STOP_EVERY: Duration = Duration::from_millis(250);
 
-/// How long the listener waits before it connects again.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// The pause before the listener connects again.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
 enum Message {
     Added,
-    CalledOff(Claim),
+    Cancelled(Claim),
 }
 
-/// The way to the other processes.
 pub(crate) struct Notifier {
     messages: Mutex<Option<Sender<Message>>>,
-    /// That something was added is on its way.
+    /// A message about added jobs is waiting already.
     is_added: Arc<AtomicBool>,
-    /// What this process signs with, so that it does not hear itself.
+    /// The text of this process's messages, so that it can ignore its own.
     name: Arc<str>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -53,7 +53,7 @@ impl Notifier {
         let is_added = Arc::<AtomicBool>::default();
         let name: Arc<str> = format!("added by {}", Uuid::new_v4()).into();
         let (pending, sign) = (is_added.clone(), name.clone());
-        let body = move || send(&storage, &queue, &pending, &sign);
+        let body = move || send_loop(&storage, &queue, &pending, &sign);
         Ok(Notifier {
             messages: Mutex::new(Some(messages)),
             is_added,
@@ -62,16 +62,15 @@ impl Notifier {
         })
     }
 
-    /// Something may be due.
+    /// Jobs may be due.
     pub(crate) fn added(&self) {
         if !self.is_added.swap(true, SeqCst) {
             self.send(Message::Added);
         }
     }
 
-    /// This claim was cancelled.
-    pub(crate) fn called_off(&self, claim: Claim) {
-        self.send(Message::CalledOff(claim));
+    pub(crate) fn cancelled(&self, claim: Claim) {
+        self.send(Message::Cancelled(claim));
     }
 
     /// Never blocks.
@@ -90,7 +89,7 @@ impl Notifier {
         }
     }
 
-    /// Starts the thread that tells `queue` what other processes say.
+    /// Starts the thread that passes messages of other processes to `queue`.
     pub(crate) fn listen(
         &self,
         url: &str,
@@ -98,59 +97,61 @@ impl Notifier {
         stopping: Arc<AtomicBool>,
     ) -> io::Result<JoinHandle<()>> {
         let (url, own) = (url.to_owned(), self.name.clone());
-        threads::spawn("listener", move || hear(&url, &queue, &stopping, &own))
+        threads::spawn("listener", move || {
+            listen_loop(&url, &queue, &stopping, &own)
+        })
     }
 }
 
-fn send(storage: &Storage, queue: &Receiver<Message>, is_added: &AtomicBool, name: &str) {
-    let mut called: Option<Instant> = None;
+fn send_loop(storage: &Storage, queue: &Receiver<Message>, is_added: &AtomicBool, name: &str) {
+    let mut notified: Option<Instant> = None;
     while let Ok(message) = queue.recv() {
         let text = match message {
             Message::Added => {
-                let since = called.map_or(CALL_EVERY, |at| at.elapsed());
-                std::thread::sleep(CALL_EVERY.saturating_sub(since));
-                called = Some(Instant::now());
-                // What is added from now on is told once more.
+                let since = notified.map_or(NOTIFY_EVERY, |at| at.elapsed());
+                std::thread::sleep(NOTIFY_EVERY.saturating_sub(since));
+                notified = Some(Instant::now());
+                // Jobs that are added from now on need another message.
                 is_added.store(false, SeqCst);
                 name.to_owned()
             }
-            Message::CalledOff(claim) => format!("cancelled {} {}", claim.id, claim.token),
+            Message::Cancelled(claim) => format!("cancelled {} {}", claim.id, claim.token),
         };
         if let Err(error) = storage.notify(&text) {
-            log::debug!("Other processes were not told: {error}");
+            log::debug!("Other processes were not notified: {error}");
         }
     }
 }
 
-fn hear(url: &str, queue: &Queue, stopping: &AtomicBool, own: &str) {
+fn listen_loop(url: &str, queue: &Queue, stopping: &AtomicBool, own: &str) {
     let mut listener = None;
     while !stopping.load(SeqCst) {
         let Some(mut open) = listener.take().or_else(|| Listener::open(url)) else {
-            std::thread::sleep(LISTEN_AGAIN);
+            std::thread::sleep(RECONNECT_AFTER);
             continue;
         };
-        let Some(heard) = open.wait(LISTEN_LOOK) else {
+        let Some(messages) = open.wait(CHECK_STOP_EVERY) else {
             continue;
         };
         listener = Some(open);
-        let others = heard.iter().filter(|message| **message != *own);
-        others.for_each(|message| obey(queue, message));
+        let others = messages.iter().filter(|message| **message != *own);
+        others.for_each(|message| handle(queue, message));
     }
 }
 
-fn obey(queue: &Queue, message: &str) {
-    if let Some(claim) = cancelled(message) {
-        queue.call_off(claim);
+fn handle(queue: &Queue, message: &str) {
+    if let Some(claim) = parse_cancelled(message) {
+        queue.cancel_run(claim);
     } else if message.parse::<Uuid>().is_ok() {
-        // The version before names the job alone, of which there may be a newer claim by now.
+        // Older versions send the job's id alone. The job may have a newer claim by now, so ask the database.
         queue.renew_now();
     } else {
         queue.wake();
     }
 }
 
-/// `cancelled ID CLAIM`.
-fn cancelled(message: &str) -> Option<Claim> {
+/// Parses `cancelled ID CLAIM`.
+fn parse_cancelled(message: &str) -> Option<Claim> {
     let (id, token) = message.strip_prefix("cancelled ")?.split_once(' ')?;
     Some(Claim {
         id: id.parse().ok()?,

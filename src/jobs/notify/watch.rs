@@ -1,5 +1,5 @@
-//! Tells streams that their jobs have moved, whichever process runs them: one statement looks for
-//! all streams of this process.
+//! Signals changes of jobs to streams, whichever process runs the jobs. One statement polls for all streams of this
+//! process.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,13 +14,13 @@ use uuid::Uuid;
 use crate::jobs::storage::Storage;
 use crate::threads::{self, join_until};
 
-/// The pause between two looks, while anybody watches.
-const LOOK: Duration = Duration::from_millis(100);
+/// The polling interval while there are watchers.
+const POLL_EVERY: Duration = Duration::from_millis(100);
 
-/// The pause after a database that was away.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The pause after a failed statement.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Who watches which job. Its lock is a leaf.
+/// The watchers. Do not take another lock while holding this one.
 #[derive(Default)]
 struct Watchers {
     last: u64,
@@ -30,72 +30,72 @@ struct Watchers {
 
 struct Subscription {
     job: Uuid,
-    /// The newest entry of its history that the watcher was told of.
+    /// The newest history entry that the watcher knows of.
     seq: u32,
     signal: Sender<()>,
 }
 
-/// The running look-out.
+/// Polls the database for the watchers.
 pub(crate) struct Watch {
     watchers: Arc<Mutex<Watchers>>,
-    /// Calls the thread when the first watcher comes; dropped, it ends it.
-    call: Mutex<Option<Sender<()>>>,
+    /// Wakes the thread for the first watcher. The thread ends when this is dropped.
+    wake: Mutex<Option<Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A stream's place; gone when it is dropped.
+/// A stream's subscription. Dropping it removes the subscription.
 pub(crate) struct Watcher {
     watchers: Arc<Mutex<Watchers>>,
     number: u64,
-    moved: Receiver<()>,
+    changed: Receiver<()>,
 }
 
-/// The server stops: nobody looks any more.
+/// The server is stopping.
 pub(crate) struct Stopped;
 
 impl Watch {
     pub(crate) fn start(storage: Arc<Storage>) -> io::Result<Watch> {
         let watchers = Arc::<Mutex<Watchers>>::default();
-        let (call, called) = crossbeam_channel::bounded(1);
+        let (wake, woken) = crossbeam_channel::bounded(1);
         let shared = watchers.clone();
-        let thread = threads::spawn("job-watch", move || poll_loop(&storage, &shared, &called))?;
+        let thread = threads::spawn("job-watch", move || poll_loop(&storage, &shared, &woken))?;
         Ok(Watch {
             watchers,
-            call: Mutex::new(Some(call)),
+            wake: Mutex::new(Some(wake)),
             thread: Mutex::new(Some(thread)),
         })
     }
 
     /// Watches a job whose history is known up to entry `seq`.
     pub(crate) fn watch(&self, job: Uuid, seq: u32) -> Watcher {
-        let (signal, moved) = crossbeam_channel::bounded(1);
+        let (signal, changed) = crossbeam_channel::bounded(1);
         let mut watchers = self.watchers.lock();
         watchers.last += 1;
         let number = watchers.last;
-        // After the end, the dropped signal says so at once.
+        // After `close`, the dropped signal tells the watcher at once.
         if !watchers.is_closed {
             watchers
                 .all
                 .insert(number, Subscription { job, seq, signal });
         }
         drop(watchers);
-        if let Some(call) = &*self.call.lock() {
-            let _ = call.try_send(());
+        if let Some(wake) = &*self.wake.lock() {
+            let _ = wake.try_send(());
         }
         Watcher {
             watchers: self.watchers.clone(),
             number,
-            moved,
+            changed,
         }
     }
 
-    /// Ends every stream.
+    /// Ends all streams.
     pub(crate) fn close(&self) {
         let mut watchers = self.watchers.lock();
         watchers.is_closed = true;
         watchers.all.clear();
         drop(watchers);
-        self.call.lock().take();
+        self.wake.lock().take();
     }
 
     pub(crate) fn stop(&self, deadline: Instant) {
@@ -107,9 +107,9 @@ impl Watch {
 }
 
 impl Watcher {
-    /// Whether the job moved within `patience`; an error where the server stops.
-    pub(crate) fn moved(&self, patience: Duration) -> Result<bool, Stopped> {
-        match self.moved.recv_timeout(patience) {
+    /// Returns whether the job changed within `patience`; an error if the server is stopping.
+    pub(crate) fn changed(&self, patience: Duration) -> Result<bool, Stopped> {
+        match self.changed.recv_timeout(patience) {
             Ok(()) => Ok(true),
             Err(RecvTimeoutError::Timeout) => Ok(false),
             Err(RecvTimeoutError::Disconnected) => Err(Stopped),
@@ -123,8 +123,8 @@ impl Drop for Watcher {
     }
 }
 
-fn poll_loop(storage: &Storage, watchers: &Mutex<Watchers>, called: &Receiver<()>) {
-    while called.recv().is_ok() {
+fn poll_loop(storage: &Storage, watchers: &Mutex<Watchers>, woken: &Receiver<()>) {
+    while woken.recv().is_ok() {
         loop {
             let mut jobs: Vec<Uuid> = watchers.lock().all.values().map(|w| w.job).collect();
             if jobs.is_empty() {
@@ -134,10 +134,10 @@ fn poll_loop(storage: &Storage, watchers: &Mutex<Watchers>, called: &Receiver<()
             jobs.dedup();
             let pause = match storage.versions(&jobs) {
                 Ok(versions) => {
-                    watchers.lock().tell(&versions);
-                    LOOK
+                    watchers.lock().signal(&versions);
+                    POLL_EVERY
                 }
-                Err(_) => LOOK_AGAIN,
+                Err(_) => RETRY_AFTER,
             };
             std::thread::sleep(pause);
         }
@@ -145,10 +145,10 @@ fn poll_loop(storage: &Storage, watchers: &Mutex<Watchers>, called: &Receiver<()
 }
 
 impl Watchers {
-    /// Never blocks: a signal that was not heard yet stands for this one too.
-    fn tell(&mut self, versions: &HashMap<Uuid, u32>) {
+    /// Never blocks: if a signal is still waiting, it stands for this change too.
+    fn signal(&mut self, versions: &HashMap<Uuid, u32>) {
         for watched in self.all.values_mut() {
-            // One that is not there any more has moved as well.
+            // A deleted job counts as changed.
             let seq = versions.get(&watched.job).copied().unwrap_or(u32::MAX);
             if seq != watched.seq {
                 watched.seq = seq;

@@ -1,5 +1,5 @@
-//! Adding jobs: each is new, or the one that has its unique key; a request with an idempotency key
-//! adds its jobs together with the response that is stored for it.
+//! Inserts jobs. If a unique key is taken, the insert returns the job that has it. The response of a request with an
+//! idempotency key is stored in the same transaction as its jobs.
 
 use std::collections::HashMap;
 
@@ -8,78 +8,77 @@ use uuid::Uuid;
 
 use crate::jobs::database::{DatabaseError, Duty, Session};
 use crate::jobs::job::{Added, Job, NewJob};
-use crate::jobs::storage::idempotency::{Asked, StoredResponse};
+use crate::jobs::storage::idempotency::{Idempotency, StoredResponse};
 use crate::jobs::storage::{Done, Storage, read};
 
-/// How often a key may change hands while a job that wants it is added.
+/// How often an insert is repeated because its key was released and taken again meanwhile.
 const MAX_ROUNDS: usize = 100;
 
-/// What a request wants added.
+/// The jobs of one request.
 pub(crate) struct InsertRequest {
     pub(crate) jobs: Vec<NewJob>,
-    /// Where it has an idempotency key.
-    pub(crate) asked: Option<Asked>,
+    /// Set if the request has an idempotency key.
+    pub(crate) idempotency: Option<Idempotency>,
 }
 
-/// Jobs, and whether each is new.
+/// Jobs, each with whether it is new.
 pub(crate) type AddedJobs = Vec<(Job, bool)>;
 
-/// What became of it.
-pub(crate) enum Outcome {
+pub(crate) enum InsertOutcome {
     Added(AddedJobs),
-    /// It was answered before, and has added nothing.
-    Repeated(StoredResponse),
+    /// The key has a stored response, so nothing was added.
+    Replayed(StoredResponse),
 }
 
 impl Storage {
-    /// Adds what one request wishes for, all or nothing, to be [settled](Self::sync).
-    pub(crate) fn add(&self, wish: &InsertRequest) -> Done<Outcome> {
+    /// Adds the jobs of one request, all or none. Call [`sync`](Self::sync) to make them durable.
+    pub(crate) fn add(&self, request: &InsertRequest) -> Done<InsertOutcome> {
         for _ in 0..MAX_ROUNDS {
-            if let Some(added) = self.add_all(&[wish])? {
-                return Ok(Outcome::Added(added.into_iter().flatten().collect()));
+            if let Some(added) = self.add_all(&[request])? {
+                return Ok(InsertOutcome::Added(added.into_iter().flatten().collect()));
             }
-            if let Some(stored) = self.stored_before(wish)? {
-                return Ok(Outcome::Repeated(stored));
+            if let Some(stored) = self.stored_before(request)? {
+                return Ok(InsertOutcome::Replayed(stored));
             }
         }
-        let text = "an idempotency key changes hands too fast";
-        Err(DatabaseError::Broken(text.to_owned()))
+        let text = "an idempotency key is taken and released too fast";
+        Err(DatabaseError::Internal(text.to_owned()))
     }
 
-    /// The same for several in one commit: what each has got, in order. `None`, and nothing is added,
-    /// where one of them was answered before.
-    pub(crate) fn add_all(&self, wishes: &[&InsertRequest]) -> Done<Option<Vec<AddedJobs>>> {
-        let jobs: Vec<&NewJob> = wishes.iter().flat_map(|wish| &wish.jobs).collect();
+    /// Adds the jobs of several requests in one commit and returns the jobs of each request in order. Returns `None`,
+    /// and adds nothing, if one of the requests has a stored response.
+    pub(crate) fn add_all(&self, requests: &[&InsertRequest]) -> Done<Option<Vec<AddedJobs>>> {
+        let jobs: Vec<&NewJob> = requests.iter().flat_map(|request| &request.jobs).collect();
         let has_keys = jobs.iter().any(|new| new.unique_key.is_some());
-        if !has_keys && wishes.iter().all(|wish| wish.asked.is_none()) {
-            let mut addition = Addition::default();
-            addition.take_new(&self.write(Duty::Request, &self.requests.insert, &jobs)?)?;
-            if jobs.iter().all(|new| addition.has(new)) {
-                return addition.in_order(wishes).map(Some);
+        if !has_keys && requests.iter().all(|request| request.idempotency.is_none()) {
+            let mut insertion = Insertion::default();
+            insertion.take_new(&self.write(Duty::Request, &self.requests.insert, &jobs)?)?;
+            if jobs.iter().all(|new| insertion.has(new)) {
+                return insertion.in_order(requests).map(Some);
             }
         }
-        let (mut added, mut is_late) = (Vec::new(), false);
+        let (mut added, mut has_stored) = (Vec::new(), false);
         let done = self.transact(&mut |session| {
-            added = self.insert(session, &jobs)?.in_order(wishes)?;
-            is_late = !self.keep_receipts(session, wishes, &added)?;
-            match is_late {
-                // What was added here goes with the transaction.
-                true => Err(DatabaseError::Broken(
-                    "an idempotency key was answered before".to_owned(),
+            added = self.insert(session, &jobs)?.in_order(requests)?;
+            has_stored = !self.store_responses(session, requests, &added)?;
+            match has_stored {
+                // The error rolls the inserts back.
+                true => Err(DatabaseError::Internal(
+                    "an idempotency key has a stored response".to_owned(),
                 )),
                 false => Ok(()),
             }
         });
-        match is_late {
+        match has_stored {
             true => Ok(None),
             false => done.map(|()| Some(added)),
         }
     }
 
-    fn insert(&self, session: &mut dyn Session, jobs: &[&NewJob]) -> Done<Addition> {
-        let mut added = Addition::default();
+    fn insert(&self, session: &mut dyn Session, jobs: &[&NewJob]) -> Done<Insertion> {
+        let mut added = Insertion::default();
         let mut missing = jobs.to_vec();
-        // Those who add the same keys wait for each other: in one order, never in a circle.
+        // Inserts of the same keys wait for each other. One common order avoids deadlocks.
         missing.sort_by_key(|new| (&new.unique_key, &new.user));
         for _ in 0..MAX_ROUNDS {
             let document = serde_json::to_string(&missing)?;
@@ -87,65 +86,68 @@ impl Storage {
             missing.retain(|new| !added.has(new));
             if !missing.is_empty() {
                 let document = serde_json::to_string(&missing)?;
-                // Added already, by a commit whose answer was lost.
+                // An earlier commit may have added these jobs although its response was lost.
                 added.take_new(&session.run(&self.requests.own, &document)?)?;
-                // A key's holder may end before it is looked up; then the key is free again.
-                added.take_held(&session.run(&self.requests.by_unique_key, &document)?)?;
+                // The job that has the key may finish before it is looked up. The key is then free, so insert again.
+                added.take_existing(&session.run(&self.requests.by_unique_key, &document)?)?;
                 missing.retain(|new| !added.has(new));
             }
             if missing.is_empty() {
                 return Ok(added);
             }
         }
-        Err(DatabaseError::Broken(
-            "a unique key changes hands too fast".to_owned(),
+        Err(DatabaseError::Internal(
+            "a unique key is taken and released too fast".to_owned(),
         ))
     }
 
-    /// False if a response is stored for a key already.
-    fn keep_receipts(
+    /// Returns false if one of the keys already has a stored response.
+    fn store_responses(
         &self,
         session: &mut dyn Session,
-        wishes: &[&InsertRequest],
+        requests: &[&InsertRequest],
         added: &[AddedJobs],
     ) -> Done<bool> {
         let mut rows = Vec::new();
-        for (wish, added) in wishes.iter().zip(added) {
-            if let Some(asked) = &wish.asked
-                && let Some(answer) = (asked.answer)(added)
+        for (request, added) in requests.iter().zip(added) {
+            if let Some(idempotency) = &request.idempotency
+                && let Some(response) = (idempotency.response)(added)
             {
-                let key = &asked.key;
+                let key = &idempotency.key;
                 rows.push(json!({
                     "xuser": key.user, "xkey": key.key, "xfingerprint": key.fingerprint,
-                    "xstatus": answer.status, "xlocation": answer.location, "xbody": answer.body,
+                    "xstatus": response.status, "xlocation": response.location, "xbody": response.body,
                 }));
             }
         }
         if rows.is_empty() {
             return Ok(true);
         }
-        // In one order, as unique keys.
+        // One common order avoids deadlocks, as for unique keys.
         rows.sort_by_cached_key(|row| (row["xuser"].to_string(), row["xkey"].to_string()));
-        let kept = session.run(&self.requests.keep_receipt, &serde_json::to_string(&rows)?)?;
+        let kept = session.run(
+            &self.requests.store_response,
+            &serde_json::to_string(&rows)?,
+        )?;
         Ok(kept.len() == rows.len())
     }
 
-    fn stored_before(&self, wish: &InsertRequest) -> Done<Option<StoredResponse>> {
-        let asked = wish.asked.as_ref();
-        let before = asked.map(|asked| self.stored(&asked.key)).transpose()?;
+    fn stored_before(&self, request: &InsertRequest) -> Done<Option<StoredResponse>> {
+        let idempotency = request.idempotency.as_ref();
+        let before = idempotency.map(|it| self.stored(&it.key)).transpose()?;
         Ok(before.flatten())
     }
 }
 
-/// What became of jobs that are being added.
+/// The results of an insert.
 #[derive(Default)]
-struct Addition {
+struct Insertion {
     new: HashMap<Uuid, Added>,
-    /// The job that has its unique key, by the id of the one that does not.
-    held: HashMap<Uuid, Job>,
+    /// By the id of a rejected job: the existing job with the same unique key.
+    existing: HashMap<Uuid, Job>,
 }
 
-impl Addition {
+impl Insertion {
     fn take_new(&mut self, rows: &[String]) -> Done<()> {
         for line in rows.iter().flat_map(|row| row.lines()) {
             let added = read(line, Added::parse)?;
@@ -154,29 +156,30 @@ impl Addition {
         Ok(())
     }
 
-    fn take_held(&mut self, rows: &[String]) -> Done<()> {
+    fn take_existing(&mut self, rows: &[String]) -> Done<()> {
         for row in rows {
             let (id, job) = row.split_once(' ').unwrap_or_default();
-            self.held.insert(id.parse()?, serde_json::from_str(job)?);
+            self.existing
+                .insert(id.parse()?, serde_json::from_str(job)?);
         }
         Ok(())
     }
 
     fn has(&self, new: &NewJob) -> bool {
-        self.new.contains_key(&new.id) || self.held.contains_key(&new.id)
+        self.new.contains_key(&new.id) || self.existing.contains_key(&new.id)
     }
 
-    /// What each wish has got.
-    fn in_order(&self, wishes: &[&InsertRequest]) -> Done<Vec<AddedJobs>> {
-        let one = |new: &NewJob| match (self.new.get(&new.id), self.held.get(&new.id)) {
+    /// Returns the jobs of each request.
+    fn in_order(&self, requests: &[&InsertRequest]) -> Done<Vec<AddedJobs>> {
+        let one = |new: &NewJob| match (self.new.get(&new.id), self.existing.get(&new.id)) {
             (Some(row), _) => Ok((Job::added(new, row), true)),
             (None, Some(job)) => Ok((job.clone(), false)),
-            (None, None) => Err(DatabaseError::Broken(
-                "an added job was not given back".to_owned(),
+            (None, None) => Err(DatabaseError::Internal(
+                "the database did not return an inserted job".to_owned(),
             )),
         };
-        let each = wishes.iter();
-        each.map(|wish| wish.jobs.iter().map(one).collect())
+        let each = requests.iter();
+        each.map(|request| request.jobs.iter().map(one).collect())
             .collect()
     }
 }

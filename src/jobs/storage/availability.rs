@@ -1,4 +1,4 @@
-//! A database that is away, as requests see it: logged once, with a count at its end.
+//! Logs an outage of the database that requests have met: once, with a count at its end.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,9 @@ use parking_lot::Mutex;
 
 use crate::jobs::database::DatabaseError;
 
-/// The database counts as available again when nothing has failed for so long.
+/// If no statement fails for this long, the outage has ended.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// What became of the statements of requests.
 #[derive(Default)]
 pub(crate) struct Availability(Mutex<State>);
 
@@ -22,7 +21,7 @@ struct State {
 }
 
 impl Availability {
-    /// Notes how a statement went.
+    /// Records whether a statement has reached the database.
     pub(crate) fn note<T>(&self, done: &Result<T, DatabaseError>) {
         let mut state = self.0.lock();
         match done {
@@ -33,10 +32,12 @@ impl Availability {
                 let is_first = state.failures == 1;
                 drop(state);
                 if is_first {
-                    log::error!("Requests are refused, since the database cannot be used: {error}");
+                    log::error!(
+                        "Requests are refused because the database cannot be used: {error}"
+                    );
                 }
             }
-            // A refusal is an answer too.
+            // A refusal is also a response: the database is available.
             _ => {
                 state.is_away = false;
                 if state.last.is_none_or(|last| last.elapsed() < QUIET) {
@@ -46,13 +47,12 @@ impl Availability {
                 let failures = std::mem::take(&mut state.failures);
                 drop(state);
                 log::info!(
-                    "The database serves requests again; {failures} statements failed meanwhile"
+                    "The database serves requests again, after {failures} failed statements"
                 );
             }
         }
     }
 
-    /// Whether the newest statement failed.
     pub(crate) fn is_away(&self) -> bool {
         self.0.lock().is_away
     }

@@ -1,52 +1,50 @@
-//! Idempotency keys: a repeated request is answered as the first, and adds nothing.
+//! Idempotency keys: a repeated request gets the stored response and adds nothing.
 //!
-//! The answer is kept in the database, in the same commit as the jobs: whichever front end a client
-//! comes back to, and whatever has crashed meanwhile, there is either both of them or neither.
+//! The database stores the response in the same commit as the jobs. After a crash it has both or neither, and every
+//! front end can replay the response.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::jobs::job::Job;
 
-/// Whose key it is, and of which request.
+/// The key of a request, with its user.
 #[derive(Clone, Serialize)]
 pub(crate) struct IdempotencyKey {
     pub(crate) user: String,
     pub(crate) key: String,
-    /// Of its path and body.
+    /// A hash of the request's path and body.
     pub(crate) fingerprint: String,
 }
 
-/// The answer that a repeat gets again.
+/// The stored response to the first request with a key.
 #[derive(Deserialize)]
 pub(crate) struct StoredResponse {
-    /// Of the request that it answers.
+    /// The fingerprint of the first request.
     pub(crate) fingerprint: String,
     #[serde(flatten)]
-    pub(crate) answer: FirstAnswer,
+    pub(crate) response: FirstResponse,
 }
 
-/// What the first request was told.
 #[derive(Deserialize)]
-pub(crate) struct FirstAnswer {
+pub(crate) struct FirstResponse {
     pub(crate) status: u16,
     pub(crate) location: Option<String>,
     pub(crate) body: String,
 }
 
-/// A request to be answered once.
-pub(crate) struct Asked {
+/// The idempotency key of a request, and how to build the response to store.
+pub(crate) struct Idempotency {
     pub(crate) key: IdempotencyKey,
-    /// What to keep of what it has got; `None` where that is nothing at all.
-    pub(crate) answer: Box<Answering>,
+    /// Returns `None` if there is nothing to store.
+    pub(crate) response: Box<BuildResponse>,
 }
 
-pub(crate) type Answering = dyn Fn(&[(Job, bool)]) -> Option<FirstAnswer> + Send;
+pub(crate) type BuildResponse = dyn Fn(&[(Job, bool)]) -> Option<FirstResponse> + Send;
 
 impl IdempotencyKey {
-    /// The key that came with a request of `user`.
     pub(crate) fn new(user: &str, key: &str, path: &str, body: &[u8]) -> IdempotencyKey {
-        // Other processes, and later ones, have to come to the same.
+        // A fixed hash, because other processes and later versions must compute the same value.
         let mut hash = Sha256::new();
         hash.update(path);
         hash.update(b"\n");

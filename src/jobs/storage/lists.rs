@@ -1,7 +1,7 @@
-//! Lists and counts, at a cost that does not grow with the jobs that have ended.
+//! Lists and counts. Their cost does not grow with the number of finished jobs.
 //!
-//! The database keeps how many jobs there are of each user, type and status. They give the counts, and tell a list
-//! where to look: for each type and status it takes a page from an index in the list's order, and merges.
+//! The database keeps counts of jobs for each user, type and status. A list takes the types from the counts, reads
+//! one page from an index for each type and status, and merges the pages.
 
 use std::collections::BTreeSet;
 
@@ -13,16 +13,15 @@ use crate::jobs::database::Duty;
 use crate::jobs::job::{Job, JobStatus};
 use crate::jobs::storage::{Done, Storage, User, parse};
 
-/// Which jobs to list.
 pub(crate) struct JobQuery {
-    /// Empty: any.
+    /// Empty: any status.
     pub(crate) statuses: Vec<JobStatus>,
     pub(crate) kind: Option<String>,
     pub(crate) cursor: Option<Uuid>,
     pub(crate) limit: usize,
 }
 
-/// So many jobs of one type and status; pending and processing are one.
+/// The number of jobs of one type and status. Pending and processing jobs are counted together.
 #[derive(Deserialize)]
 struct Count {
     kind: String,
@@ -30,7 +29,7 @@ struct Count {
     jobs: u64,
 }
 
-/// What the counts call a job that has not ended.
+/// The status under which pending and processing jobs are counted.
 const LIVE: u8 = JobStatus::Pending as u8;
 
 impl JobQuery {
@@ -40,8 +39,7 @@ impl JobQuery {
 }
 
 impl Storage {
-    /// A page, newest first, one more than its limit where there are more; and how many there
-    /// are in all.
+    /// Returns a page, newest first, and the total. If more jobs follow, the page has one more than its limit.
     pub(crate) fn list(&self, user: &User, query: &JobQuery) -> Done<(Vec<Job>, u64)> {
         let mut counts = self.counts(user)?;
         counts.retain(|count| query.kind.as_ref().is_none_or(|kind| *kind == count.kind));
@@ -55,9 +53,10 @@ impl Storage {
         Ok((jobs, self.total(user, query, &counts)?))
     }
 
-    /// How many jobs have each status.
+    /// Returns the number of jobs for each status.
     pub(crate) fn stats(&self, user: &User) -> Done<Vec<(JobStatus, u64)>> {
-        // Before the counts: what begins or ends meanwhile is missed here, and not counted twice.
+        // Read this before the counts. A job that begins or finishes in between may be missed, but is not counted
+        // twice.
         let processing = self.processing(user, None)?;
         let counts = self.counts(user)?;
         let sum = |status: JobStatus| -> u64 {
@@ -74,9 +73,9 @@ impl Storage {
         Ok(each.collect())
     }
 
-    /// The statement and the places where the jobs of a list can be.
+    /// Returns the statement and its document, which names the types and statuses to read.
     fn places(&self, user: &User, query: &JobQuery, counts: &[Count]) -> Done<(&String, Value)> {
-        // Each status of every type: a job may take its next one between two statements.
+        // Every type is combined with every status, because a job may change its status between the two statements.
         let kinds: BTreeSet<_> = counts.iter().map(|count| &count.kind).collect();
         let ended = JobStatus::ALL.into_iter();
         let ended = ended.filter(|status| status.is_final() && query.wants(*status));
@@ -100,7 +99,7 @@ impl Storage {
         document["pending"] = pending.into();
         document["user"] = json!(user.name);
         document["kind"] = json!(query.kind);
-        // What is claimed ahead is pending still.
+        // Jobs that are claimed ahead still count as pending.
         let (least, most) = match (
             query.wants(JobStatus::Processing),
             query.wants(JobStatus::Pending),
@@ -119,7 +118,7 @@ impl Storage {
         Ok((sql, document))
     }
 
-    /// Whose jobs of which types have not ended.
+    /// The users and types of unfinished jobs.
     fn live(&self, query: &JobQuery) -> Done<Vec<Value>> {
         let document = json!({ "kind": query.kind });
         parse(&self.read(Duty::List, &self.requests.live, &document)?)
@@ -134,7 +133,7 @@ impl Storage {
         parse(&self.read(Duty::List, sql, &document)?)
     }
 
-    /// How many have begun and not ended: so few that they are counted.
+    /// Counts the running jobs. There are few, so the rows are counted.
     fn processing(&self, user: &User, kind: Option<&str>) -> Done<u64> {
         let sql = match user.admin {
             true => &self.requests.processing,
@@ -146,9 +145,9 @@ impl Storage {
     }
 
     fn total(&self, user: &User, query: &JobQuery, counts: &[Count]) -> Done<u64> {
-        let sum = |is_meant: &dyn Fn(u8) -> bool| -> u64 {
-            let meant = counts.iter().filter(|count| is_meant(count.status));
-            meant.map(|count| count.jobs).sum()
+        let sum = |is_wanted: &dyn Fn(u8) -> bool| -> u64 {
+            let matching = counts.iter().filter(|count| is_wanted(count.status));
+            matching.map(|count| count.jobs).sum()
         };
         let wanted = |status: u8| query.statuses.iter().any(|other| *other as u8 == status);
         let ended = sum(&|status| status != LIVE && (query.statuses.is_empty() || wanted(status)));
@@ -171,6 +170,6 @@ impl Storage {
 }
 
 fn page(query: &JobQuery) -> Value {
-    // No id is greater: so the cursor is always a bound of the index.
+    // Without a cursor, the greatest id serves as one, so that the index always has a bound.
     json!({ "cursor": query.cursor.unwrap_or(Uuid::max()), "limit": query.limit + 1 })
 }

@@ -1,8 +1,8 @@
-//! What can be done with jobs in a database.
+//! The operations on jobs in a database.
 
 pub(crate) mod addition;
 mod availability;
-pub(crate) mod end;
+pub(crate) mod completion;
 pub(crate) mod idempotency;
 pub(crate) mod lists;
 pub(crate) mod sql;
@@ -21,26 +21,26 @@ use crate::jobs::storage::availability::Availability;
 use crate::jobs::storage::idempotency::{IdempotencyKey, StoredResponse};
 use crate::jobs::storage::sql::{RequestStatements, WorkStatements};
 
-/// The queue's tables, and their statements. What requests ask of it is here and in `addition` and `lists`, what
-/// workers ask in `work`.
+/// The statements and the database. Operations for requests are here, in `addition` and in `lists`; those for workers
+/// are in `work`.
 pub(crate) struct Storage {
     pub(crate) database: Box<dyn Database>,
     pub(crate) requests: RequestStatements,
     pub(crate) work: WorkStatements,
-    /// Of requests; workers keep their own.
+    /// For requests only; each worker duty has its own back-off.
     pub(crate) availability: Availability,
-    /// What tells this run of the system from any other, where the database has no clock of its own.
+    /// Identifies this boot of the system, if the database uses the system's clock.
     pub(crate) boot: Option<String>,
 }
 
-/// Who asks: an admin sees every job, others their own.
+/// The user of a request. An admin sees all jobs, others see their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
     pub(crate) admin: bool,
 }
 
-/// A claim: which job, and its fencing token. No other claim of any job has both.
+/// A claim, identified by its job and its fencing token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Claim {
     #[serde(rename = "xid")]
@@ -84,7 +84,7 @@ impl Storage {
         self.noted(duty, self.database.read(duty, sql, &document))
     }
 
-    /// What is done within one transaction, for a request.
+    /// Runs a request's transaction.
     pub(crate) fn transact(&self, work: &mut Work<'_>) -> Done<()> {
         self.noted(Duty::Request, self.database.transact(Duty::Request, work))
     }
@@ -100,20 +100,20 @@ impl Storage {
         done
     }
 
-    /// As [`write`](Self::write) for a request, and safe from a power failure.
+    /// As [`write`](Self::write), for a request; also survives a power failure.
     fn write_durably(&self, sql: &str, document: &impl Serialize) -> Done<Vec<String>> {
         let rows = self.write(Duty::Request, sql, document)?;
         self.sync()?;
         Ok(rows)
     }
 
-    /// Returns when what was written before is safe from a power failure. What it takes back of claims
-    /// and reports is done again, so that they need not wait for this.
+    /// Makes earlier writes survive a power failure. Claims and reports do not need this: if they are lost, they are
+    /// done again.
     pub(crate) fn sync(&self) -> Done<()> {
         self.noted(Duty::Request, self.database.sync())
     }
 
-    /// The first answer to this key of the last day, where there is one.
+    /// The response stored for this key within the last day.
     pub(crate) fn stored(&self, key: &IdempotencyKey) -> Done<Option<StoredResponse>> {
         let rows = self.read(Duty::Request, &self.requests.stored, key)?;
         Ok(parse(&rows)?.pop())
@@ -124,7 +124,8 @@ impl Storage {
         Ok(parse(&rows)?.pop())
     }
 
-    /// Its history, oldest first; of the reports, those after entry `after`. Empty where there is
+    /// Returns the history, oldest entry first, with the reports after entry `after`. Empty if the job does not
+    /// exist.
     /// no such job.
     pub(crate) fn history(&self, duty: Duty, id: Uuid, after: u32) -> Done<Vec<Entry>> {
         let document = json!({ "id": id, "after": after });
@@ -139,31 +140,31 @@ impl Storage {
         Ok(entries)
     }
 
-    /// The newest entry of each one's history; nothing of those that are not there.
+    /// Returns the number of the newest history entry of each job that exists.
     pub(crate) fn versions(&self, jobs: &[Uuid]) -> Done<HashMap<Uuid, u32>> {
         let rows = self.read(Duty::Watch, &self.requests.versions, &id_rows(jobs))?;
         let versions = rows.iter().map(|row| {
             let (id, seq) = row.split_once(' ').unwrap_or_default();
             let seq = seq
                 .parse()
-                .map_err(|_| DatabaseError::Broken("a version is no number".to_owned()))?;
+                .map_err(|_| DatabaseError::Internal("a version is not a number".to_owned()))?;
             Ok((id.parse()?, seq))
         });
         versions.collect()
     }
 
-    /// The job as cancelled; `None` where it had ended.
+    /// Returns the cancelled job; `None` if the job had already finished.
     pub(crate) fn cancel(&self, id: Uuid) -> Done<Option<Job>> {
         let rows = self.write_durably(&self.requests.cancel, &json!({ "id": id }))?;
         Ok(parse(&rows)?.pop())
     }
 
-    /// The job as pending again; `None` where it has not ended badly.
+    /// Returns the job, pending again; `None` if it is neither failed nor cancelled.
     pub(crate) fn retry(&self, id: Uuid) -> Done<Option<Job>> {
         match self.write_durably(&self.requests.retry, &json!({ "id": id })) {
             Ok(rows) => Ok(parse(&rows)?.pop()),
-            // Another job took its unique key in this moment.
-            Err(DatabaseError::Taken(_)) => Ok(None),
+            // Another job took the unique key at this moment.
+            Err(DatabaseError::Duplicate(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -178,10 +179,10 @@ pub(crate) fn parse<T: for<'de> Deserialize<'de>>(rows: &[String]) -> Done<Vec<T
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Reads words, which this program's own statement has given.
+/// Parses a row of one of this program's own statements.
 pub(crate) fn read<T>(words: &str, parse: impl Fn(&str) -> Option<T>) -> Done<T> {
     parse(words)
-        .ok_or_else(|| DatabaseError::Broken(format!("an answer cannot be read: {words:.80}")))
+        .ok_or_else(|| DatabaseError::Internal(format!("a row cannot be parsed: {words:.80}")))
 }
 
 pub(crate) fn ids(rows: &[String]) -> Done<Vec<Uuid>> {

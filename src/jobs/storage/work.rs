@@ -1,4 +1,4 @@
-//! What workers ask of the database.
+//! The operations of workers.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,23 +10,23 @@ use uuid::Uuid;
 use crate::jobs::clock::since_boot;
 use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
 use crate::jobs::job::{Claimed, JobStatus, Place, Progress};
-use crate::jobs::storage::end::{End, document_of};
+use crate::jobs::storage::completion::{Completion, document_of};
 use crate::jobs::storage::sql::work as sql;
 use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse, read};
 
-/// The executor of this claim was called so many ms ago.
+/// A begin: the executor was called `age` milliseconds ago.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Begin {
     #[serde(flatten)]
     pub(crate) claim: Claim,
     #[serde(rename = "xage")]
     pub(crate) age: u64,
-    /// It has returned since then, to be called again.
+    /// 1: the executor has paused since then.
     #[serde(rename = "xpaused")]
     pub(crate) is_paused: u8,
 }
 
-/// Whether this claim's executor is on no thread, to be called again.
+/// Whether the executor of this claim is paused.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Pause {
     #[serde(flatten)]
@@ -35,7 +35,7 @@ pub(crate) struct Pause {
     pub(crate) is_paused: u8,
 }
 
-/// The newest progress of this claim.
+/// The newest report of a claim.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Reported {
     #[serde(flatten)]
@@ -44,23 +44,23 @@ pub(crate) struct Reported {
     pub(crate) latest: Progress,
 }
 
-/// A claim to be prolonged.
+/// A lease to extend.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Renewal {
     #[serde(flatten)]
     pub(crate) claim: Claim,
     #[serde(rename = "xlease")]
     pub(crate) lease: u64,
-    /// 1: its executor has ended, and its end waits to be written.
+    /// 1: the executor has finished, and its result waits to be written.
     #[serde(rename = "xdone")]
     pub(crate) is_done: u8,
 }
 
-/// What became of rows that were to be written. A job that is in neither was taken from this worker.
+/// The results of a write. A job in neither set belongs to another worker, or was cancelled.
 #[derive(Default)]
 pub(crate) struct Written {
     pub(crate) done: HashSet<Uuid>,
-    /// Somebody else was writing to it: to be written the next time.
+    /// Another transaction has locked the row; write it again later.
     pub(crate) locked: HashSet<Uuid>,
 }
 
@@ -75,15 +75,15 @@ impl Written {
     }
 }
 
-/// A claim to be given back.
+/// A claim to release.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Release {
     #[serde(flatten)]
     pub(crate) claim: Claim,
-    /// Milliseconds that nobody may claim the job for.
+    /// Milliseconds until the job may be claimed again.
     #[serde(rename = "xdelay")]
     pub(crate) delay: u64,
-    /// JSON: what the history tells where the executor was called.
+    /// JSON: the message in the history if the executor had been called.
     #[serde(rename = "xwhy")]
     why: String,
 }
@@ -98,23 +98,22 @@ impl Release {
     }
 }
 
-/// A job whose worker was lost: pending again, or failed since it was lost too often.
+/// A job whose worker was lost: pending again, or failed if it has lost too many workers.
 #[derive(Deserialize)]
 pub(crate) struct Rescued {
     pub(crate) kind: String,
     pub(crate) status: JobStatus,
 }
 
-/// What to claim.
 pub(crate) struct ClaimQuery<'a> {
-    /// How careful to be: 1, or more for jobs whose worker was lost.
+    /// 1, or more for jobs whose worker was lost.
     pub(crate) lane: u8,
     pub(crate) kinds: &'a [KindMark],
     pub(crate) count: usize,
     pub(crate) lease: Duration,
 }
 
-/// A type, and the place in the order of its due jobs that a claim looks behind.
+/// A type, and the position in the order of its due jobs after which a claim starts.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct KindMark {
     #[serde(rename = "xkind")]
@@ -124,7 +123,7 @@ pub(crate) struct KindMark {
 }
 
 impl Storage {
-    /// Takes due jobs, for their lease at most without a renewal, in the order in which they are to run.
+    /// Claims due jobs until their leases expire. Returns them in the order in which they must run.
     pub(crate) fn claim(&self, query: &ClaimQuery<'_>) -> Done<Vec<Claimed>> {
         let document = json!({
             "lane": query.lane, "kinds": query.kinds, "count": query.count, "lease": millis(query.lease),
@@ -132,43 +131,43 @@ impl Storage {
         let rows = self.write(Duty::Claim, &self.work.claim, &document)?;
         let readable = |row: &String| match read(row, Claimed::parse) {
             Ok(job) => Some(job),
-            // Somebody else wrote into it. No reason to leave the others alone.
+            // Another program has written to the table. The other jobs can still be claimed.
             Err(error) => {
-                log::error!("A job cannot be claimed: {error}");
+                log::error!("A claimed job cannot be read: {error}");
                 None
             }
         };
         let mut jobs: Vec<Claimed> = rows.iter().filter_map(readable).collect();
-        // No database promises to give back in any order.
+        // Databases do not return updated rows in order.
         jobs.sort_by_key(Claimed::place);
         Ok(jobs)
     }
 
-    /// Makes jobs ready whose time has come.
+    /// Makes delayed jobs ready if they are due.
     pub(crate) fn promote(&self) -> Done<()> {
         self.write(Duty::Claim, &self.work.promote, &()).map(drop)
     }
 
-    /// How long until the next job that is not due yet.
+    /// Returns the time until the next delayed job is due.
     pub(crate) fn next_run(&self) -> Done<Option<Duration>> {
         let rows = self.read(Duty::Claim, &self.work.next_run, &())?;
         let wait = rows.first().and_then(|ms| ms.parse::<i64>().ok());
         Ok(wait.map(|ms| Duration::from_millis(ms.max(0) as u64)))
     }
 
-    /// Writes down that attempts have begun.
+    /// Writes that attempts have begun.
     pub(crate) fn begin(&self, begins: &[Begin]) -> Done<Written> {
         let rows = self.write(Duty::Complete, &self.work.begin, &begins)?;
         self.written(&rows, begins.iter().map(|begin| begin.claim))
     }
 
-    /// Writes down who pauses, and who is at work again.
+    /// Writes which executors have paused or run again.
     pub(crate) fn pause(&self, pauses: &[Pause]) -> Done<Written> {
         let rows = self.write(Duty::Complete, &self.work.pause, &pauses)?;
         self.written(&rows, pauses.iter().map(|pause| pause.claim))
     }
 
-    /// Writes the newest progress, and adds it to the history.
+    /// Writes progress reports to the jobs and to their history.
     pub(crate) fn report(&self, reports: &[Reported]) -> Done<Written> {
         let document = serde_json::to_string(reports)?;
         let mut rows = Vec::new();
@@ -184,7 +183,7 @@ impl Storage {
         self.written(&rows, reports.iter().map(|report| report.claim))
     }
 
-    /// `rows` are written. Of the others: do they hold?
+    /// `rows` were written. Of the other claims, finds those that are still valid.
     fn written(&self, rows: &[String], claims: impl Iterator<Item = Claim>) -> Done<Written> {
         let done: HashSet<Uuid> = ids(rows)?.into_iter().collect();
         let others: Vec<Claim> = claims.filter(|claim| !done.contains(&claim.id)).collect();
@@ -198,27 +197,36 @@ impl Storage {
         })
     }
 
-    /// Writes ends down, to be [settled](Self::sync); the jobs whose claims held.
-    pub(crate) fn finish(&self, ends: &[End]) -> Done<Vec<Uuid>> {
-        let document = document_of(ends.iter(), self.database.dialect());
+    /// Writes completions and returns the jobs whose claims were valid. Call [`sync`](Self::sync) to make them
+    /// durable.
+    pub(crate) fn finish(&self, completions: &[Completion]) -> Done<Vec<Uuid>> {
+        let document = document_of(completions.iter(), self.database.dialect());
         let rows = self
             .database
             .write(Duty::Complete, &self.work.finish, &document)?;
         ids(&rows)
     }
 
-    /// As [`finish`](Self::finish), but waits for no row that somebody else has locked. Also the jobs
-    /// that it found free; the ends of the others are still to be written.
-    pub(crate) fn finish_free(&self, ends: &[End]) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
-        let claims: Vec<Claim> = ends.iter().map(|end| end.claim).collect();
+    /// As [`finish`](Self::finish), but skips locked rows. Also returns the jobs whose rows were not locked; the
+    /// others must be written again later.
+    pub(crate) fn finish_unlocked(
+        &self,
+        completions: &[Completion],
+    ) -> Done<(HashSet<Uuid>, Vec<Uuid>)> {
+        let claims: Vec<Claim> = completions
+            .iter()
+            .map(|completion| completion.claim)
+            .collect();
         let document = serde_json::to_string(&claims)?;
         let dialect = self.database.dialect();
         let (mut free, mut written) = (HashSet::new(), Vec::new());
         self.database.transact(Duty::Complete, &mut |session| {
-            free = ids(&session.run(&self.work.free, &document)?)?
+            free = ids(&session.run(&self.work.lock_free, &document)?)?
                 .into_iter()
                 .collect();
-            let of_free = ends.iter().filter(|end| free.contains(&end.claim.id));
+            let of_free = completions
+                .iter()
+                .filter(|completion| free.contains(&completion.claim.id));
             let document = document_of(of_free, dialect);
             written = ids(&session.run(&self.work.finish, &document)?)?;
             Ok(())
@@ -226,10 +234,10 @@ impl Storage {
         Ok((free, written))
     }
 
-    /// Prolongs claims. One that somebody is writing to just now holds, and is prolonged next time.
+    /// Renews leases. If a row is locked, its claim stays valid and is renewed next time.
     pub(crate) fn renew(&self, renewals: &[Renewal]) -> Done<Written> {
         let document = serde_json::to_string(renewals)?;
-        let rows = self.in_true_time(Duty::Renew, Some((&self.work.renew, &document)))?;
+        let rows = self.with_clock(Duty::Renew, Some((&self.work.renew, &document)))?;
         let done: HashSet<Uuid> = ids(&rows)?.into_iter().collect();
         let others = renewals.iter();
         let others: Vec<_> = others
@@ -243,25 +251,25 @@ impl Storage {
         Ok(Written { done, locked })
     }
 
-    /// Gives claims back. What had begun is told, and does not count as an attempt.
+    /// Releases claims. If the attempt had begun, the history says so, and the attempt does not count.
     pub(crate) fn release(&self, duty: Duty, claims: &[Release]) -> Done<usize> {
         let released = self.write(duty, &self.work.release, &claims)?.len();
         self.sync()?;
         Ok(released)
     }
 
-    /// Claims whose lease is over.
+    /// Returns claims whose lease has expired.
     pub(crate) fn lapsed(&self) -> Done<Vec<Claim>> {
         parse(&self.read(Duty::Maintain, &self.work.lapsed, &())?)
     }
 
-    /// Takes these claims from their workers, which were lost.
+    /// Requeues these jobs, because their workers were lost.
     pub(crate) fn rescue(&self, claims: &[Claim]) -> Done<Vec<Rescued>> {
         let document = serde_json::to_string(claims)?;
-        parse(&self.in_true_time(Duty::Maintain, Some((&self.work.rescue, &document)))?)
+        parse(&self.with_clock(Duty::Maintain, Some((&self.work.rescue, &document)))?)
     }
 
-    /// Deletes some of the jobs that ended longer ago than `age`, with their reports; how many.
+    /// Deletes some of the jobs that finished longer ago than `age`, with their reports. Returns the number.
     pub(crate) fn purge(&self, age: Duration) -> Done<usize> {
         let document = json!({ "before": first_id(age), "age": millis(age) }).to_string();
         let mut count = 0;
@@ -279,13 +287,13 @@ impl Storage {
         Ok(count)
     }
 
-    /// Deletes some of the idempotency that are over; how many.
-    pub(crate) fn purge_receipts(&self) -> Done<usize> {
-        let gone = self.write(Duty::Maintain, &self.work.purge_receipts, &())?;
+    /// Deletes some of the stored responses that have expired. Returns the number.
+    pub(crate) fn purge_responses(&self) -> Done<usize> {
+        let gone = self.write(Duty::Maintain, &self.work.purge_responses, &())?;
         Ok(gone.len())
     }
 
-    /// Adds to the counts what has changed since the last time; how many changes there were.
+    /// Folds the latest changes into the counts. Returns the number of changes.
     pub(crate) fn fold_counts(&self) -> Done<usize> {
         if self.database.dialect() == Dialect::Sqlite {
             return Ok(0);
@@ -294,14 +302,13 @@ impl Storage {
         Ok(rows.first().and_then(|n| n.parse().ok()).unwrap_or(0))
     }
 
-    /// Where the clock that leases and delays are kept by is this system's own and somebody has set it, moves them
-    /// with it.
+    /// If the database uses the system's clock and somebody has set it, moves leases and delays by the same amount.
     pub(crate) fn follow_clock(&self, duty: Duty) -> Done<()> {
-        self.in_true_time(duty, None).map(drop)
+        self.with_clock(duty, None).map(drop)
     }
 
-    /// Runs a statement that judges by the clock, after [`follow_clock`](Self::follow_clock) in one transaction.
-    fn in_true_time(&self, duty: Duty, statement: Option<(&str, &str)>) -> Done<Vec<String>> {
+    /// Runs [`follow_clock`](Self::follow_clock), then a statement that depends on the clock, in one transaction.
+    fn with_clock(&self, duty: Duty, statement: Option<(&str, &str)>) -> Done<Vec<String>> {
         let Some(boot) = &self.boot else {
             let write = |(sql, document)| self.database.write(duty, sql, document);
             return statement.map_or(Ok(Vec::new()), write);
@@ -316,17 +323,17 @@ impl Storage {
         })?;
         if moved != 0 {
             log::warn!(
-                "The system's clock was set by {moved} ms; leases and delays were moved with it"
+                "The system clock was changed by {moved} ms; leases and delays were moved by the same amount"
             );
         }
         Ok(rows)
     }
 }
 
-/// A clock that runs a little faster or slower is nobody's setting.
+/// Smaller differences are clock drift, not a setting.
 const MIN_SHIFT: u64 = 500;
 
-/// By how many ms leases and delays were moved.
+/// Returns by how many milliseconds leases and delays were moved.
 fn shift(session: &mut dyn Session, boot: &str) -> Result<i64, DatabaseError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let ahead = now.unwrap_or_default().as_millis() as i64 - since_boot().as_millis() as i64;
@@ -355,8 +362,7 @@ fn millis(time: Duration) -> u64 {
     time.as_millis() as u64
 }
 
-/// The first id that a job could have that is younger than `age`. Only a hint where to stop
-/// looking: what counts is the database's clock.
+/// The smallest id of a job younger than `age`. It only limits the search; the database's clock decides.
 fn first_id(age: Duration) -> Uuid {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let at = now.unwrap_or_default().saturating_sub(age).as_millis();

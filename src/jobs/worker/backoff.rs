@@ -1,4 +1,4 @@
-//! A database that is away, as one duty sees it.
+//! Back-off of one duty while the database is unavailable.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -7,23 +7,22 @@ use crate::jobs::clock::since_boot;
 use crate::jobs::database::DatabaseError;
 use crate::jobs::storage::Done;
 
-/// The first and the longest pause between two tries at a database that is away.
+/// The first and the longest pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// A statement that takes longer has probably lost its connection.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// How a duty gets on, for others to see.
+/// The state of a duty, for other threads.
 #[derive(Default)]
 pub(super) struct DutyState {
-    /// Since when it waits for an answer, or for the first good one after failures; 0: it does not.
+    /// When the oldest unanswered statement began, or the first failure in a row; 0 if nothing is pending.
     waiting_since: AtomicU64,
     is_failing: AtomicBool,
 }
 
 impl DutyState {
-    /// Whether it has waited for longer than this.
     pub(super) fn is_late(&self, longest: Duration) -> bool {
         let since = self.waiting_since.load(SeqCst);
         since != 0 && now().saturating_sub(since) > longest.as_millis() as u64
@@ -34,23 +33,23 @@ impl DutyState {
     }
 }
 
-/// Milliseconds, never 0.
+/// Milliseconds; never 0, because 0 means "not waiting".
 fn now() -> u64 {
     since_boot().as_millis() as u64 + 1
 }
 
-/// An backoff is told once, with a count at its end, and waited for with longer and longer pauses.
+/// Logs an outage once, counts its failures, and pauses longer after each failure.
 pub(super) struct Backoff {
-    who: &'static str,
+    duty: &'static str,
     failures: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(who: &'static str) -> Backoff {
-        Backoff { who, failures: 0 }
+    pub(super) fn new(duty: &'static str) -> Backoff {
+        Backoff { duty, failures: 0 }
     }
 
-    /// Does `work`, and notes how it went.
+    /// Runs `work` and records whether the database was available.
     pub(super) fn watch<T>(
         &mut self,
         state: &DutyState,
@@ -65,18 +64,18 @@ impl Backoff {
                 state.is_failing.store(true, SeqCst);
                 self.failures += 1;
                 if self.failures == 1 {
-                    log::error!("The {} waits for the database: {error}", self.who);
+                    log::error!("The {} waits for the database: {error}", self.duty);
                 }
             }
-            // A refusal is an answer too.
+            // A refusal is also a response: the database is available.
             _ => {
                 state.waiting_since.store(0, SeqCst);
                 state.is_failing.store(false, SeqCst);
                 let failures = std::mem::take(&mut self.failures);
                 if failures > 0 {
                     log::info!(
-                        "The {} has its database again, after {failures} failures",
-                        self.who
+                        "The {} can use the database again, after {failures} failures",
+                        self.duty
                     );
                 }
             }
@@ -84,22 +83,25 @@ impl Backoff {
         done
     }
 
-    /// Whether it waits for its database.
+    /// Whether the last statement failed because of an outage.
     pub(super) fn is_on(&self) -> bool {
         self.failures > 0
     }
 
-    /// How long to wait before the next try.
+    /// The pause before the next attempt.
     pub(super) fn pause(&self) -> Duration {
         let doubled = FIRST_PAUSE
             .saturating_mul(2_u32.saturating_pow(self.failures.saturating_sub(1).min(10)));
         doubled.min(MAX_PAUSE)
     }
 
-    /// Says what no backoff explains.
-    pub(super) fn complain(&self, error: &DatabaseError) {
+    /// Logs an error that is not an outage.
+    pub(super) fn log_refusal(&self, error: &DatabaseError) {
         if !error.is_outage() {
-            log::error!("The {} was refused by the database: {error}", self.who);
+            log::error!(
+                "The database refuses a statement of the {}: {error}",
+                self.duty
+            );
         }
     }
 }

@@ -1,17 +1,17 @@
-//! The life of a claim, in one place.
+//! The life cycle of a claim, in one place.
 //!
 //! ```text
 //!            begin           end            written
 //!  ahead ───────────▶ running ─────▶ done ───────────▶ gone
-//!    │                   │             │ another took it
+//!    │                   │             │ another worker took it
 //!    └─────────┬─────────┘             ▼
-//!              ▼ its lease is over, somebody cancelled or rescued it, the server stops
+//!              ▼ the lease expires, the job is cancelled or rescued, or the server stops
 //!             over
 //! ```
 //!
-//! Nothing else adds to what this process holds or takes from it, and nothing else asks the clock whether a lease
-//! is over. Once over, a claim stays over, and is not renewed. One that is done has no executor any more, and is held
-//! until its end is written, however long that takes: nobody else is to run the job meanwhile.
+//! Only this file adds claims to the table, removes them, and compares leases with the clock. A claim that is over
+//! stays over and is not renewed. A done claim has no executor any more. It is held until its result is written,
+//! however long that takes, so that no other worker runs the job meanwhile.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
@@ -25,14 +25,15 @@ use crate::jobs::clock::{LeaseClock, Millis};
 use crate::jobs::storage::Claim;
 use crate::jobs::storage::sql::work::LANES;
 
-/// The most jobs held at once, pausing ones included.
+/// The most claims held at once, including those of paused jobs.
 const MAX_HELD: usize = 10_000;
 
-/// How many jobs of a lane may be at work or ahead: of those that were lost once, twice, and so on. Only a job that kills
-/// its worker each time comes to the last lane, and there it takes nobody with it. Few come that far, so nobody waits long.
-const SUSPECTS: [usize; LANES as usize - 1] = [1_000, 64, 8, 1];
+/// How many suspects of each lane may run or be ahead. A suspect is a job whose worker was lost before; each loss
+/// moves it one lane on. Only a job that kills every worker reaches the last lane, where it runs alone. Few jobs get
+/// that far, so nobody waits long.
+const MAX_SUSPECTS: [usize; LANES as usize - 1] = [1_000, 64, 8, 1];
 
-/// A job that has run for so long without harm is no suspect any more: others of its lane may begin.
+/// A suspect that has run this long counts as harmless, and other jobs of its lane may begin.
 pub(super) const PROVEN_AFTER: Duration = Duration::from_secs(2);
 
 const AHEAD: u8 = 0;
@@ -40,43 +41,43 @@ const RUNNING: u8 = 1;
 const DONE: u8 = 2;
 const OVER: u8 = 3;
 
-/// One claim. Whoever runs its job asks [`Claims`] whether that may go on.
+/// One claim. Its run asks [`Claims`] whether it may continue.
 pub(super) struct Held {
     pub(super) claim: Claim,
     lane: u8,
-    /// Changes under the lock of the table only.
+    /// Changed only under the lock of the table.
     phase: AtomicU8,
     has_begun: AtomicBool,
     begun_at: AtomicU64,
-    /// Its executor is on no thread, and will be called again.
+    /// The executor has returned and will be called again later.
     is_paused: AtomicBool,
-    /// Nobody else runs it before.
+    /// Lease end on this worker's clock. No other worker may claim the job earlier.
     lease_until: AtomicU64,
 }
 
-/// What this process has claimed.
+/// The claims of this process.
 pub(super) struct Claims {
     clock: Box<dyn LeaseClock>,
-    /// No other lock is taken under it.
+    /// Do not take another lock while holding this one.
     table: Mutex<Table>,
 }
 
 #[derive(Default)]
 struct Table {
-    /// Of each job the claim that is ahead, running or done; after the stop also those to be given back.
+    /// One claim per job: ahead, running or done. After `close`, also the claims that must be released.
     held: HashMap<Uuid, Arc<Held>>,
     ahead: usize,
     is_closed: bool,
-    /// Claims that are over and may still have an executor at work, which has not heard of it.
+    /// Claims that are over, but whose executor may still run because it has not noticed.
     lingering: HashMap<Uuid, Weak<Held>>,
-    /// Claims whose lease was over, and which the database has not heard of.
+    /// Claims whose lease expired here; the heartbeat still has to release them in the database.
     lapsed: Vec<Claim>,
 }
 
-/// What there is to renew, and what to give back, since its lease was over.
+/// The work of one heartbeat: leases to renew, and claims to release because their lease expired.
 #[derive(Default)]
 pub(super) struct Round {
-    /// Each claim, and whether it is done.
+    /// The claim and whether it is done.
     pub(super) renew: Vec<(Claim, bool)>,
     pub(super) lapsed: Vec<Claim>,
 }
@@ -93,13 +94,13 @@ impl Claims {
         self.clock.now()
     }
 
-    /// How many more jobs of this lane may be claimed, where `window` may be ahead.
+    /// How many more jobs of this lane may be claimed, if at most `window` claims may be ahead.
     pub(super) fn room(&self, lane: u8, window: usize) -> usize {
         let now = self.now();
         let table = self.table.lock();
         let room = window.saturating_sub(table.ahead);
         let room = room.min(MAX_HELD.saturating_sub(table.held.len()));
-        let Some(most) = lane.checked_sub(2).map(|n| SUSPECTS[usize::from(n)]) else {
+        let Some(most) = lane.checked_sub(2).map(|n| MAX_SUSPECTS[usize::from(n)]) else {
             return room;
         };
         let held = table.held.values();
@@ -107,8 +108,8 @@ impl Claims {
         room.min(most.saturating_sub(suspects.count()))
     }
 
-    /// Holds a claim until `lease_until`. `None` where an earlier run of the same job may still be at work here:
-    /// one process never runs a job twice at once.
+    /// Adds a claim that lasts until `lease_until`. Returns `None` if an earlier run of the same job may still be
+    /// running here: one process never runs a job twice at once.
     pub(super) fn take(&self, claim: Claim, lane: u8, lease_until: Millis) -> Option<Arc<Held>> {
         let held = Arc::new(Held {
             claim,
@@ -120,7 +121,7 @@ impl Claims {
             lease_until: AtomicU64::new(lease_until),
         });
         let mut table = self.table.lock();
-        // A claim that is newer says that the one before it is over.
+        // A newer claim proves that the older one is over.
         if let Some(before) = table.held.get(&claim.id).cloned() {
             table.end(&before);
         }
@@ -129,14 +130,14 @@ impl Claims {
         }
         table.held.insert(claim.id, held.clone());
         match table.is_closed {
-            // It stays to be given back.
+            // `to_release` returns it.
             true => held.phase.store(OVER, SeqCst),
             false => table.ahead += 1,
         }
         Some(held)
     }
 
-    /// The executor is about to be called, where that is true. Also how many are still ahead.
+    /// Returns whether the executor may be called now, and how many claims are still ahead.
     pub(super) fn begin(&self, held: &Arc<Held>) -> (bool, usize) {
         let now = self.now();
         let mut table = self.table.lock();
@@ -153,7 +154,7 @@ impl Claims {
         (begins, table.ahead)
     }
 
-    /// Whether nothing that its executor says counts any more.
+    /// Whether the run must stop: later reports are ignored.
     pub(super) fn is_over(&self, held: &Arc<Held>) -> bool {
         let phase = held.phase();
         if phase >= DONE {
@@ -166,13 +167,14 @@ impl Claims {
         true
     }
 
-    /// As [`is_over`](Self::is_over), and changes nothing.
+    /// As [`is_over`](Self::is_over), without changing the state.
     #[cfg(test)]
     pub(super) fn would_be_over(&self, held: &Held) -> bool {
         held.phase() >= DONE || held.has_lapsed(self.now())
     }
 
-    /// The executor has ended. Whether its end is ours to write: then the claim is held until that is done.
+    /// The executor has finished. Returns whether this process may write the result; the claim is then held until it
+    /// is written.
     pub(super) fn end(&self, held: &Arc<Held>) -> bool {
         let now = self.now();
         let mut table = self.table.lock();
@@ -186,7 +188,7 @@ impl Claims {
         is_ours
     }
 
-    /// These ends are written, or are nobody's any more.
+    /// The results of these claims are written, or another worker holds the job now.
     pub(super) fn written(&self, claims: impl IntoIterator<Item = Claim>) {
         let mut table = self.table.lock();
         for claim in claims {
@@ -197,8 +199,8 @@ impl Claims {
         }
     }
 
-    /// This claim, and no other of the same job, was cancelled, or is another's. Whether it might have run on. One
-    /// that is done stays until its end is written: the database then says whose it is.
+    /// This claim was cancelled, or another worker has the job. Returns whether the claim could still have run. A
+    /// done claim stays until its result is written, because the database decides then.
     pub(super) fn lose(&self, claim: Claim) -> bool {
         let mut table = self.table.lock();
         let Some(held) = table.find(claim) else {
@@ -211,7 +213,8 @@ impl Claims {
         might_run
     }
 
-    /// What to renew now, and what has run out since the last time: that is lost here, and not renewed.
+    /// Returns the leases to renew and the claims whose lease expired since the last call. An expired lease is not
+    /// renewed.
     pub(super) fn round(&self) -> Round {
         let now = self.now();
         let mut table = self.table.lock();
@@ -230,8 +233,8 @@ impl Claims {
         round
     }
 
-    /// These were renewed. One that is over by now stays over.
-    pub(super) fn prolong(&self, claims: impl IntoIterator<Item = Claim>, until: Millis) {
+    /// These leases were renewed. A claim that is over stays over.
+    pub(super) fn extend(&self, claims: impl IntoIterator<Item = Claim>, until: Millis) {
         let now = self.now();
         let table = self.table.lock();
         for claim in claims {
@@ -243,16 +246,16 @@ impl Claims {
         }
     }
 
-    /// Of these claims, those whose job this process does not have in hand. No lease counts as lost here while its
-    /// executor may be at work here, or its end waits to be written.
+    /// Filters out the jobs that this process still handles. It must not count its own worker as lost while the
+    /// executor may run or the result waits to be written.
     pub(super) fn not_here(&self, mut claims: Vec<Claim>) -> Vec<Claim> {
         let table = self.table.lock();
         claims.retain(|claim| !table.held.contains_key(&claim.id) && !table.lingers(claim.id));
         claims
     }
 
-    /// No claim runs on, and none begins. They stay to be given back; done ones to be written. The claims that were
-    /// ahead or running.
+    /// Stops all claims that are ahead or running and returns them. They stay in the table until they are released.
+    /// Done claims stay until they are written.
     pub(super) fn close(&self) -> Vec<Claim> {
         let mut table = self.table.lock();
         table.is_closed = true;
@@ -265,16 +268,17 @@ impl Claims {
         .collect()
     }
 
-    /// After [`close`](Self::close): what to give back. What has begun only where no executor can be at it any more.
+    /// Returns the claims to release after [`close`](Self::close). A claim that has begun is included only if no
+    /// executor can still be running.
     pub(super) fn to_release(&self, all_ended: bool) -> Vec<Claim> {
         let table = self.table.lock();
         let held = table.held.values();
-        let back =
+        let released =
             held.filter(|held| held.phase() == OVER && (all_ended || !held.has_begun.load(SeqCst)));
-        back.map(|held| held.claim).collect()
+        released.map(|held| held.claim).collect()
     }
 
-    /// How many are held, and how many of them are ahead.
+    /// Returns the number of held claims and how many of them are ahead.
     pub(super) fn stats(&self) -> (usize, usize) {
         let table = self.table.lock();
         (table.held.len(), table.ahead)
@@ -282,8 +286,8 @@ impl Claims {
 }
 
 impl Table {
-    /// The claim is over, and is not held any more. Its executor may not have heard of it yet. At the stop
-    /// it stays to be given back.
+    /// Marks the claim as over and removes it from the table. Its executor may not have noticed yet. During shutdown
+    /// the claim stays in the table so that it can be released.
     fn end(&mut self, held: &Arc<Held>) {
         let phase = held.phase.swap(OVER, SeqCst);
         if phase == AHEAD {
@@ -297,7 +301,8 @@ impl Table {
         }
     }
 
-    /// As [`end`](Self::end), since its lease is over: the job is to be given back, unless another has it by then.
+    /// As [`end`](Self::end), because the lease expired. The heartbeat releases the job unless another worker has it
+    /// by then.
     fn lapse(&mut self, held: &Arc<Held>) {
         if held.phase() <= RUNNING {
             self.end(held);
@@ -336,7 +341,6 @@ impl Held {
         self.is_paused.store(is_paused, SeqCst);
     }
 
-    /// Whether it may still run or be written.
     pub(super) fn is_running(&self) -> bool {
         self.phase() == RUNNING
     }

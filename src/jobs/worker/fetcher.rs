@@ -1,4 +1,4 @@
-//! Claims jobs into the pool: few where jobs take long, up to two thousand where they are over at once.
+//! Claims jobs for the pool: few if jobs take long, up to two thousand if they are short.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -15,37 +15,37 @@ use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::run::JobRun;
 
-/// The most jobs claimed ahead.
+/// The most claims that may be ahead.
 const MAX_WINDOW: usize = 2_000;
 
-/// A claim from the first due job on that takes longer walks over dead rows, which the database cannot remove while
-/// somebody holds an old snapshot.
+/// A claim from the start of the order that takes longer is scanning dead rows. The database cannot remove those
+/// while a transaction holds an old snapshot.
 const SLOW: Duration = Duration::from_millis(15);
 
-/// Of the time, this part at most goes into such claims.
-const SLOW_PART: u32 = 10;
+/// After a slow claim, such claims pause for this many times as long as it took.
+const SLOW_PAUSE: u32 = 10;
 
-/// How long a job is left alone whose earlier run has not heard yet that it is over.
+/// If an earlier run of the job is still running here, the claim is released with this delay.
 const STILL_RUNNING: Duration = Duration::from_millis(250);
 
-/// How long after a claim it is asked when the next job is due: what was claimed goes first.
+/// The wait after a claim before the fetcher asks when the next job is due. The claimed jobs run first.
 const SETTLE: Duration = Duration::from_millis(10);
 
-/// How often jobs whose worker was lost are looked for while there are more than may begin.
+/// The interval between claims of suspects, if more of them wait than may begin.
 const SUSPECTS_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) struct Fetcher {
     shared: Arc<Shared>,
-    /// The types that this process can run.
+    /// The job types that this process has executors for.
     kinds: Vec<KindMark>,
-    /// How many jobs to have claimed ahead.
+    /// How many claims may be ahead.
     window: usize,
-    /// When the window was last filled to the brim.
+    /// When the window was last filled completely.
     filled: Option<Instant>,
     promoted: Option<Instant>,
-    /// When it last looked for jobs whose worker was lost.
+    /// When suspects were last claimed.
     looked: Option<Instant>,
-    /// Until when claims look behind the marks only.
+    /// Until then, claims start behind the marks.
     spare_until: Option<Instant>,
     backoff: Backoff,
 }
@@ -68,35 +68,35 @@ impl Fetcher {
         }
     }
 
-    pub(super) fn run(mut self, called: &Receiver<()>) {
+    pub(super) fn run(mut self, woken: &Receiver<()>) {
         while !self.shared.is_stopping() {
-            let next = self.round(called).unwrap_or_else(|error| {
-                self.backoff.complain(&error);
+            let next = self.round(woken).unwrap_or_else(|error| {
+                self.backoff.log_refusal(&error);
                 self.shared.leave_to_others();
                 self.backoff.pause()
             });
-            let _ = called.recv_timeout(next);
-            // Whoever called before this round is served by it.
-            while called.try_recv().is_ok() {}
+            let _ = woken.recv_timeout(next);
+            // This round has served all earlier wake-ups.
+            while woken.try_recv().is_ok() {}
         }
     }
 
-    /// Claims what there is room for; how long until the next look.
-    fn round(&mut self, called: &Receiver<()>) -> Done<Duration> {
+    /// Claims as many jobs as there is room for. Returns the time until the next round.
+    fn round(&mut self, woken: &Receiver<()>) -> Done<Duration> {
         let look_every = self.shared.options.look_every();
         if self.promoted.is_none_or(|at| at.elapsed() >= look_every) {
             let shared = self.shared.clone();
             self.backoff
                 .watch(&shared.claiming, || shared.storage.promote())?;
             self.promoted = Some(Instant::now());
-            // Another process may have come upon some.
+            // Another process may have rescued jobs.
             shared.has_suspects.store(true, SeqCst);
         }
         self.claim_suspects()?;
         let has_room = self.claim_others()?;
         let next = match has_room {
             false => look_every,
-            true if called.recv_timeout(SETTLE).is_ok() => Duration::ZERO,
+            true if woken.recv_timeout(SETTLE).is_ok() => Duration::ZERO,
             true => self.until_next(look_every)?,
         };
         Ok(match self.shared.has_suspects.load(SeqCst) {
@@ -116,10 +116,10 @@ impl Fetcher {
         Ok(next.unwrap_or(look_every).min(look_every))
     }
 
-    /// Claims jobs whose worker was never lost; whether there is room for more.
+    /// Claims jobs that never lost a worker. Returns whether there is room for more.
     fn claim_others(&mut self) -> Done<bool> {
         while !self.shared.is_stopping() {
-            // Before it looks: what is seen to begin meanwhile calls it.
+            // Set the flag before claiming, so that a run that begins meanwhile wakes the fetcher.
             self.shared.has_more.store(true, SeqCst);
             let room = self.shared.room(1, self.window);
             if room == 0 {
@@ -139,7 +139,7 @@ impl Fetcher {
         Ok(true)
     }
 
-    /// Claims jobs whose worker was lost, few of them, so that one that kills its worker takes few with it.
+    /// Claims suspects, few at a time, so that a job that kills its worker takes few others with it.
     fn claim_suspects(&mut self) -> Done<()> {
         let is_early = self.looked.is_some_and(|at| at.elapsed() < SUSPECTS_EVERY);
         if is_early || !self.shared.has_suspects.swap(false, SeqCst) {
@@ -149,18 +149,18 @@ impl Fetcher {
         for lane in 2..=LANES {
             let room = self.shared.room(lane, self.window);
             if room == 0 || self.claim(lane, room)? == room {
-                // There may be more, for when these have ended or are proven.
+                // More may wait until these have finished or have proved harmless.
                 self.shared.has_suspects.store(true, SeqCst);
             }
         }
         Ok(())
     }
 
-    /// Claims up to `room` jobs into the pool; how many there were.
+    /// Claims up to `room` jobs for the pool and returns their number.
     fn claim(&mut self, lane: u8, room: usize) -> Done<usize> {
         let shared = self.shared.clone();
         let lease = shared.options.lease();
-        // From before the claim: ours ends first, whatever the way took.
+        // Taken before the claim: this worker's lease ends before the database's, however long the round trip takes.
         let until = shared.claims.now() + lease.as_millis() as u64;
         let is_spare = lane == 1 && self.spare_until.is_some_and(|until| Instant::now() < until);
         let mut kinds = self.kinds.clone();
@@ -178,19 +178,19 @@ impl Fetcher {
         let jobs = self.backoff.watch(&shared.claiming, claim)?;
         if lane == 1 {
             self.kinds = kinds;
-            self.note_pace(is_spare, begun.elapsed(), &jobs);
+            self.measure(is_spare, begun.elapsed(), &jobs);
         }
         let count = jobs.len();
         self.enqueue(jobs, lane, until)?;
         Ok(count)
     }
 
-    /// Where claims from the start are slow, most of them start behind what was claimed before. A job that
-    /// comes before that is found a little later.
-    fn note_pace(&mut self, is_spare: bool, took: Duration, jobs: &[Claimed]) {
+    /// If claims from the start of the order are slow, most claims start behind the last claimed job. A job that
+    /// sorts earlier is then found a little later.
+    fn measure(&mut self, is_spare: bool, took: Duration, jobs: &[Claimed]) {
         let usual = SLOW + Duration::from_micros(100) * jobs.len() as u32;
         if !is_spare {
-            let pause = (took * SLOW_PART).min(self.shared.options.look_every());
+            let pause = (took * SLOW_PAUSE).min(self.shared.options.look_every());
             self.spare_until = (took > usual).then(|| Instant::now() + pause);
         }
         for mark in &mut self.kinds {
@@ -210,7 +210,7 @@ impl Fetcher {
                 token: job.claim,
             };
             let Some(held) = shared.claims.take(claim, lane, until) else {
-                let why = "its earlier run has not ended";
+                let why = "an earlier run is still running here";
                 refused.push(Release::new(claim, STILL_RUNNING, why));
                 continue;
             };
@@ -227,8 +227,8 @@ impl Fetcher {
         self.backoff.watch(&shared.claiming, release).map(drop)
     }
 
-    /// A window that was used up at once was too small; one that lasted was too large: what is
-    /// claimed here nobody else can run.
+    /// Doubles the window if it was used up within 100 ms and halves it if it lasted more than a second. Other
+    /// workers cannot run the jobs that this one has claimed ahead.
     fn adapt(&mut self, full: bool) {
         if let Some(filled) = self.filled.take() {
             if filled.elapsed() < Duration::from_millis(100) {
@@ -238,7 +238,7 @@ impl Fetcher {
             }
         }
         self.filled = full.then(Instant::now);
-        // Never 0: with one worker nobody would call, and the next job wait for the next look.
+        // Must not be 0: with one worker no run would wake the fetcher.
         self.shared.low.store(self.window.div_ceil(2), SeqCst);
     }
 }

@@ -1,4 +1,4 @@
-//! Renews the leases of what is held, and gives back what could not be kept, on a connection of its own.
+//! Renews leases and releases claims whose lease expired. It has a connection of its own.
 
 use std::time::Duration;
 
@@ -11,18 +11,17 @@ use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::run::pool_id;
 
-/// The most leases renewed in one statement.
 const MAX_BATCH: usize = 2_000;
 
 struct Heartbeat<'a> {
     shared: &'a Shared,
-    /// Claims whose lease was over here, still to be given back.
+    /// Claims whose lease expired here and which are not released yet.
     lapsed: Vec<Claim>,
     backoff: Backoff,
 }
 
-/// Until the stop.
-pub(super) fn run(shared: &Shared, hurried: &Receiver<()>) {
+/// Runs until the queue stops.
+pub(super) fn run(shared: &Shared, renew_now: &Receiver<()>) {
     let mut heartbeat = Heartbeat {
         shared,
         lapsed: Vec::new(),
@@ -30,7 +29,7 @@ pub(super) fn run(shared: &Shared, hurried: &Receiver<()>) {
     };
     let mut pause = shared.options.renew_every();
     while !shared.is_stopping() {
-        if let Err(RecvTimeoutError::Disconnected) = hurried.recv_timeout(pause) {
+        if let Err(RecvTimeoutError::Disconnected) = renew_now.recv_timeout(pause) {
             return;
         }
         pause = heartbeat.beat_or_pause();
@@ -38,13 +37,13 @@ pub(super) fn run(shared: &Shared, hurried: &Receiver<()>) {
 }
 
 impl Heartbeat<'_> {
-    /// How long until the next one.
+    /// Returns the time until the next heartbeat.
     fn beat_or_pause(&mut self) -> Duration {
         let renew_every = self.shared.options.renew_every();
         match self.beat() {
             Ok(()) => renew_every,
             Err(error) => {
-                self.backoff.complain(&error);
+                self.backoff.log_refusal(&error);
                 self.backoff.pause().min(renew_every)
             }
         }
@@ -54,7 +53,7 @@ impl Heartbeat<'_> {
         let round = self.shared.claims.round();
         self.note_lapsed(round.lapsed);
         if round.renew.is_empty() && self.lapsed.is_empty() && self.backoff.is_on() {
-            // Nothing is claimed before a renewal has got through, and nothing is held any more: so an empty one.
+            // After failures, nothing is claimed until a renewal succeeds. If nothing is held, try an empty renewal.
             let shared = self.shared;
             let renew = || shared.storage.renew(&[]);
             self.backoff.watch(&shared.renewing, renew)?;
@@ -62,7 +61,7 @@ impl Heartbeat<'_> {
         for part in round.renew.chunks(MAX_BATCH) {
             self.renew(part)?;
         }
-        self.give_back()
+        self.release_lapsed()
     }
 
     fn note_lapsed(&mut self, lapsed: Vec<Claim>) {
@@ -73,14 +72,14 @@ impl Heartbeat<'_> {
             self.shared.pool.forget(pool_id(*claim));
         }
         let count = lapsed.len();
-        log::warn!("{count} leases ended before they could be renewed; their jobs run again");
+        log::warn!("{count} leases expired before they were renewed; their jobs run again");
         self.lapsed.extend(lapsed);
     }
 
     fn renew(&mut self, part: &[(Claim, bool)]) -> Done<()> {
         let shared = self.shared;
         let lease = shared.options.lease().as_millis() as u64;
-        // From before the renewal: our lease ends before the database's.
+        // Taken before the renewal: this worker's lease ends before the database's.
         let until = shared.claims.now() + lease;
         let renewals = part.iter().map(|(claim, is_done)| Renewal {
             claim: *claim,
@@ -91,21 +90,21 @@ impl Heartbeat<'_> {
         let renew = || shared.storage.renew(&renewals);
         let renewed = self.backoff.watch(&shared.renewing, renew)?;
         let claims = || part.iter().map(|(claim, _)| *claim);
-        let is_prolonged = |claim: &Claim| renewed.done.contains(&claim.id);
-        shared.claims.prolong(claims().filter(is_prolonged), until);
+        let is_renewed = |claim: &Claim| renewed.done.contains(&claim.id);
+        shared.claims.extend(claims().filter(is_renewed), until);
         claims()
             .filter(|claim| !renewed.holds(*claim))
             .for_each(|claim| shared.lose(claim));
         Ok(())
     }
 
-    /// A worker that lives is not lost: what it could not keep goes back without a loss, unless another process was
-    /// first to take it for lost.
-    fn give_back(&mut self) -> Done<()> {
+    /// This worker is alive, so its expired claims are released without counting a loss, unless another process has
+    /// already rescued them.
+    fn release_lapsed(&mut self) -> Done<()> {
         let shared = self.shared;
         while !self.lapsed.is_empty() {
             let count = self.lapsed.len().min(MAX_BATCH);
-            let release = |claim: &Claim| Release::new(*claim, Duration::ZERO, "its lease ended");
+            let release = |claim: &Claim| Release::new(*claim, Duration::ZERO, "its lease expired");
             let releases: Vec<_> = self.lapsed[..count].iter().map(release).collect();
             let release = || shared.storage.release(Duty::Renew, &releases);
             self.backoff.watch(&shared.renewing, release)?;

@@ -1,5 +1,5 @@
-//! What keeps the tables in order, in every process: counts are folded, old jobs deleted. Where there are workers,
-//! also: what other workers have lost is taken back.
+//! Keeps the tables in order, in every process: folds counts and deletes old jobs. In processes with workers it also
+//! rescues jobs whose worker was lost.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,37 +15,35 @@ use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::{Backoff, DutyState};
 use crate::threads::{self, join_until};
 
-/// How often it looks, where no worker wants it more often.
+/// How often maintenance runs, unless the workers need it more often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often old jobs are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
 
-/// How often the database may give back what it does not need.
+/// How often the database may free unused space.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
-/// How long they are deleted at a stretch: what is lost waits meanwhile.
+/// The time limit for one series of deletions, because lost jobs wait meanwhile.
 const PURGE_FOR: Duration = Duration::from_millis(100);
 
-/// The running maintenance.
 pub(in crate::jobs) struct Maintenance {
     stop: Mutex<Option<Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     state: Arc<DutyState>,
 }
 
-/// What it does for the workers of this process.
+/// Maintenance for the workers of this process.
 pub(in crate::jobs) struct Rescuer {
     shared: Arc<Shared>,
 }
 
-struct Upkeep {
+struct MaintenanceLoop {
     storage: Arc<Storage>,
     rescuer: Option<Rescuer>,
     state: Arc<DutyState>,
     purged: Option<Instant>,
     tidied: Instant,
-    /// When the database was last found to be away.
+    /// When the database was last unavailable.
     away: Option<Instant>,
     backoff: Backoff,
 }
@@ -57,7 +55,7 @@ impl Maintenance {
     ) -> std::io::Result<Maintenance> {
         let (stop, stopped) = bounded(0);
         let state = Arc::<DutyState>::default();
-        let upkeep = Upkeep {
+        let maintenance = MaintenanceLoop {
             storage,
             rescuer,
             state: state.clone(),
@@ -66,7 +64,7 @@ impl Maintenance {
             away: None,
             backoff: Backoff::new("maintenance"),
         };
-        let thread = threads::spawn("maintenance", move || upkeep.run(&stopped))?;
+        let thread = threads::spawn("maintenance", move || maintenance.run(&stopped))?;
         Ok(Maintenance {
             stop: Mutex::new(Some(stop)),
             thread: Mutex::new(Some(thread)),
@@ -74,7 +72,6 @@ impl Maintenance {
         })
     }
 
-    /// Whether it waits for the database.
     pub(in crate::jobs) fn is_away(&self) -> bool {
         self.state.is_away()
     }
@@ -87,13 +84,13 @@ impl Maintenance {
     }
 }
 
-impl Upkeep {
+impl MaintenanceLoop {
     fn run(mut self, stopped: &Receiver<()>) {
         loop {
             let pause = match self.round() {
                 Ok(()) => self.look_every(),
                 Err(error) => {
-                    self.backoff.complain(&error);
+                    self.backoff.log_refusal(&error);
                     self.backoff.pause()
                 }
             };
@@ -108,21 +105,21 @@ impl Upkeep {
         wanted.map_or(LOOK_EVERY, |rescuer| rescuer.shared.options.look_every())
     }
 
-    /// What the database refuses in one step is no reason to leave out the others.
+    /// If the database refuses one step, the other steps still run.
     fn round(&mut self) -> Done<()> {
         if self.backoff.is_on() {
             self.away = Some(Instant::now());
         }
         for step in [
-            Upkeep::follow_clock,
-            Upkeep::rescue,
-            Upkeep::purge,
-            Upkeep::fold,
-            Upkeep::tidy,
+            MaintenanceLoop::follow_clock,
+            MaintenanceLoop::rescue,
+            MaintenanceLoop::purge,
+            MaintenanceLoop::fold,
+            MaintenanceLoop::tidy,
         ] {
             match step(self) {
                 Err(error) if error.is_outage() => return Err(error),
-                Err(error) => self.backoff.complain(&error),
+                Err(error) => self.backoff.log_refusal(&error),
                 Ok(()) => {}
             }
         }
@@ -150,18 +147,18 @@ impl Upkeep {
         let Some(rescuer) = &self.rescuer else {
             return Ok(());
         };
-        // After an backoff workers that live give back themselves what they could not keep.
+        // After an outage, live workers first release their expired claims themselves.
         let grace = rescuer.shared.options.renew_every() * 2;
         if self.away.is_some_and(|at| at.elapsed() < grace) {
-            // An backoff is over when something has been asked.
+            // A successful statement ends the outage, so send one.
             return self.backoff.watch(&state, || storage.lapsed()).map(drop);
         }
         self.backoff.watch(&state, || rescuer.rescue(&storage))
     }
 
-    /// Before anything is judged by the clock: where that is this system's own, somebody may have set it.
+    /// Runs before any step that depends on the clock. SQLite uses the system clock, which somebody may have set.
     fn follow_clock(&mut self) -> Done<()> {
-        // What asks no database says nothing of an backoff.
+        // Without a statement, nothing is known about the outage.
         if self.storage.boot.is_none() {
             return Ok(());
         }
@@ -181,9 +178,9 @@ impl Upkeep {
             && begun.elapsed() < PURGE_FOR
         {
             let jobs = self.backoff.watch(&state, || storage.purge(retention))?;
-            let idempotency = self.backoff.watch(&state, || storage.purge_receipts())?;
-            // Some at a time, until there are none.
-            self.purged = (jobs + idempotency == 0).then(Instant::now);
+            let responses = self.backoff.watch(&state, || storage.purge_responses())?;
+            // Each statement deletes a limited number, so repeat until nothing is left.
+            self.purged = (jobs + responses == 0).then(Instant::now);
         }
         Ok(())
     }
@@ -194,7 +191,7 @@ impl Rescuer {
         Rescuer { shared }
     }
 
-    /// Takes back what other processes have lost. What this one has in hand it does not take from itself.
+    /// Requeues jobs whose lease expired, except those that this process still handles.
     fn rescue(&self, storage: &Storage) -> Done<()> {
         let lapsed = storage.lapsed()?;
         let lost = self.shared.claims.not_here(lapsed);
@@ -206,7 +203,7 @@ impl Rescuer {
             rescued => rescued?,
         };
         if !rescued.is_empty() {
-            log::warn!("The workers of {} jobs were lost", rescued.len());
+            log::warn!("{} jobs have lost their worker", rescued.len());
             self.shared.meter.rescued(&rescued);
             self.shared
                 .has_suspects
@@ -217,14 +214,14 @@ impl Rescuer {
     }
 }
 
-/// The database refuses one of them for good: the others are taken back without it.
+/// The database refuses one of the claims. Rescues the others without it.
 fn rescue_each(storage: &Storage, lost: &[Claim]) -> Done<Vec<Rescued>> {
     let mut all = Vec::new();
     for claim in lost {
         match storage.rescue(std::slice::from_ref(claim)) {
             Ok(rescued) => all.extend(rescued),
             Err(error) if error.is_outage() => return Err(error),
-            Err(error) => log::error!("Job {} cannot be taken back: {error}", claim.id),
+            Err(error) => log::error!("Job {} cannot be rescued: {error}", claim.id),
         }
     }
     Ok(all)

@@ -1,10 +1,10 @@
-//! The workers' side: claims jobs into the pool, keeps their leases, writes down what becomes of them.
+//! The workers' side: claims jobs for the pool, renews their leases and writes their results.
 //!
-//! Each duty has a thread and a connection of its own, so that none waits for another. The *fetcher* claims as many
-//! jobs as the pool can begin soon. The *completer* alone writes what attempts have come to: that they began, their
-//! reports, their ends. The *heartbeat* renews leases. *Maintenance* takes back what other workers have lost. What is
-//! held, and whether it may run on, [`claims`] alone decides; every write carries the claim's token, and one that is
-//! not the newest changes nothing.
+//! Each duty has its own thread and its own connection, so that no duty waits for another. The *fetcher* claims as
+//! many jobs as the pool can begin soon. The *completer* alone writes begins, reports and results of attempts. The
+//! *heartbeat* renews leases. *Maintenance* requeues jobs whose worker was lost. Only [`claims`] decides what this
+//! process holds and whether a run may continue. Every write carries the claim's token; a write with an old token
+//! changes nothing.
 
 mod backoff;
 pub(super) mod claims;
@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use crate::engine::pool::Pool;
 use crate::jobs::clock::BootClock;
 use crate::jobs::meter::JobMeter;
-use crate::jobs::storage::end::End;
+use crate::jobs::storage::completion::Completion;
 use crate::jobs::storage::{Claim, Storage};
 use crate::jobs::worker::backoff::DutyState;
 use crate::jobs::worker::claims::{Claims, Held};
@@ -38,32 +38,32 @@ use crate::jobs::worker::run::{JobRun, pool_id};
 use crate::metrics::Exposition;
 use crate::threads::{self, join_until};
 
-/// The longest time between two looks for what is due.
+/// The longest interval between two polls for due jobs.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The most ends that wait to be written: no more is claimed before. What has run and is not written
-/// would run again after a crash.
+/// If more results wait to be written, the fetcher claims nothing: after a crash, every unwritten attempt would run
+/// again.
 const MAX_UNWRITTEN: usize = 4_000;
 
-/// Calls workers, since jobs were added. Never blocks.
+/// Wakes workers after jobs were added. Never blocks.
 pub(super) type Wakeup = Arc<dyn Fn() + Send + Sync>;
 
-/// How the queue runs.
+/// The settings of the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueueOptions {
     pub(super) workers: usize,
-    /// A job whose worker died is claimed again within this time.
+    /// If a worker dies, its jobs are claimed again within this time.
     pub(super) rescue_within: Duration,
     pub(super) retention: Duration,
 }
 
 impl QueueOptions {
-    /// Short enough that a lost job is found and claimed again in time.
+    /// Shorter than `rescue_within`, to leave time to detect the expired lease and to claim the job again.
     pub(super) fn lease(&self) -> Duration {
         self.rescue_within.mul_f64(0.6)
     }
 
-    /// How often the fetcher looks, though nobody has called it.
+    /// How often the fetcher polls if nothing wakes it.
     pub(super) fn look_every(&self) -> Duration {
         self.rescue_within.mul_f64(0.2).min(LOOK_EVERY)
     }
@@ -72,14 +72,14 @@ impl QueueOptions {
         self.rescue_within.mul_f64(0.15)
     }
 
-    /// How long a worker's statement may take: a lease outlives one that is lost, and the next.
+    /// The time limit of a worker's statement. A lease must survive one lost statement and its repetition.
     pub(super) fn statement_within(&self) -> Duration {
         let part = self.lease().mul_f64(0.3);
         part.clamp(Duration::from_millis(500), Duration::from_secs(5))
     }
 }
 
-/// What the runs and the threads of a worker share.
+/// State that the runs and the threads of a worker share.
 struct Shared {
     claims: Claims,
     storage: Arc<Storage>,
@@ -89,19 +89,19 @@ struct Shared {
     events: Sender<Event>,
     wake: Sender<()>,
     renew: Sender<()>,
-    /// The fetcher is called when fewer than this are ahead.
+    /// If fewer claims than this are ahead, the fetcher is woken.
     low: AtomicUsize,
-    /// The last claim took as many as it might, so that there may be more. Whoever adds some calls as well.
+    /// The last claim was full, so more jobs may be due. Added jobs wake the fetcher on their own.
     has_more: AtomicBool,
-    /// Something was added that others were not told of: this process was thought to claim all of it.
-    is_untold: AtomicBool,
-    /// Calls the workers of other processes. Never blocks.
-    call_others: Wakeup,
-    /// Ends that wait to be written.
+    /// Jobs were added without a notification to other processes, because this process expected to claim them all.
+    has_unannounced: AtomicBool,
+    /// Wakes the workers of other processes. Never blocks.
+    notify_others: Wakeup,
+    /// The number of results that wait to be written.
     unwritten: AtomicUsize,
-    /// The fetcher found no room but for what is being written.
+    /// The fetcher stopped because too many results wait to be written; `written` then wakes it.
     is_full: AtomicBool,
-    /// There may be jobs whose worker was lost.
+    /// Jobs whose worker was lost may be due.
     has_suspects: AtomicBool,
     stopping: AtomicBool,
     claiming: DutyState,
@@ -110,7 +110,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Whether this claim's executor may be called now.
+    /// Returns whether the executor of this claim may be called now.
     fn begin(&self, held: &Arc<Held>) -> bool {
         let (begins, ahead) = self.claims.begin(held);
         if ahead < self.low.load(SeqCst) && self.has_more.load(SeqCst) {
@@ -131,12 +131,12 @@ impl Shared {
         let _ = self.events.send(Event::Reported(run));
     }
 
-    fn ended(&self, end: End) {
+    fn finished(&self, completion: Completion) {
         self.unwritten.fetch_add(1, SeqCst);
-        let _ = self.events.send(Event::Ended(end));
+        let _ = self.events.send(Event::Finished(completion));
     }
 
-    /// The ends of these claims are written, or not ours to write.
+    /// The results of these claims are written, or another worker holds the job now.
     fn written(&self, claims: impl ExactSizeIterator<Item = Claim>) {
         self.unwritten.fetch_sub(claims.len(), SeqCst);
         self.claims.written(claims);
@@ -145,9 +145,9 @@ impl Shared {
         }
     }
 
-    /// How many more jobs of this lane may be claimed, where `window` may be ahead.
+    /// How many more jobs of this lane may be claimed, if at most `window` claims may be ahead.
     fn room(&self, lane: u8, window: usize) -> usize {
-        // First, so that an end written meanwhile is not overlooked.
+        // Set the flag before the check. Otherwise a result that is written in between would wake nobody.
         self.is_full.store(true, SeqCst);
         if self.unwritten.load(SeqCst) >= MAX_UNWRITTEN || self.is_behind() {
             return 0;
@@ -156,8 +156,8 @@ impl Shared {
         self.claims.room(lane, window)
     }
 
-    /// Whether what renews or writes has not got through for so long that leases may end of it: what is claimed
-    /// now could not be kept.
+    /// Whether the completer or the heartbeat has been blocked for so long that leases may expire. New claims could
+    /// then not be kept.
     fn is_behind(&self) -> bool {
         let longest = self.options.lease().mul_f64(0.5);
         [&self.completing, &self.renewing]
@@ -165,39 +165,39 @@ impl Shared {
             .any(|duty| duty.is_late(longest))
     }
 
-    /// Something may be due. Never blocks.
+    /// Jobs may be due. Never blocks.
     fn wake(&self) {
         let _ = self.wake.try_send(());
     }
 
-    /// Something was added. Others are called where this process has enough to do, or finds more than it can take.
+    /// Jobs were added. Other processes are notified unless this process is idle and can claim the jobs itself.
     fn added(&self) {
         let (_, ahead) = self.claims.stats();
         let is_idle = ahead == 0 && !self.has_more.load(SeqCst) && self.pool.has_free_worker();
         match is_idle && !self.is_away() {
-            true => self.is_untold.store(true, SeqCst),
-            false => (self.call_others)(),
+            true => self.has_unannounced.store(true, SeqCst),
+            false => (self.notify_others)(),
         }
         self.wake();
     }
 
-    /// All that was due is claimed: others need not be called.
+    /// This process has claimed all due jobs, so other processes need no notification.
     fn all_claimed(&self) {
-        self.is_untold.store(false, SeqCst);
+        self.has_unannounced.store(false, SeqCst);
     }
 
-    /// There may be more than this process can claim: others are called, where they were not before.
+    /// This process may not be able to claim all due jobs. Notifies other processes if that has not been done yet.
     fn leave_to_others(&self) {
-        if self.is_untold.swap(false, SeqCst) {
-            (self.call_others)();
+        if self.has_unannounced.swap(false, SeqCst) {
+            (self.notify_others)();
         }
     }
 
-    /// This claim is another's, or nobody's.
+    /// The database no longer knows this claim: the job was cancelled or another worker has it.
     fn lose(&self, claim: Claim) {
         if self.claims.lose(claim) {
             self.pool.forget(pool_id(claim));
-            log::info!("Job {} was taken from this worker", claim.id);
+            log::info!("This worker has lost its claim on job {}", claim.id);
         }
     }
 
@@ -211,7 +211,6 @@ impl Shared {
     }
 }
 
-/// The running queue.
 pub(super) struct Queue {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -223,11 +222,11 @@ impl Queue {
         pool: Pool,
         options: QueueOptions,
         meter: Arc<JobMeter>,
-        call_others: Wakeup,
+        notify_others: Wakeup,
     ) -> std::io::Result<Queue> {
-        let (events, happened) = unbounded();
-        let (wake, called) = bounded(1);
-        let (renew, hurried) = bounded(1);
+        let (events, received) = unbounded();
+        let (wake, woken) = bounded(1);
+        let (renew, renew_now) = bounded(1);
         let shared = Arc::new(Shared {
             claims: Claims::new(Box::new(BootClock)),
             storage,
@@ -239,8 +238,8 @@ impl Queue {
             renew,
             low: AtomicUsize::new(0),
             has_more: AtomicBool::new(true),
-            is_untold: AtomicBool::new(false),
-            call_others,
+            has_unannounced: AtomicBool::new(false),
+            notify_others,
             unwritten: AtomicUsize::new(0),
             is_full: AtomicBool::new(false),
             has_suspects: AtomicBool::new(true),
@@ -253,23 +252,23 @@ impl Queue {
             shared: shared.clone(),
             threads: Mutex::default(),
         };
-        queue.start_threads(&called, hurried, happened)?;
+        queue.start_threads(&woken, renew_now, received)?;
         Ok(queue)
     }
 
     fn start_threads(
         &self,
-        called: &Receiver<()>,
-        hurried: Receiver<()>,
-        happened: Receiver<Event>,
+        woken: &Receiver<()>,
+        renew_now: Receiver<()>,
+        received: Receiver<Event>,
     ) -> std::io::Result<()> {
         let shared = || self.shared.clone();
-        let (fetching, called) = (Fetcher::new(shared()), called.clone());
-        self.spawn("fetcher", move || fetching.run(&called))?;
+        let (fetching, woken) = (Fetcher::new(shared()), woken.clone());
+        self.spawn("fetcher", move || fetching.run(&woken))?;
         let completing = Completer::new(shared());
-        self.spawn("completer", move || completing.run(&happened))?;
+        self.spawn("completer", move || completing.run(&received))?;
         let beating = shared();
-        self.spawn("heartbeat", move || heartbeat::run(&beating, &hurried))
+        self.spawn("heartbeat", move || heartbeat::run(&beating, &renew_now))
     }
 
     fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -277,52 +276,52 @@ impl Queue {
         Ok(())
     }
 
-    /// What maintenance does for workers.
+    /// The part of maintenance that rescues jobs for this queue's workers.
     pub(super) fn rescuer(&self) -> maintenance::Rescuer {
         maintenance::Rescuer::new(self.shared.clone())
     }
 
-    /// Something may be due.
+    /// Jobs may be due.
     pub(super) fn wake(&self) {
         self.shared.wake();
     }
 
-    /// Something was added here: this process claims it, or calls others.
+    /// Jobs were added here. This process claims them or notifies others.
     pub(super) fn added(&self) {
         self.shared.added();
     }
 
-    /// This claim was cancelled: its run is called off, where that is here.
-    pub(super) fn call_off(&self, claim: Claim) {
+    /// Stops the run of a cancelled claim, if it runs in this process.
+    pub(super) fn cancel_run(&self, claim: Claim) {
         if self.shared.claims.lose(claim) {
             self.shared.pool.forget(pool_id(claim));
         }
     }
 
-    /// Some claim was cancelled, and nobody says which: the next renewal tells.
+    /// An unnamed claim was cancelled: the next renewal finds it, so renew now.
     pub(super) fn renew_now(&self) {
         let _ = self.shared.renew.try_send(());
     }
 
-    /// Whether it waits for its database.
+    /// Whether any duty waits for the database.
     pub(super) fn is_away(&self) -> bool {
         self.shared.is_away()
     }
 
-    /// Writes what it holds, with names that begin with `noun`.
-    pub(super) fn write(&self, noun: &str, out: &mut Exposition) {
+    /// Writes the metrics of the queue. Their names begin with `prefix`.
+    pub(super) fn write(&self, prefix: &str, out: &mut Exposition) {
         let (held, ahead) = self.shared.claims.stats();
-        let help = "Jobs that this process has claimed: ahead, running and pausing ones, and those whose end \
+        let help = "Jobs that this process has claimed: ahead, running, paused, and those whose result \
                     waits to be written.";
-        out.gauge(&format!("{noun}_held"), help, held);
-        let help = "Those that have not begun.";
-        out.gauge(&format!("{noun}_ahead"), help, ahead);
-        let help = "Those whose end waits to be written.";
+        out.gauge(&format!("{prefix}_held"), help, held);
+        let help = "Claimed jobs that have not begun.";
+        out.gauge(&format!("{prefix}_ahead"), help, ahead);
+        let help = "Claimed jobs whose result waits to be written.";
         let unwritten = self.shared.unwritten.load(SeqCst);
-        out.gauge(&format!("{noun}_unwritten"), help, unwritten);
+        out.gauge(&format!("{prefix}_unwritten"), help, unwritten);
     }
 
-    /// Claims no more, and tells the executors that it is over.
+    /// Stops claiming and tells all running executors to stop.
     pub(super) fn close(&self) {
         let shared = &self.shared;
         shared.stopping.store(true, SeqCst);
@@ -332,8 +331,8 @@ impl Queue {
         }
     }
 
-    /// After the pool's end: writes what is left to write, and gives back what has not been
-    /// run to its end; of what has begun only where no executor can still be at it (`all_ended`).
+    /// Call this after the pool has stopped. Writes the remaining results, then releases unfinished claims. A claim
+    /// that has begun is released only if no executor can still be running (`all_ended`).
     pub(super) fn stop(&self, all_ended: bool, deadline: Instant) {
         self.close();
         let threads = std::mem::take(&mut *self.threads.lock());
@@ -350,7 +349,7 @@ impl Queue {
         }
         let (left, _) = self.shared.claims.stats();
         if left > 0 {
-            log::warn!("{left} jobs were not given back, and wait for the end of their leases");
+            log::warn!("{left} jobs were not released; they run again after their leases expire");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The life of claims under random schedules: several workers with clocks and pauses of their own, one database.
+//! Tests the life cycle of claims with random schedules: several workers that freeze, die and wake, and one database.
 //!
-//! The database is a model of the statements in `sql/work.rs`; the workers use the real [`Claims`]. What may never
-//! happen is checked after each step, and at the end that every job comes to its end.
+//! The database is a model of the statements in `sql/work.rs`; the workers use the real [`Claims`]. After each step
+//! the test checks the invariants; at the end every job must finish.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,9 +19,9 @@ const WORKERS: usize = 3;
 const JOBS: usize = 4;
 
 #[derive(Clone, Default)]
-struct Hands(Arc<AtomicU64>);
+struct TestClock(Arc<AtomicU64>);
 
-impl LeaseClock for Hands {
+impl LeaseClock for TestClock {
     fn now(&self) -> Millis {
         self.0.load(SeqCst)
     }
@@ -31,21 +31,20 @@ impl LeaseClock for Hands {
 enum Status {
     Pending,
     Processing,
-    Ended,
+    Finished,
 }
 
-/// A job's row.
 #[derive(Debug)]
 struct Row {
     status: Status,
     claim: i64,
     lease_until: Millis,
-    /// How often its executor was called, over all, and how often it came to an end that counts.
+    /// How often the executor was called and how often a result was written.
     calls: u32,
     ends: u32,
 }
 
-/// A claim as its worker knows it, and whether an executor is at work for it.
+/// A claim on its worker, and whether its executor runs.
 struct Run {
     held: Arc<Held>,
     is_in_executor: bool,
@@ -53,16 +52,16 @@ struct Run {
 }
 
 struct Worker {
-    clock: Hands,
+    clock: TestClock,
     claims: Claims,
     runs: Vec<Run>,
     is_frozen: bool,
 }
 
-/// Time, and who works when.
+/// The database, the workers and the time.
 struct World {
     now: Millis,
-    /// Claims that a cancel has ended: their executors go on until they hear of it.
+    /// Cancelled claims. Their executors run on until they notice.
     cancelled: HashSet<Claim>,
     rows: HashMap<Uuid, Row>,
     workers: Vec<Worker>,
@@ -82,13 +81,13 @@ enum Step {
     Renew(usize),
     Rescue(usize),
     Cancel(usize),
-    /// The message of a cancel, perhaps long after it, names the claim.
-    CallOff(usize, usize, i64),
+    /// The notification of a cancel names the claim. It may arrive late.
+    NotifyCancel(usize, usize, i64),
     Retry(usize),
 }
 
 fn worker() -> Worker {
-    let clock = Hands::default();
+    let clock = TestClock::default();
     Worker {
         claims: Claims::new(Box::new(clock.clone())),
         clock,
@@ -123,7 +122,7 @@ impl World {
             Step::Tick(by) => self.now += by,
             Step::Freeze(w) => self.workers[w].is_frozen = true,
             Step::Thaw(w) => self.workers[w].is_frozen = false,
-            // Its executors end with it.
+            // Its executors die with it.
             Step::Kill(w) => self.workers[w] = worker(),
             Step::Cancel(job) => self.cancel(id(job)),
             Step::Retry(job) => self.retry(id(job)),
@@ -134,19 +133,19 @@ impl World {
             Step::Write(w) if !self.workers[w].is_frozen => self.write(w),
             Step::Renew(w) if !self.workers[w].is_frozen => self.renew(w),
             Step::Rescue(w) if !self.workers[w].is_frozen => self.rescue(w),
-            Step::CallOff(w, job, back) if !self.workers[w].is_frozen => {
-                self.call_off(w, job, back)
+            Step::NotifyCancel(w, job, back) if !self.workers[w].is_frozen => {
+                self.notify_cancel(w, job, back)
             }
             _ => {}
         }
-        // All clocks count the same time; a process that is frozen finds it gone when it looks.
+        // All clocks advance together. A frozen process sees the new time when it wakes.
         for worker in &self.workers {
             worker.clock.0.store(self.now, SeqCst);
         }
         self.check();
     }
 
-    /// The row, where this claim still holds.
+    /// The row, if this claim is still valid.
     fn held(&mut self, claim: Claim) -> Option<&mut Row> {
         let row = self.rows.get_mut(&claim.id)?;
         (row.status == Status::Processing && row.claim == claim.token).then_some(row)
@@ -194,14 +193,17 @@ impl World {
         }
     }
 
-    /// The executor asks whether to go on, and returns where not.
+    /// The executor asks whether it may continue, and returns if not.
     fn report(&mut self, w: usize, n: usize) {
         let worker = &mut self.workers[w];
         let Some(run) = worker.runs.get_mut(n) else {
             return;
         };
         if run.is_in_executor && worker.claims.is_over(&run.held) {
-            assert!(worker.claims.is_over(&run.held), "what was over is over");
+            assert!(
+                worker.claims.is_over(&run.held),
+                "a claim that is over stays over"
+            );
             worker.runs.remove(n);
         }
     }
@@ -228,7 +230,7 @@ impl World {
         let ended: Vec<Claim> = ended.map(|run| run.held.claim).collect();
         for claim in &ended {
             if let Some(row) = self.held(*claim) {
-                row.status = Status::Ended;
+                row.status = Status::Finished;
                 row.ends += 1;
             }
         }
@@ -251,7 +253,7 @@ impl World {
             match row.filter(|row| is_done || row.lease_until >= now) {
                 Some(row) => {
                     row.lease_until = now + LEASE;
-                    self.workers[w].claims.prolong([claim], until);
+                    self.workers[w].claims.extend([claim], until);
                 }
                 None => {
                     self.workers[w].claims.lose(claim);
@@ -283,23 +285,23 @@ impl World {
             let token = row.claim;
             self.cancelled.insert(Claim { id, token });
         }
-        if row.status != Status::Ended {
-            row.status = Status::Ended;
+        if row.status != Status::Finished {
+            row.status = Status::Finished;
             row.claim += 1;
         }
     }
 
     fn retry(&mut self, id: Uuid) {
         let row = self.rows.get_mut(&id).expect("a job");
-        if row.status == Status::Ended {
+        if row.status == Status::Finished {
             row.status = Status::Pending;
             row.claim += 1;
         }
     }
 
-    fn call_off(&mut self, w: usize, job: usize, back: i64) {
+    fn notify_cancel(&mut self, w: usize, job: usize, back: i64) {
         let row = &self.rows[&id(job)];
-        // Of a claim that is over: a cancel never tells of any other.
+        // The notification of a cancel never names the current claim.
         let is_current = row.status == Status::Processing && back == 0;
         if !is_current {
             let claim = Claim {
@@ -312,7 +314,7 @@ impl World {
 
     fn check(&self) {
         for (id, row) in &self.rows {
-            // Who would go on with the job, if its executor asked now.
+            // All executors that would continue if they asked now.
             let may_run = self.workers.iter().flat_map(|worker| {
                 let own = worker.runs.iter().filter(|run| run.held.claim.id == *id);
                 own.filter(|run| run.is_in_executor && !worker.claims.would_be_over(&run.held))
@@ -325,7 +327,7 @@ impl World {
                 may_run.len() <= 1,
                 "run by two live workers: {may_run:?} {row:?}"
             );
-            // Nobody runs on under a lease that the database has given up.
+            // No executor may continue after its lease has expired in the database.
             if row.status == Status::Processing
                 && let Some(running) = may_run.first().filter(|claim| claim.token == row.claim)
             {
@@ -336,7 +338,6 @@ impl World {
             }
         }
         for worker in &self.workers {
-            // One process never has two executors on one job.
             let busy = worker.runs.iter().filter(|run| run.is_in_executor);
             let jobs: Vec<Uuid> = busy.map(|run| run.held.claim.id).collect();
             let distinct: HashSet<_> = jobs.iter().collect();
@@ -348,10 +349,10 @@ impl World {
         }
     }
 
-    /// Everybody goes on, and each job comes to its end.
-    fn settle(&mut self) {
+    /// All workers continue until every job has finished.
+    fn finish_all(&mut self) {
         for round in 0..200 {
-            if self.rows.values().all(|row| row.status == Status::Ended) {
+            if self.rows.values().all(|row| row.status == Status::Finished) {
                 return;
             }
             for w in 0..WORKERS {
@@ -393,7 +394,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => w().prop_map(Step::Renew),
         3 => w().prop_map(Step::Rescue),
         1 => job().prop_map(Step::Cancel),
-        2 => (w(), job(), 0..3_i64).prop_map(|(w, job, back)| Step::CallOff(w, job, back)),
+        2 => (w(), job(), 0..3_i64).prop_map(|(w, job, back)| Step::NotifyCancel(w, job, back)),
         2 => job().prop_map(Step::Retry),
     ];
     proptest::collection::vec(step, 1..120)
@@ -406,6 +407,6 @@ proptest! {
     fn a_job_is_never_stuck_lost_or_run_by_two_live_workers(steps in steps()) {
         let mut world = World::new();
         steps.iter().for_each(|step| world.step(step));
-        world.settle();
+        world.finish_all();
     }
 }

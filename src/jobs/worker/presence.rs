@@ -1,28 +1,28 @@
-//! Whether an attempt's executor is at work, and what the database knows of that.
+//! Records whether an attempt's executor is running or paused, and which of the two the database knows.
 //!
-//! An executor that pauses holds its job, and is on no thread meanwhile: a worker that ends then was not ended by it. So the
-//! database is told of pauses, as it is of the begin; a little later, so that short steps and pauses cost nothing. Of a
-//! suspect, a job whose worker was lost before, it is told at once: its executor is called only after it is written that
-//! it is at work.
+//! A paused executor keeps its claim but uses no thread, so it cannot have killed a worker that is lost meanwhile.
+//! The database therefore has to know about pauses and begins. They are written with a short delay, so that short
+//! steps and pauses cost nothing. For a suspect (a job whose worker was lost before) they are written at once, and
+//! its executor is called only after the database records that it runs.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// How long an executor is at work before that is written apart from what follows.
+/// How long an executor must run before that is written separately.
 pub(super) const WORK_AFTER: Duration = Duration::from_millis(30);
 
-/// How often one that waits looks whether it may go on.
+/// How often a waiting run checks whether it was stopped.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What the database has of an attempt, as far as is known.
+/// The state of an attempt in the database, as far as this process knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Written {
-    /// Claimed ahead.
+    /// Claimed, not begun.
     Ahead,
     Working,
     Paused,
-    /// A write of one of the last two is under way, or has failed.
+    /// A write of `Working` or `Paused` is in progress or has failed.
     Unsure,
 }
 
@@ -33,17 +33,17 @@ pub(super) struct Presence {
 
 struct State {
     is_paused: bool,
-    /// Since when it is at work, or paused.
+    /// When the executor started or paused.
     since: Instant,
     written: Written,
-    /// The completer has it on its list.
-    is_told: bool,
+    /// The completer has the run on its list.
+    is_listed: bool,
 }
 
 impl State {
-    fn is_news(&self) -> bool {
+    fn has_changed(&self) -> bool {
         match self.written {
-            // The begin says that it is at work.
+            // The begin entry will record that it runs.
             Written::Ahead => self.is_paused,
             Written::Working => self.is_paused,
             Written::Paused => !self.is_paused,
@@ -59,7 +59,7 @@ impl Presence {
                 is_paused: false,
                 since: Instant::now(),
                 written: Written::Ahead,
-                is_told: false,
+                is_listed: false,
             }),
             is_written: Condvar::new(),
         }
@@ -73,15 +73,15 @@ impl Presence {
         self.state.lock().is_paused
     }
 
-    /// The executor has returned, and is to be called again; or is to be called now. Whether the completer is to be told.
+    /// The executor has paused or is about to be called again. Returns whether the completer must be notified.
     pub(super) fn set_paused(&self, is_paused: bool) -> bool {
         let mut state = self.state.lock();
         state.is_paused = is_paused;
         state.since = Instant::now();
-        state.is_news() && !std::mem::replace(&mut state.is_told, true)
+        state.has_changed() && !std::mem::replace(&mut state.is_listed, true)
     }
 
-    /// Returns when it is written that the executor is at work, or `is_over`.
+    /// Waits until the database records that the executor runs, or until `is_over`.
     pub(super) fn wait(&self, is_over: impl Fn() -> bool) {
         let mut state = self.state.lock();
         while state.written != Written::Working && !is_over() {
@@ -89,19 +89,19 @@ impl Presence {
         }
     }
 
-    /// What is to be written: whether it is paused. Of a suspect however short its work has been.
+    /// Returns the state to write: whether the executor is paused. Short work is skipped, except for a suspect.
     pub(super) fn take(&self, is_suspect: bool) -> Option<bool> {
         let mut state = self.state.lock();
         let is_short = !state.is_paused && state.since.elapsed() < WORK_AFTER;
         let is_early = state.written == Written::Ahead || is_short && !is_suspect;
-        if is_early || !state.is_news() {
+        if is_early || !state.has_changed() {
             return None;
         }
         state.written = Written::Unsure;
         Some(state.is_paused)
     }
 
-    /// This is what the database has now.
+    /// The database now has this state.
     pub(super) fn is_written(&self, is_paused: bool) {
         self.state.lock().written = match is_paused {
             true => Written::Paused,
@@ -110,10 +110,10 @@ impl Presence {
         self.is_written.notify_all();
     }
 
-    /// Whether the completer is to look at it again; if not, it is told of the next change.
+    /// Returns whether the completer must look at the run again. If not, the next change notifies the completer.
     pub(super) fn stays(&self) -> bool {
         let mut state = self.state.lock();
-        state.is_told = state.is_news();
-        state.is_told
+        state.is_listed = state.has_changed();
+        state.is_listed
     }
 }

@@ -12,45 +12,44 @@ use crate::engine::pool::AttemptHandle;
 use crate::executor::{Report, StopHandle, TaskError, TaskInput};
 use crate::jobs::job::{Claimed, JobStatus, Progress};
 use crate::jobs::storage::Claim;
-use crate::jobs::storage::end::{End, Finish};
+use crate::jobs::storage::completion::{Completion, CompletionRow};
 use crate::jobs::storage::work::{Begin, Pause, Reported};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
 use crate::jobs::worker::presence::Presence;
 use crate::task::AttemptResult;
 
-/// The longest step and message kept, in bytes.
 const MAX_STEP: usize = 400;
 const MAX_MESSAGE: usize = 2_000;
 
-/// A job that loses its worker so often stays a suspect, however long it has run.
+/// A job that has lost its worker this often stays a suspect, however long it runs.
 const MANY_LOSSES: u32 = 4;
 
-/// The first pause after a failed attempt; each further one is twice as long.
+/// The pause after the first failed attempt. Each further pause is twice as long.
 const BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(3_600);
 
-/// A claimed job: what its executor is given, and what it says. Whether that counts, its claim knows.
+/// A claimed job: the input of its executor, and the executor's reports. Its claim decides whether the reports count.
 pub(super) struct JobRun {
     pub(super) held: Arc<Held>,
     job: Claimed,
     shared: Arc<Shared>,
     claimed: Instant,
     begun: OnceLock<Instant>,
-    /// When its executor was first called: a suspect waits before.
+    /// When the executor was first called. For a suspect this is later than `begun`.
     called: OnceLock<Instant>,
     pub(super) presence: Presence,
-    news: Mutex<News>,
-    /// Itself, for the completer.
+    reports: Mutex<Reports>,
+    /// A reference to itself, to pass on to the completer.
     me: std::sync::Weak<JobRun>,
 }
 
-/// What its executor has reported.
+/// The executor's reports.
 #[derive(Default)]
-struct News {
+struct Reports {
     latest: Progress,
-    /// The completer knows that there is something to take.
-    is_told: bool,
+    /// The completer already knows that there is a new report.
+    is_announced: bool,
 }
 
 impl JobRun {
@@ -63,19 +62,18 @@ impl JobRun {
             claimed: Instant::now(),
             begun: OnceLock::new(),
             called: OnceLock::new(),
-            news: Mutex::default(),
+            reports: Mutex::default(),
             me: me.clone(),
         })
     }
 
-    /// How the log names this run. Who ran it can have chosen the type's name.
+    /// The name of this run in log lines. A client may have chosen the type's name, so it is escaped.
     fn name(&self) -> String {
         let (id, kind) = (self.job.id, crate::log_safe::LogSafe(&self.job.kind));
         let (attempt, max) = (self.attempt(), self.job.max);
         format!("job {id} ({kind}), attempt {attempt} of {max}")
     }
 
-    /// Which attempt this is.
     fn attempt(&self) -> u32 {
         self.job.attempts + 1
     }
@@ -84,13 +82,13 @@ impl JobRun {
         self.held.claim
     }
 
-    /// That it has begun, where this is still to be written, and it has not ended meanwhile.
+    /// Returns the begin entry, if it is not written yet and the attempt still runs.
     pub(super) fn unwritten_begin(&self) -> Option<Begin> {
         let is_written = self.presence.is_begin_written();
         (!is_written && self.held.is_running()).then(|| self.begin_entry())
     }
 
-    /// That it pauses, or is at work again, where this is still to be written.
+    /// Returns the change between paused and running, if it is not written yet.
     pub(super) fn take_pause(&self) -> Option<Pause> {
         if !self.held.is_running() {
             return None;
@@ -103,8 +101,9 @@ impl JobRun {
             })
     }
 
-    /// Whether its executor is called only after it is written that it is at work, so that a job which ends its worker
-    /// at once is blamed all the same. That costs much, and so ends soon for those that were blamed for no loss.
+    /// Whether the database must record that the executor runs before it is called. Only then can the database blame
+    /// a job that kills its worker at once. This is slow, so it ends early for jobs that were never blamed for a
+    /// loss.
     pub(super) fn is_suspect(&self) -> bool {
         let called = self.called.get();
         let is_proven = called.is_some_and(|at| at.elapsed() >= PROVEN_AFTER);
@@ -112,7 +111,7 @@ impl JobRun {
         self.job.lane > 1 && (is_blamed || !is_proven)
     }
 
-    /// Returns when it is written that its executor is at work, where it is a suspect; whether it may still run.
+    /// For a suspect, waits until the database records that the executor runs. Returns whether the run may continue.
     fn wait_until_written(&self) -> bool {
         let is_over = || !self.is_suspect() || self.is_stopped();
         self.presence.wait(is_over);
@@ -136,29 +135,30 @@ impl JobRun {
         }
     }
 
-    /// When it began: then its executor is called, that of a suspect when this is written.
+    /// When the attempt began. The executor is called then, or for a suspect once the begin is written.
     pub(super) fn begun(&self) -> Option<Instant> {
         self.begun.get().copied()
     }
 
-    /// The newest report, where it still counts.
+    /// Returns the newest report, if it still counts.
     pub(super) fn report(&self) -> Option<Reported> {
-        let latest = self.news.lock().latest.clone();
+        let latest = self.reports.lock().latest.clone();
         self.held.is_running().then(|| Reported {
             claim: self.claim(),
             latest,
         })
     }
 
-    /// This is written. Whether there is a newer report; if not, the completer is told of the next one.
+    /// `written` is now in the database. Returns whether there is a newer report; if not, the next report notifies
+    /// the completer.
     pub(super) fn has_newer_report(&self, written: &Progress) -> bool {
-        let mut news = self.news.lock();
-        news.is_told = news.latest != *written;
-        news.is_told
+        let mut reports = self.reports.lock();
+        reports.is_announced = reports.latest != *written;
+        reports.is_announced
     }
 
-    fn end_with(&self, ending: AttemptResult) -> End {
-        let mut latest = self.news.lock().latest.clone();
+    fn completion(&self, ending: AttemptResult) -> Completion {
+        let mut latest = self.reports.lock().latest.clone();
         let attempt = self.attempt();
         let (status, result, message) = match ending {
             AttemptResult::Completed(result) => {
@@ -167,14 +167,14 @@ impl JobRun {
             }
             AttemptResult::Failed(why) => (JobStatus::Failed, None, Some(clean(&why, MAX_MESSAGE))),
         };
-        // An attempt that ended with its worker is not one that failed.
+        // An attempt that ended because its worker was lost is not a failure.
         let failures = attempt.saturating_sub(self.job.losses);
         let retry = status == JobStatus::Failed && failures < self.job.max;
         let error = message
             .as_ref()
             .map(|message| json!({ "message": message, "attempt": attempt }).to_string());
         let ran = self.ran();
-        let finish = Finish {
+        let row = CompletionRow {
             claim: self.claim(),
             age: ran.as_millis() as u64,
             latest,
@@ -185,16 +185,16 @@ impl JobRun {
             again: retry.then(|| back_off(failures).as_millis() as u64),
         };
         let dialect = self.shared.storage.dialect();
-        End::new(finish, dialect, self.job.kind.clone(), status, ran)
+        Completion::new(row, dialect, self.job.kind.clone(), status, ran)
     }
 
-    /// How long ago it began.
+    /// The time since the attempt began.
     fn ran(&self) -> Duration {
         self.begun.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 }
 
-/// What the pool tells an attempt by. The token, unlike the attempt's number, is never used twice.
+/// The pool's id of a run. Claim tokens are never reused; attempt numbers are.
 pub(super) fn pool_id(claim: Claim) -> (Uuid, u32) {
     (claim.id, claim.token as u32)
 }
@@ -258,7 +258,7 @@ impl AttemptHandle for JobRun {
                 );
             }
         }
-        self.shared.ended(self.end_with(ending));
+        self.shared.finished(self.completion(ending));
     }
 }
 
@@ -268,18 +268,18 @@ impl Report for JobRun {
             return Err(TaskError::stopped());
         }
         let text = |text: &str, max| (!text.is_empty()).then(|| clean(text, max));
-        let mut news = self.news.lock();
+        let mut reports = self.reports.lock();
         let new = Progress {
-            progress: percent.max(news.latest.progress),
+            progress: percent.max(reports.latest.progress),
             step: text(step, MAX_STEP),
             detail: text(description, MAX_MESSAGE),
         };
-        if new == news.latest {
+        if new == reports.latest {
             return Ok(());
         }
-        news.latest = new;
-        let is_first = !std::mem::replace(&mut news.is_told, true);
-        drop(news);
+        reports.latest = new;
+        let is_first = !std::mem::replace(&mut reports.is_announced, true);
+        drop(reports);
         if is_first && let Some(me) = self.me.upgrade() {
             self.shared.reported(me);
         }
@@ -296,13 +296,13 @@ impl Report for JobRun {
     }
 }
 
-/// Cut to `max` bytes, between characters; and without what PostgreSQL's text cannot hold.
+/// Cuts text to `max` bytes at a character boundary, and replaces NUL, which PostgreSQL cannot store.
 fn clean(text: &str, max: usize) -> String {
     let cut = &text[..text.floor_char_boundary(max)];
     cut.replace('\0', "\u{fffd}")
 }
 
-/// 1 s, 2 s, 4 s …, a quarter more or less, so that what failed together does not return together.
+/// 1 s, 2 s, 4 s and so on, plus or minus a quarter, so that jobs that failed together are not retried together.
 fn back_off(failures: u32) -> Duration {
     let doubled = BACK_OFF.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
     let spread = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;

@@ -126,7 +126,7 @@ fn one_connection_hangs(text: &str, who: &str, attempts: &[&str]) {
     );
     let told = format!("The {who} waits for the database");
     wait_until(|| server.has(&told));
-    let again = format!("The {who} has its database again, after");
+    let again = format!("The {who} can use the database again, after");
     wait_until(|| server.has(&again));
     assert_eq!(alice.settle(), (jobs as u64 + 2, 0));
     assert!(!is_away(&server));
@@ -260,7 +260,7 @@ fn a_stop_while_the_database_is_silent_ends_in_time_and_says_what_is_left() {
         "{took:?} {:?}",
         server.log()
     );
-    assert!(server.has("jobs were not given back"), "{:?}", server.log());
+    assert!(server.has("jobs were not released"), "{:?}", server.log());
     scene.proxy.go_on();
     let _other = scene.start();
     wait_until(|| scene.db.rows("SELECT count(*) FROM jobs WHERE claim > 1") == ["10"]);

@@ -234,7 +234,7 @@ fn a_newer_schema_is_refused_naming_both_versions(db: &Db) {
     db.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('20991231000000')");
     let said = judged(db, &db.url);
     assert!(
-        said.contains("20991231000000") && said.contains("knows those up to 2026"),
+        said.contains("20991231000000") && said.contains("supports versions up to 2026"),
         "{said}"
     );
 }
@@ -252,11 +252,7 @@ fn a_start_says_which_lock_it_waits_for_and_stops_when_told() {
         wait_until(|| !db.rows(held).is_empty());
         let holder = db.rows(held).remove(0);
         let mut process = Process::begin(&db.dir, &db.variables(&[]));
-        wait_until(|| {
-            process.has(&format!(
-                "the lock of migrations, which backend {holder} holds"
-            ))
-        });
+        wait_until(|| process.has(&format!("the migration lock, which backend {holder} holds")));
         process.signal("TERM");
         let (code, took) = process.ended();
         db.execute(&format!("SELECT pg_terminate_backend({holder})"));

@@ -1,7 +1,7 @@
-//! A connection to PostgreSQL of which every call has an end.
+//! A connection to PostgreSQL with a time limit for every call.
 //!
-//! libpq's own calls wait for an answer as long as the socket lives. Here statements are sent without blocking, and the
-//! socket is waited for until a deadline. A connection that misses one is of no use any more.
+//! libpq's own calls wait for a response as long as the socket lives. Here statements are sent without blocking, and
+//! the socket is polled until a deadline. A connection that misses a deadline is discarded.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -25,23 +25,23 @@ const TEXT: Oid = 25;
 const SQLSTATE: c_int = b'C' as c_int;
 const MESSAGE: c_int = b'M' as c_int;
 
-/// The most statements prepared at once. There are not so many; this is for whoever writes new ones on the fly.
+/// The most prepared statements. The program has fewer; the limit is for statements built at run time.
 const MAX_PREPARED: usize = 200;
 
-/// Why a statement did not succeed.
+/// Why a statement failed.
 pub(super) struct Failure {
     pub(super) error: DatabaseError,
-    /// The same once more may succeed: others were in the way.
+    /// Another transaction was in the way, so a retry may succeed.
     pub(super) is_conflict: bool,
 }
 
-/// Whether libpq can read the address; nothing is connected to.
+/// Checks whether libpq can read the address, without connecting.
 ///
 /// # Errors
 ///
-/// In libpq's words.
+/// The message of libpq.
 pub(super) fn check(url: &str) -> Result<(), String> {
-    let url = CString::new(url).map_err(|_| "the address has a NUL")?;
+    let url = CString::new(url).map_err(|_| "the address contains NUL")?;
     let mut why = ptr::null_mut();
     // SAFETY: the string ends with NUL. What libpq allocates is copied and freed here.
     unsafe {
@@ -53,31 +53,30 @@ pub(super) fn check(url: &str) -> Result<(), String> {
     }
 }
 
-/// Messages of several lines stand in one line of the log.
+/// Joins the lines of a message, because a log entry is one line.
 fn one_line(message: &CStr) -> String {
     let text = message.to_string_lossy();
     let words: Vec<&str> = text.split_whitespace().collect();
     words.join(" ")
 }
 
-/// A connection.
 pub(in crate::jobs) struct Connection {
     raw: NonNull<PGconn>,
-    /// The names of prepared statements.
+    /// The names of prepared statements, by their SQL.
     prepared: HashMap<String, CString>,
     is_broken: bool,
 }
 
-// SAFETY: libpq lets one thread at a time use a connection, whichever it is.
+// SAFETY: libpq allows any thread to use a connection, but only one at a time.
 unsafe impl Send for Connection {}
 
 type Done<T> = Result<T, Failure>;
 
 impl Connection {
-    /// Connects; for how long it tries, the address says (`connect_timeout`).
+    /// Connects. The address sets the time limit (`connect_timeout`).
     pub(in crate::jobs) fn open(url: &str) -> Result<Connection, DatabaseError> {
         let lost = |text: &str| DatabaseError::Unavailable(text.to_owned());
-        let url = CString::new(url).map_err(|_| lost("the address has a NUL"))?;
+        let url = CString::new(url).map_err(|_| lost("the address contains NUL"))?;
         // SAFETY: the string ends with NUL; the connection, failed or not, is freed by `drop`.
         let raw = unsafe { NonNull::new(PQconnectdb(url.as_ptr())) };
         let connection = Connection {
@@ -85,7 +84,7 @@ impl Connection {
             prepared: HashMap::new(),
             is_broken: false,
         };
-        // SAFETY: the connection is there.
+        // SAFETY: the connection is valid.
         let is_open = unsafe {
             PQstatus(connection.raw.as_ptr()) == ConnStatusType::CONNECTION_OK
                 && PQsetnonblocking(connection.raw.as_ptr(), 1) == 0
@@ -101,10 +100,10 @@ impl Connection {
         self.is_broken
     }
 
-    /// Whether the other side has not closed it, as far as is known without asking.
+    /// Whether the server has not closed the connection, without a round trip.
     pub(super) fn is_alive(&mut self) -> bool {
         let raw = self.raw.as_ptr();
-        // SAFETY: the connection is there.
+        // SAFETY: the connection is valid.
         !self.is_broken
             && (!self.poll(libc::POLLIN, Duration::ZERO)
                 || unsafe {
@@ -112,12 +111,12 @@ impl Connection {
                 })
     }
 
-    /// Runs statements without parameters; no rows are read.
+    /// Runs statements without parameters and ignores their rows.
     pub(super) fn execute(&mut self, sql: &str, deadline: Instant) -> Done<()> {
-        self.ask(sql, deadline).map(drop)
+        self.query(sql, deadline).map(drop)
     }
 
-    /// As [`execute`](Self::execute), calling `meanwhile` now and then.
+    /// As [`execute`](Self::execute), but calls `meanwhile` about once a second.
     pub(super) fn execute_patiently(
         &mut self,
         sql: &str,
@@ -130,7 +129,7 @@ impl Connection {
             return Err(self.lost());
         }
         self.flush(deadline)?;
-        // SAFETY: the connection is there.
+        // SAFETY: the connection is valid.
         while Instant::now() < deadline && unsafe { PQisBusy(self.raw.as_ptr()) } != 0 {
             meanwhile();
             // SAFETY: as above.
@@ -140,18 +139,19 @@ impl Connection {
                 return Err(self.lost());
             }
         }
-        self.answer(1, deadline).map(drop)
+        self.response(1, deadline).map(drop)
     }
 
-    /// Runs a statement that is not prepared; the first column of its rows.
-    pub(super) fn ask(&mut self, sql: &str, deadline: Instant) -> Done<Rows> {
+    /// Runs a statement without preparing it, and returns the first column of its rows.
+    pub(super) fn query(&mut self, sql: &str, deadline: Instant) -> Done<Rows> {
         let sql = text(sql)?;
-        // SAFETY: the connection is there, and the text ends with NUL.
+        // SAFETY: the connection is valid, and the text ends with NUL.
         let sent = unsafe { PQsendQuery(self.raw.as_ptr(), sql.as_ptr()) };
-        self.answer(sent, deadline)
+        self.response(sent, deadline)
     }
 
-    /// Runs a statement with at most one parameter, `$1`; the first column of its rows. It is prepared once.
+    /// Runs a statement with at most one parameter, `$1`, and returns the first column of its rows. The statement is
+    /// prepared once.
     pub(super) fn run(&mut self, sql: &str, parameter: &str, deadline: Instant) -> Done<Rows> {
         let count = c_int::from(sql.contains("$1"));
         let parameter = text(parameter)?;
@@ -160,7 +160,7 @@ impl Connection {
             None => self.prepare(sql, count, deadline)?,
         };
         let values = [parameter.as_ptr()];
-        // SAFETY: one value where one is announced; all texts end with NUL and live across the call.
+        // SAFETY: one value if one is announced; all texts end with NUL and live across the call.
         let sent = unsafe {
             PQsendQueryPrepared(
                 self.raw.as_ptr(),
@@ -172,7 +172,7 @@ impl Connection {
                 0,
             )
         };
-        self.answer(sent, deadline)
+        self.response(sent, deadline)
     }
 
     fn prepare(&mut self, sql: &str, count: c_int, deadline: Instant) -> Done<CString> {
@@ -183,81 +183,81 @@ impl Connection {
         let name = text(&format!("s{}", self.prepared.len()))?;
         let types = [TEXT];
         let query = text(sql)?;
-        // SAFETY: as many types as parameters are announced at most; the texts end with NUL.
+        // SAFETY: at most as many types as parameters are announced; the texts end with NUL.
         let sent = unsafe {
             let raw = self.raw.as_ptr();
             PQsendPrepare(raw, name.as_ptr(), query.as_ptr(), count, types.as_ptr())
         };
-        self.answer(sent, deadline)?;
+        self.response(sent, deadline)?;
         self.prepared.insert(sql.to_owned(), name.clone());
         Ok(name)
     }
 
-    /// Asks to be notified of what is said on this channel; whether that succeeded.
+    /// Subscribes to a channel. Returns whether that succeeded.
     pub(in crate::jobs) fn listen(&mut self, channel: &str, deadline: Instant) -> bool {
         self.execute(&format!("LISTEN {channel}"), deadline).is_ok()
     }
 
-    /// What was notified within `patience`, perhaps nothing; `None` where the connection is lost.
+    /// Returns the messages that arrive within `patience`, or `None` if the connection is lost.
     pub(in crate::jobs) fn notified(&mut self, patience: Duration) -> Option<Vec<String>> {
         self.poll(libc::POLLIN, patience);
         let raw = self.raw.as_ptr();
-        // SAFETY: the connection is there; each notification is freed after its text was copied.
+        // SAFETY: the connection is valid; each notification is freed after its text was copied.
         unsafe {
             if PQconsumeInput(raw) == 0 {
                 self.is_broken = true;
                 return None;
             }
-            let mut heard = Vec::new();
+            let mut messages = Vec::new();
             while let Some(notification) = NonNull::new(PQnotifies(raw)) {
                 let text = CStr::from_ptr(notification.as_ref().extra);
-                heard.push(text.to_string_lossy().into_owned());
+                messages.push(text.to_string_lossy().into_owned());
                 PQfreemem(notification.as_ptr().cast());
             }
-            Some(heard)
+            Some(messages)
         }
     }
 
-    /// Waits for the answer to what was `sent`.
-    fn answer(&mut self, sent: c_int, deadline: Instant) -> Done<Rows> {
+    /// Waits for the response to a statement. `sent` is the return value of libpq's send function.
+    fn response(&mut self, sent: c_int, deadline: Instant) -> Done<Rows> {
         if sent == 0 {
             return Err(self.lost());
         }
         self.flush(deadline)?;
-        let mut answer = Ok(Rows::new());
+        let mut response = Ok(Rows::new());
         loop {
             self.wait_for_result(deadline)?;
-            // SAFETY: the connection is there; a result is freed by its owner.
+            // SAFETY: the connection is valid; a result is freed by its owner.
             let result = unsafe { NonNull::new(PQgetResult(self.raw.as_ptr())) };
-            let Some(result) = result.map(Answer) else {
+            let Some(result) = result.map(ResultSet) else {
                 break;
             };
-            // Of several statements, the first failure is the answer.
-            match (result.read(), &mut answer) {
+            // If several statements were sent, the first failure is returned.
+            match (result.read(), &mut response) {
                 (Ok(rows), Ok(all)) => all.extend(rows),
-                (Err(failure), Ok(_)) => answer = Err(failure),
+                (Err(failure), Ok(_)) => response = Err(failure),
                 (_, Err(_)) => {}
             }
         }
-        // SAFETY: the connection is there.
+        // SAFETY: the connection is valid.
         if unsafe { PQstatus(self.raw.as_ptr()) } != ConnStatusType::CONNECTION_OK {
             self.is_broken = true;
         }
-        if let Err(failure) = &answer {
+        if let Err(failure) = &response {
             self.is_broken |= matches!(failure.error, DatabaseError::Unavailable(_));
         }
-        answer
+        response
     }
 
     fn flush(&mut self, deadline: Instant) -> Done<()> {
         loop {
-            // SAFETY: the connection is there.
+            // SAFETY: the connection is valid.
             match unsafe { PQflush(self.raw.as_ptr()) } {
                 0 => return Ok(()),
                 1 => self.wait(libc::POLLIN | libc::POLLOUT, deadline)?,
                 _ => return Err(self.lost()),
             }
-            // SAFETY: as above. The server may have to be read before it reads on.
+            // SAFETY: as above. The server may wait until its output is read before it reads more.
             if self.poll(libc::POLLIN, Duration::ZERO)
                 && unsafe { PQconsumeInput(self.raw.as_ptr()) } == 0
             {
@@ -267,7 +267,7 @@ impl Connection {
     }
 
     fn wait_for_result(&mut self, deadline: Instant) -> Done<()> {
-        // SAFETY: the connection is there.
+        // SAFETY: the connection is valid.
         while unsafe { PQisBusy(self.raw.as_ptr()) } != 0 {
             self.wait(libc::POLLIN, deadline)?;
             // SAFETY: as above.
@@ -278,7 +278,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for the socket; a missed deadline is the end of the connection.
+    /// Waits for the socket. If the deadline passes, the connection is broken.
     fn wait(&mut self, events: libc::c_short, deadline: Instant) -> Done<()> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -287,15 +287,15 @@ impl Connection {
             }
             if Instant::now() >= deadline {
                 self.is_broken = true;
-                let text = "no answer in time".to_owned();
+                let text = "no response in time".to_owned();
                 return Err(DatabaseError::Unavailable(text).into());
             }
         }
     }
 
-    /// Whether the socket is ready for one of `events` within `patience`; it may be early.
+    /// Returns whether the socket is ready for one of `events` within `patience`. It may return early.
     fn poll(&self, events: libc::c_short, patience: Duration) -> bool {
-        // SAFETY: the connection is there; `poll` gets one entry.
+        // SAFETY: the connection is valid; `poll` gets one entry.
         unsafe {
             let mut entry = libc::pollfd {
                 fd: PQsocket(self.raw.as_ptr()),
@@ -313,14 +313,14 @@ impl Connection {
     }
 
     fn message(&self) -> String {
-        // SAFETY: the connection is there; its message ends with NUL and is copied.
+        // SAFETY: the connection is valid; its message ends with NUL and is copied.
         one_line(unsafe { CStr::from_ptr(PQerrorMessage(self.raw.as_ptr())) })
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // SAFETY: it is finished once, and not used after. The socket does not block.
+        // SAFETY: the connection is finished once and not used afterwards. The socket does not block.
         unsafe { PQfinish(self.raw.as_ptr()) };
     }
 }
@@ -335,17 +335,16 @@ impl From<DatabaseError> for Failure {
 }
 
 fn text(text: &str) -> Done<CString> {
-    let refused = |_| DatabaseError::Refused("a text has a NUL".to_owned()).into();
+    let refused = |_| DatabaseError::Refused("a text contains NUL".to_owned()).into();
     CString::new(text).map_err(refused)
 }
 
-/// The result of one statement.
-struct Answer(NonNull<PGresult>);
+struct ResultSet(NonNull<PGresult>);
 
-impl Answer {
+impl ResultSet {
     fn read(&self) -> Done<Rows> {
         let raw = self.0.as_ptr();
-        // SAFETY: the result is there; rows and texts are read within their bounds, and copied.
+        // SAFETY: the result is valid; rows and texts are read within their bounds, and copied.
         unsafe {
             match PQresultStatus(raw) {
                 ExecStatusType::PGRES_COMMAND_OK | ExecStatusType::PGRES_EMPTY_QUERY => {
@@ -366,9 +365,9 @@ impl Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResultSet {
     fn drop(&mut self) {
-        // SAFETY: it is cleared once, and not used after.
+        // SAFETY: the result is cleared once and not used afterwards.
         unsafe { PQclear(self.0.as_ptr()) };
     }
 }
@@ -379,14 +378,14 @@ impl Drop for Answer {
 unsafe fn copied(text: *const c_char) -> String {
     match text.is_null() {
         true => String::new(),
-        // SAFETY: the caller says so.
+        // SAFETY: guaranteed by the caller.
         false => unsafe { CStr::from_ptr(text) }
             .to_string_lossy()
             .into_owned(),
     }
 }
 
-/// What an error of the server means here, by its SQLSTATE.
+/// Maps an error's SQLSTATE to this program's errors.
 fn failure(state: &str, message: String) -> Failure {
     let text = match state {
         "" => message,
@@ -394,13 +393,14 @@ fn failure(state: &str, message: String) -> Failure {
     };
     let is_conflict = matches!(state, "40001" | "40P01");
     let error = match state {
-        // A lock, or the time of a statement.
+        // Lock timeout, statement timeout, serialization failure, deadlock.
         "55P03" | "57014" | "40001" | "40P01" => DatabaseError::Busy(text),
-        "23505" => DatabaseError::Taken(text),
-        // Read-only: another server has taken over, perhaps. A table that is gone may come back with a restored dump.
+        "23505" => DatabaseError::Duplicate(text),
+        // Read-only: the server may have become a standby. 25P02, 25P03 and no code: the session must not be used
+        // again.
         "25006" | "25P02" | "25P03" | "" => DatabaseError::Unavailable(text),
         _ => match &state[..2] {
-            // Connection, resources, shut down by somebody, the system.
+            // Connection errors, lack of resources, shutdown by an operator, system errors.
             "08" | "53" | "57" | "58" => DatabaseError::Unavailable(text),
             _ => DatabaseError::Refused(text),
         },

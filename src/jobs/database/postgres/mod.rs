@@ -19,21 +19,21 @@ const MIGRATIONS: &[Migration] = migrations!(
     "2026-11-30-000000_counted"
 );
 
-/// What a session sets for itself, whatever the server, the database or the role has as its default.
+/// Settings of each session, whatever the defaults of the server, the database or the role are.
 ///
-/// A queue fills and empties faster than statistics follow. Every statement has its index, and
-/// whatever the planner believes about the table's size, that is the way to go; and statements this
-/// short gain nothing from being compiled, or planned anew each time. Who is halted within a transaction loses it, with the rows that it holds.
+/// A queue fills and empties faster than the statistics are updated. Each statement has its index, so the planner is
+/// told to use indexes whatever size it expects. Short statements gain nothing from JIT or from a new plan each time.
+/// A process that freezes within a transaction loses it, so that its row locks are released.
 const SETUP: &str = "\
     SET default_transaction_isolation = 'read committed'; SET client_encoding = 'UTF8'; \
     SET standard_conforming_strings = on; SET idle_in_transaction_session_timeout = '5s'; \
     SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; \
     SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan;";
 
-/// How often a statement is tried again that stood in another's way.
-const CONFLICTS: u32 = 8;
+/// How often a statement is retried after a conflict with another transaction.
+const MAX_RETRIES: u32 = 8;
 
-/// Whether the address can be used, as far as that is seen without a connection.
+/// Checks an address without connecting.
 pub(super) fn check(url: &str) -> Result<(), String> {
     libpq::check(&with_time_limits(url))
         .map_err(|why| format!("DATABASE_URL cannot be used: {why}"))
@@ -41,7 +41,7 @@ pub(super) fn check(url: &str) -> Result<(), String> {
 
 pub(super) struct PostgresDatabase(PerDuty<Connections>);
 
-/// The connections of one duty, and how long its statements may take.
+/// The connections of one duty, and the time limit of its statements.
 struct Connections {
     pool: Pool<Connection>,
     within: Duration,
@@ -63,7 +63,7 @@ impl PostgresDatabase {
         worker_within: Duration,
     ) -> Result<PostgresDatabase, DatabaseError> {
         let url = &with_time_limits(url);
-        start::judge(url)?;
+        start::check_server(url)?;
         start::Server::open(url)?.migrate(MIGRATIONS)?;
         let breaks = Breaks::default();
         let connections = |duty| {
@@ -88,7 +88,7 @@ impl Connections {
         patience: Duration,
     ) -> Connections {
         let url = url.to_owned();
-        // The server gives up first, and says why.
+        // The server's limit is shorter, so that the server cancels the statement and gives the reason.
         let millis = within.as_millis() * 8 / 10;
         let limits = format!(
             "SET statement_timeout = {millis}; SET lock_timeout = {};",
@@ -110,13 +110,13 @@ impl Connections {
         }
     }
 
-    /// Does `work` on a connection, and once more where it stood in another's way.
+    /// Runs `work` on a connection, and retries it after conflicts.
     fn run<T>(
         &self,
         mut work: impl FnMut(&mut Timed<'_>) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
         self.pool.with(|connection| {
-            let mut tries = 0;
+            let mut retries = 0;
             loop {
                 let mut session = Timed {
                     connection: &mut *connection,
@@ -124,27 +124,27 @@ impl Connections {
                     is_conflict: false,
                 };
                 let done = work(&mut session);
-                tries += 1;
-                if done.is_ok() || !session.is_conflict || tries > CONFLICTS {
+                retries += 1;
+                if done.is_ok() || !session.is_conflict || retries > MAX_RETRIES {
                     return done;
                 }
-                std::thread::sleep(some_time(tries));
+                std::thread::sleep(conflict_pause(retries));
             }
         })
     }
 }
 
-/// Longer each time, and never the same for two that stood in each other's way.
-fn some_time(tries: u32) -> Duration {
+/// Grows with each retry. It is random, so that two transactions do not conflict again.
+fn conflict_pause(retries: u32) -> Duration {
     let part = u32::from(uuid::Uuid::new_v4().as_bytes()[0]) + 32;
-    Duration::from_micros(u64::from(tries * part * 40))
+    Duration::from_micros(u64::from(retries * part * 40))
 }
 
-/// A connection whose every statement has the duty's time.
+/// A connection with the time limit of its duty.
 struct Timed<'a> {
     connection: &'a mut Connection,
     within: Duration,
-    /// The newest failure was that somebody was in the way.
+    /// The last failure was a conflict with another transaction.
     is_conflict: bool,
 }
 
@@ -204,7 +204,7 @@ impl Database for PostgresDatabase {
         })
     }
 
-    /// A commit is durable as far as the server's settings have it.
+    /// The server's settings determine how durable a commit is.
     fn sync(&self) -> Result<(), DatabaseError> {
         Ok(())
     }
@@ -214,25 +214,25 @@ impl Database for PostgresDatabase {
         self.read(duty, sql, message).map(drop)
     }
 
-    /// Autovacuum does it.
+    /// Autovacuum does this.
     fn tidy(&self) -> Result<(), DatabaseError> {
         Ok(())
     }
 }
 
-/// The names of the migrations that were applied.
+/// Applies pending migrations and returns their names.
 pub(super) fn migrate(url: &str) -> Result<Vec<String>, DatabaseError> {
     let url = with_time_limits(url);
-    start::judge(&url)?;
+    start::check_server(&url)?;
     start::Server::open(&url)?.migrate(MIGRATIONS)
 }
 
-/// The SQL of what is pending.
+/// Returns the SQL of pending migrations.
 pub(super) fn migration_sql(url: &str) -> Result<String, DatabaseError> {
     start::Server::open(&with_time_limits(url))?.pending_sql(MIGRATIONS)
 }
 
-/// A host that has gone without a word is noticed in time; what the URL says itself holds.
+/// Adds time limits that detect a vanished host. Values in the URL take precedence.
 pub(in crate::jobs) fn with_time_limits(url: &str) -> String {
     let limits = [
         ("connect_timeout", "3"),

@@ -1,43 +1,43 @@
-//! What is judged of a server before it is used, and how its tables are brought up to date.
+//! Checks a server before it is used, and migrates its tables.
 
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use crate::jobs::database::migrate::{Migrator, NOTED_VERSIONS};
+use crate::jobs::database::migrate::{Migrator, VERSIONS_TABLE};
 use crate::jobs::database::{DatabaseError, Rows};
 
-/// How long a question at the start may take.
-const ASK: Duration = Duration::from_secs(10);
+/// The time limit of a query at the start.
+const QUERY_WITHIN: Duration = Duration::from_secs(10);
 
-/// A migration of a large table takes its time.
-const MIGRATE: Duration = Duration::from_secs(6 * 3_600);
+/// A migration of a large table takes long.
+const MIGRATE_WITHIN: Duration = Duration::from_secs(6 * 3_600);
 
-/// Held while migrations run, so that of many processes one does it: any number will do, as long
-/// as nobody else's program takes the same.
+/// The key of the advisory lock, which lets one process at a time run migrations. The number is arbitrary, but no
+/// other program may use it.
 const LOCK: i64 = 0x6174_735f_6a6f_6273;
 
-/// How often the lock is tried, and how often it is said that it is waited for.
+/// How often the lock is tried, and how often a waiting start logs that.
 const TRY_EVERY: Duration = Duration::from_millis(250);
-const SAY_EVERY: Duration = Duration::from_secs(5);
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// A pooler in transaction mode gives two sessions the same backend; so often it has the opportunity.
+/// A pooler in transaction mode may give two sessions the same backend. It gets this many chances to do so.
 const POOLER_TRIES: usize = 3;
 
 fn refused(why: String) -> DatabaseError {
     DatabaseError::Refused(why)
 }
 
-/// Whether this server can carry the queue.
+/// Checks whether this server can hold the queue.
 ///
 /// # Errors
 ///
-/// What to do, where it cannot.
-pub(super) fn judge(url: &str) -> Result<(), DatabaseError> {
+/// Why it cannot, and what to do.
+pub(super) fn check_server(url: &str) -> Result<(), DatabaseError> {
     let mut server = Server::open(url)?;
     let encoding = server.one("SHOW server_encoding")?;
     if encoding != "UTF8" {
         return Err(refused(format!(
-            "it is in {encoding}, which cannot hold every character; make one in UTF8: \
+            "its encoding is {encoding}, which cannot store every character; create a database in UTF8: \
              createdb -E UTF8 -T template0 NAME"
         )));
     }
@@ -49,7 +49,7 @@ pub(super) fn judge(url: &str) -> Result<(), DatabaseError> {
     }
     match is_shared_session(&mut server, url)? {
         true => Err(refused(
-            "a pooler stands before it in transaction mode; the Job API needs sessions of its own: \
+            "it is behind a pooler in transaction mode, but the Job API needs its own sessions: \
              set pool_mode = session, or name the server itself"
                 .to_owned(),
         )),
@@ -57,19 +57,19 @@ pub(super) fn judge(url: &str) -> Result<(), DatabaseError> {
     }
 }
 
-/// Whether two sessions that are open at the same time have one backend.
+/// Whether two open sessions share one backend.
 fn is_shared_session(first: &mut Server, url: &str) -> Result<bool, DatabaseError> {
-    // One that cannot be had, since a pooler has but one to give, tells nothing.
+    // If a pooler has only one connection, the second session fails, which proves nothing.
     let Ok(mut second) = Server::open(url) else {
         return Ok(false);
     };
     for _ in 0..POOLER_TRIES {
         let own = first.one("SELECT pg_backend_pid()")?;
-        if second.execute("BEGIN", ASK).is_err() {
+        if second.execute("BEGIN", QUERY_WITHIN).is_err() {
             return Ok(false);
         }
         let other = second.one("SELECT pg_backend_pid()")?;
-        second.execute("ROLLBACK", ASK)?;
+        second.execute("ROLLBACK", QUERY_WITHIN)?;
         if own == other {
             return Ok(true);
         }
@@ -77,13 +77,13 @@ fn is_shared_session(first: &mut Server, url: &str) -> Result<bool, DatabaseErro
     Ok(false)
 }
 
-/// A connection of the start.
+/// The connection that is used at the start.
 pub(super) struct Server(Connection);
 
 impl Server {
     pub(super) fn open(url: &str) -> Result<Server, DatabaseError> {
         let mut server = Server(Connection::open(url)?);
-        server.execute("SET client_min_messages = 'warning'", ASK)?;
+        server.execute("SET client_min_messages = 'warning'", QUERY_WITHIN)?;
         Ok(server)
     }
 
@@ -92,17 +92,17 @@ impl Server {
         done.map_err(|failure| failure.error)
     }
 
-    /// Without a prepared statement, which a pooler may lose.
-    fn ask(&mut self, sql: &str) -> Result<Rows, DatabaseError> {
-        let asked = self.0.ask(sql, Instant::now() + ASK);
-        asked.map_err(|failure| failure.error)
+    /// Does not prepare the statement, because a pooler may lose prepared statements.
+    fn query(&mut self, sql: &str) -> Result<Rows, DatabaseError> {
+        let rows = self.0.query(sql, Instant::now() + QUERY_WITHIN);
+        rows.map_err(|failure| failure.error)
     }
 
     fn one(&mut self, sql: &str) -> Result<String, DatabaseError> {
-        Ok(self.ask(sql)?.pop().unwrap_or_default())
+        Ok(self.query(sql)?.pop().unwrap_or_default())
     }
 
-    /// Whether the lock is ours now; the process that has it.
+    /// Tries to take the lock.
     fn try_lock(&mut self) -> Result<bool, DatabaseError> {
         Ok(self.one(&format!("SELECT pg_try_advisory_lock({LOCK})"))? == "t")
     }
@@ -119,49 +119,52 @@ impl Server {
 
 impl Migrator for Server {
     fn versions(&mut self) -> Result<Vec<String>, DatabaseError> {
-        let sql = format!("SELECT to_regclass('{NOTED_VERSIONS}') IS NOT NULL");
+        let sql = format!("SELECT to_regclass('{VERSIONS_TABLE}') IS NOT NULL");
         match self.one(&sql)? == "t" {
-            true => self.ask(&format!("SELECT version FROM {NOTED_VERSIONS}")),
+            true => self.query(&format!("SELECT version FROM {VERSIONS_TABLE}")),
             false => Ok(Vec::new()),
         }
     }
 
-    /// The lock goes with the connection.
+    /// Closing the connection releases the lock.
     fn lock(&mut self) -> Result<(), DatabaseError> {
-        let mut said = Instant::now() - SAY_EVERY / 2;
+        let mut logged = Instant::now() - LOG_EVERY / 2;
         while !self.try_lock()? {
-            if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
+            if logged.elapsed() >= LOG_EVERY {
+                logged = Instant::now();
                 let holder = self.holder();
-                log::warn!(
-                    "The start waits for the lock of migrations, which backend {holder} holds"
-                );
+                log::warn!("Waiting for the migration lock, which backend {holder} holds");
             }
             std::thread::sleep(TRY_EVERY);
         }
-        self.execute("SET statement_timeout = 0; SET lock_timeout = 0", ASK)
+        self.execute(
+            "SET statement_timeout = 0; SET lock_timeout = 0",
+            QUERY_WITHIN,
+        )
     }
 
     fn run(&mut self, sql: &str) -> Result<(), DatabaseError> {
         let begun = Instant::now();
-        let mut said = begun;
-        let done = self.0.execute_patiently(sql, begun + MIGRATE, &mut || {
-            if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
-                log::warn!(
-                    "A migration has been running for {} s",
-                    begun.elapsed().as_secs()
-                );
-            }
-        });
+        let mut logged = begun;
+        let done = self
+            .0
+            .execute_patiently(sql, begun + MIGRATE_WITHIN, &mut || {
+                if logged.elapsed() >= LOG_EVERY {
+                    logged = Instant::now();
+                    log::warn!(
+                        "A migration has been running for {} s",
+                        begun.elapsed().as_secs()
+                    );
+                }
+            });
         if done.is_err() && !self.0.is_broken() {
             // Outside a transaction this is harmless.
-            self.execute("ROLLBACK", ASK)?;
+            self.execute("ROLLBACK", QUERY_WITHIN)?;
         }
         done.map_err(|failure| failure.error)
     }
 
-    fn note_sql(&self, version: &str) -> String {
-        format!("INSERT INTO {NOTED_VERSIONS} (version) VALUES ('{version}');")
+    fn record_sql(&self, version: &str) -> String {
+        format!("INSERT INTO {VERSIONS_TABLE} (version) VALUES ('{version}');")
     }
 }

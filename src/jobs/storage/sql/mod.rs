@@ -1,7 +1,7 @@
-//! Every statement, written once; a few words differ between the databases.
+//! All SQL statements. Each is written once, with placeholders for the few words that differ between the databases.
 //!
-//! A statement reads one JSON document. The document's rows are read as a table `i` whose columns begin with
-//! `x`, so that no name is ambiguous. `{now}` is the database's clock: the only one that counts.
+//! A statement reads one JSON document. The document's rows become a table `i`, whose columns begin with `x` so that
+//! no name is ambiguous. `{now}` is the database's clock, the only clock that counts.
 
 mod requests;
 pub(crate) mod work;
@@ -11,7 +11,7 @@ pub(crate) use work::WorkStatements;
 
 use crate::jobs::database::Dialect;
 
-/// A struct of statements, each translated once.
+/// Declares a struct of statements. Each is translated once.
 macro_rules! statements {
     ($(#[$about:meta])* $type:ident { $($(#[$doc:meta])* $name:ident: $template:expr,)* }) => {
         $(#[$about])*
@@ -26,7 +26,7 @@ macro_rules! statements {
 }
 use statements;
 
-/// A job as one line of JSON. What is claimed ahead still waits.
+/// A job as one line of JSON. A job that is claimed ahead still counts as pending.
 const JOB: &str = "{object}('id', id, 'user', user_id, 'kind', kind, \
     'status', CASE WHEN status = 2 AND ahead = 1 THEN 1 ELSE status END, \
     'progress', progress, 'step', step, 'detail', detail, 'arguments', arguments, \
@@ -35,17 +35,17 @@ const JOB: &str = "{object}('id', id, 'user', user_id, 'kind', kind, \
     'started', started_at, 'completed', completed_at, 'timeout', timeout_ms, \
     'seq', seq, 'claim', claim){text}";
 
-/// Whether the row `i` still has its claim. The sum keeps the planner from the index of leases, which
-/// it would walk once for each row.
+/// Whether the claim in row `i` is valid. `status + 0` keeps the planner from the index of leases, which it would
+/// scan once for each row.
 const HELD: &str = "id = xid AND claim = xclaim AND status + 0 = 2";
 
-/// The trail that the next entry is put behind. A long one loses what lies between its first and its newest
-/// entries, so that an entry costs the same however many came before; the numbers tell the gap.
+/// The trail before the next entry. A long trail loses its middle, so that an entry costs the same however many came
+/// before it. Gaps in the numbers show what was dropped.
 const TRAIL: &str = "CASE WHEN octet_length(trail) < 8000 THEN trail ELSE \
     substr(trail, 1, 2000 + instr(substr(trail, 2001), '\n')) || \
     substr(trail, length(trail) - 3999 + instr(substr(trail, length(trail) - 3999), '\n')) END";
 
-/// Puts a dialect's own words in.
+/// Translates a template to a dialect.
 pub(crate) fn translate(template: &str, dialect: Dialect) -> String {
     let postgres = dialect == Dialect::Postgres;
     let word = |sqlite: &'static str, pg: &'static str| if postgres { pg } else { sqlite };
@@ -63,16 +63,17 @@ pub(crate) fn translate(template: &str, dialect: Dialect) -> String {
     sql = sql.replace("{place}", word("", ", y.priority, y.run_at, y.id"));
     sql = sql.replace("{owner}", "coalesce(user_id, '')");
     sql = sql.replace("{skip}", word("", "FOR UPDATE SKIP LOCKED"));
-    // Where a row is, for the statement that has locked it.
+    // The address of a row, for the statement that has locked it.
     sql = sql.replace("{row}", word("id", "ctid"));
     sql = sql.replace("{quote}", word("json_quote", "to_json"));
-    // SQLite's triggers count each row; PostgreSQL's are spared, as the migration says.
+    // In SQLite, triggers count each row. In PostgreSQL, this setting turns the triggers off, as the migration
+    // explains.
     let counted = "(SELECT set_config('jobs.counted', 'on', true)) = 'on'";
     sql = sql.replace("{counted}", word("true", counted));
     sql = expand(&sql, "{adding:", |change| counting(change, ADDED, postgres));
     sql = expand(&sql, "{ending:", |change| counting(change, ENDED, postgres));
-    // One moment for a whole statement, looked up once, since it is a query. `date_part` does without arbitrary
-    // precision, unlike `extract`.
+    // A query, so that the whole statement sees one time. `date_part` avoids the arbitrary-precision numbers of
+    // `extract`.
     sql = sql.replace(
         "{now}",
         word(
@@ -80,23 +81,23 @@ pub(crate) fn translate(template: &str, dialect: Dialect) -> String {
             "(SELECT (date_part('epoch', statement_timestamp()) * 1000)::bigint)",
         ),
     );
-    // SQLite has no statistics, and may believe in another index. PostgreSQL is told by its settings.
+    // SQLite has no statistics and may choose another index. PostgreSQL is told by its session settings.
     sql = expand(&sql, "{by:", |index| match postgres {
         true => String::new(),
         false => format!("INDEXED BY {index}"),
     });
-    // What has not been folded into the counts yet; SQLite's are always whole.
+    // Changes that are not folded into the counts yet. SQLite's counts are always current.
     sql = expand(&sql, "{unfolded:", |query| match postgres {
         true => format!("UNION ALL {query}"),
         false => String::new(),
     });
-    // For each row before it, the ids that the query finds.
+    // Joins each row with the ids that the query finds for it.
     sql = expand(&sql, "{each:", |query| match postgres {
         true => format!("CROSS JOIN LATERAL ({query}) AS x"),
         false => format!("JOIN jobs AS x ON x.id IN ({query})"),
     });
     sql = expand(&sql, "{in_ids:", |query| match postgres {
-        // With IN the planner scans the table.
+        // With IN, the planner scans the table.
         true => format!("= ANY(ARRAY({query}))"),
         false => format!("IN ({query})"),
     });
@@ -125,13 +126,13 @@ pub(crate) fn translate(template: &str, dialect: Dialect) -> String {
     sql
 }
 
-/// The columns that are counted by, or given, of added rows; and how they change the counts.
+/// For inserted rows: the columns that the counts and the response need, and the changes of the counts.
 const ADDED: (&str, &str) = (
     "id, user_id, kind, created_at, run_at",
     "SELECT coalesce(user_id, ''), kind, 1, count(*) FROM changed GROUP BY 1, 2",
 );
 
-/// The same of rows that have ended, or are to run again.
+/// The same for rows that finish or are retried.
 const ENDED: (&str, &str) = (
     "id, user_id, kind, status",
     "SELECT coalesce(user_id, ''), kind, c.status, sum(c.change) FROM changed \
@@ -139,8 +140,8 @@ const ENDED: (&str, &str) = (
      WHERE changed.status > 2 GROUP BY 1, 2, 3",
 );
 
-/// Lets a change with a `RETURNING` write its counts itself, where no trigger does it for each row. What is given comes in
-/// the lines of one row, since many small rows cost more than they carry.
+/// Makes a change with `RETURNING` write its count changes itself, because no trigger does. It returns its lines in
+/// one row, because many small rows are slow.
 fn counting(change: &str, (columns, counts): (&str, &str), postgres: bool) -> String {
     match change.split_once(" RETURNING ") {
         Some((change, given)) if postgres => format!(
@@ -152,11 +153,11 @@ fn counting(change: &str, (columns, counts): (&str, &str), postgres: bool) -> St
     }
 }
 
-/// The rows of a document, or of a part of one, as a table `i`; `columns` are names with PostgreSQL's types.
+/// The rows of a document, or of a part of it, as a table `i`. `columns` are names with PostgreSQL's types.
 fn rows(document: &str, columns: &str, postgres: bool) -> String {
     if postgres {
-        // A limit that the planner cannot see lets it expect few rows: it looks each up, also where it has taken the table
-        // for a small one.
+        // The planner cannot see the value of this limit, so it expects few rows and uses an index even if it
+        // believes that the table is small.
         return format!(
             "(SELECT * FROM json_to_recordset({document}::json) AS r({columns}) LIMIT (SELECT 1000000)) AS i"
         );
@@ -166,11 +167,12 @@ fn rows(document: &str, columns: &str, postgres: bool) -> String {
         Some(format!("value ->> '$.{name}' AS {name}"))
     });
     let columns = columns.collect::<Vec<_>>().join(", ");
-    // With the limit each is read once a row, without it at each use. What `jsonb_each` gives is not parsed again.
+    // The limit makes SQLite read each value once per row instead of once per use. Values of `jsonb_each` are not
+    // parsed again.
     format!("(SELECT {columns} FROM jsonb_each({document}) LIMIT -1) AS i")
 }
 
-/// As [`rows`], of a document of lines (see `storage::end`): an empty column is null.
+/// As [`rows`], of a document of lines (see `storage::completion`): an empty column is null.
 fn lines(columns: &str) -> String {
     let columns = columns.split(',').enumerate();
     let columns = columns.filter_map(|(place, column)| {
@@ -183,7 +185,7 @@ fn lines(columns: &str) -> String {
     format!("(SELECT {columns} FROM {table} LIMIT (SELECT 1000000)) AS i")
 }
 
-/// Replaces every `{start…}` by what `with` makes of its inside, which may hold braces.
+/// Replaces every `{start…}` by what `with` returns for its inside, which may contain braces.
 fn expand(sql: &str, start: &str, with: impl Fn(&str) -> String) -> String {
     let mut out = String::new();
     let mut rest = sql;

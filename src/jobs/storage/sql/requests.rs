@@ -1,14 +1,14 @@
-//! What requests ask for: add, read, list, count, cancel, retry.
+//! The statements of requests: insert, read, list, count, cancel, retry.
 
 use super::statements;
 
-/// For how many milliseconds an idempotency key is remembered: a day.
+/// An idempotency key is kept for one day; in milliseconds.
 pub(crate) const RECEIPTS_FOR: u64 = 86_400_000;
 
-/// The newest `limit` jobs before `cursor` that one of these finds: rows `ended` of type and status, rows
-/// `pending` of user and type, and, as far as `ahead` is meant, the jobs that are claimed. In no order: PostgreSQL
-/// would rather walk the whole table in order than sort a page. For the same reason the claimed ones are sorted
-/// by something that has no index.
+/// The newest `limit` jobs before `cursor` from three sources: finished jobs by type and status, pending jobs by user
+/// and type, and claimed jobs with a suitable `ahead`. The rows are not sorted, because PostgreSQL would scan the
+/// whole table in order rather than sort a page. For the same reason claimed jobs are sorted by an expression without
+/// an index.
 fn list(ended: &str, claimed: &str) -> String {
     format!(
         "SELECT {{job}} FROM jobs WHERE id {{in_ids:SELECT id FROM (\
@@ -48,7 +48,7 @@ statements! {
              ON coalesce(user_id, '') = coalesce(xuser, '') AND unique_key = xkey \
              WHERE status < 3",
         get: "SELECT {job} FROM jobs WHERE id = ({arg:id}){uuid}",
-        // In one statement, and so of one moment: the trail, then what lies between.
+        // One statement, so that both parts show the same moment: the trail, then the reports.
         history: "SELECT trail FROM jobs WHERE id = ({arg:id}){uuid} UNION ALL \
              SELECT {object}('seq', seq, 'at', at, 'attempt', attempt, 'progress', progress, \
              'step', step, 'detail', detail){text} FROM job_progress \
@@ -61,7 +61,7 @@ statements! {
             "{by:jobs_ended_of_user} WHERE coalesce(y.user_id, '') = ({arg:user})",
             "AND {owner} = ({arg:user})",
         ),
-        /// How many jobs there are of each type and status; pending and processing are one.
+        /// The number of jobs of each type and status. Pending and processing jobs are counted together.
         counts: "SELECT {object}('kind', kind, 'status', status, 'jobs', sum(n){big}){text} FROM \
              (SELECT kind, status, jobs AS n FROM job_totals \
               {unfolded:SELECT kind, status, change FROM job_count_changes}) AS c \
@@ -71,7 +71,7 @@ statements! {
               {unfolded:SELECT kind, status, change FROM job_count_changes \
               WHERE user_id = ({arg:user})}) AS c \
              GROUP BY kind, status HAVING sum(n) > 0",
-        /// Whose jobs are pending or processing, and of which type.
+        /// The users and types of pending and processing jobs.
         live: "SELECT {object}('xuser', user_id, 'xkind', kind){text} FROM \
              (SELECT user_id, kind, jobs AS n FROM job_counts WHERE status = 1 \
               {unfolded:SELECT user_id, kind, change FROM job_count_changes WHERE status = 1}) AS c \
@@ -99,8 +99,8 @@ statements! {
              'location', location, 'body', body){{text}} FROM job_receipts WHERE user_id = ({{arg:user}}) \
              AND key = ({{arg:key}}) AND at > {{now}} - {RECEIPTS_FOR}"
         ),
-        /// Gives nothing back where the key has an answer already.
-        keep_receipt: format!(
+        /// Returns nothing if the key already has a response.
+        store_response: format!(
             "INSERT INTO job_receipts (user_id, key, fingerprint, status, location, body, at) \
              SELECT xuser, xkey, xfingerprint, xstatus, xlocation, xbody, {{now}} \
              FROM {{rows:xuser text,xkey text,xfingerprint text,xstatus int,xlocation text,\

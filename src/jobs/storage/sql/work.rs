@@ -1,13 +1,13 @@
-//! What workers ask for: claim, begin, report, end, renew, give back, rescue; and what keeps the tables small.
+//! The statements of workers (claim, begin, report, finish, renew, release, rescue) and of maintenance.
 
 use super::requests::RECEIPTS_FOR;
 use super::statements;
 
-/// The newest reports of a job that its history keeps, about.
+/// The history of a job keeps about this many of its newest reports.
 const MAX_REPORTS: u32 = 2_000;
 
-/// How many lanes there are: 1 for jobs whose worker was never lost, then one after the other. A job that is at work when
-/// its worker is lost goes on to the next lane, and fails in the last.
+/// The number of lanes. Lane 1 is for jobs that never lost a worker. A job that was running when its worker was lost
+/// moves to the next lane; in the last lane it fails.
 pub(crate) const LANES: u8 = 5;
 
 fn rescue() -> String {
@@ -39,9 +39,10 @@ fn rescue() -> String {
 statements! {
     /// The statements of workers, in one dialect.
     WorkStatements {
-        /// Claims up to `count` due jobs, the first of all types together, none before its type's mark.
+        /// Claims up to `count` due jobs, the first of all types together, and of each type only those behind its
+        /// mark.
         ///
-        /// `ready` tells how careful to be with a job: 1, and 1 more each time that its worker was lost.
+        /// `ready` is the lane: 1, plus 1 for each time that the worker was lost.
         claim: "UPDATE jobs SET status = 2, claim = claim + 1, \
              lease_until = {now} + ({arg:lease}){big}, updated_at = {now}, ahead = 1, paused = 0, started_at = NULL \
              WHERE {counted} AND {row} {in_ids:SELECT x.{row} FROM {rows_of:kinds:xkind text,xrank bigint,xrun bigint,xid uuid} \
@@ -57,8 +58,8 @@ statements! {
              RETURNING id || ''",
         next_run: "SELECT (min(run_at) - {now}) || '' FROM jobs {by:jobs_later} WHERE status = 1 AND ready = 0 \
              HAVING min(run_at) IS NOT NULL",
-        /// xage: ms since the executor was called. What has begun already is left as it is. Here and with the next two, what
-        /// somebody else is writing to just now is left out, and written the next time.
+        /// `xage`: milliseconds since the executor was called. A job that has already begun keeps its data. This
+        /// statement and the next two skip locked rows, which are written later.
         begin: "UPDATE jobs SET ahead = 0, paused = xpaused, attempts = attempts + ahead, \
              started_at = CASE WHEN ahead = 1 THEN {now} - xage ELSE started_at END, \
              updated_at = {now}, error = NULL, progress = 0, step = NULL, detail = NULL, seq = seq + ahead, \
@@ -79,14 +80,14 @@ statements! {
              SELECT id, seq, updated_at, attempts, progress, step, detail \
              FROM jobs JOIN {rows:xid uuid,xclaim bigint} \
              ON {held} WHERE true RETURNING job_id || ''",
-        /// Usually finds nothing; otherwise it removes about a hundred reports.
+        /// Usually finds nothing; otherwise deletes about a hundred reports.
         trim_reports: format!(
             "DELETE FROM job_progress WHERE (job_id, seq) IN \
              (SELECT p.job_id, p.seq FROM jobs JOIN {{rows:xid uuid}} ON jobs.id = xid \
               JOIN job_progress AS p ON p.job_id = jobs.id AND p.seq <= jobs.seq - {MAX_REPORTS} \
               WHERE jobs.seq % 100 = 0) RETURNING job_id || ''"
         ),
-        /// xagain: null for an end; else the ms to the next attempt. xage: as with `begin`.
+        /// `xagain`: null if the job has finished, else milliseconds to the next attempt. `xage`: as in `begin`.
         finish: "{ending:UPDATE jobs SET status = CASE WHEN xagain IS NULL THEN xstatus ELSE 1 END, \
              ready = CASE WHEN xagain > 0 THEN 0 ELSE 1 END, \
              run_at = CASE WHEN xagain IS NULL THEN run_at ELSE {now} + xagain END, \
@@ -110,19 +111,19 @@ statements! {
              FROM {lines:xid uuid,xclaim bigint,xstatus int,xprogress int,xage bigint,xresult text,xerror text,\
                xstep text,xdetail text,xmessage text,xagain bigint} \
              WHERE {held} AND {counted} RETURNING id || ''}",
-        /// xdone: its executor has ended, so nobody else may have the job, however late its end is written. Any
-        /// other lease that is over stays over.
+        /// `xdone`: the executor has finished, so the claim stays valid however late its result is written. Any other
+        /// expired lease is not renewed.
         renew: "UPDATE jobs SET lease_until = {now} + xlease \
              FROM {rows:xid uuid,xclaim bigint,xlease bigint,xdone int} \
              WHERE {held} AND (xdone = 1 OR lease_until >= {now}) \
              AND id {in_ids:SELECT id FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}} \
              RETURNING id || ''",
-        /// Which of these claims hold; waits for nobody. xdone: null where the lease does not matter.
+        /// Returns the valid claims without waiting for locks. `xdone`: null if the lease does not matter.
         holding: "SELECT id || '' FROM jobs JOIN {rows:xid uuid,xclaim bigint,xdone int} ON {held} \
              WHERE coalesce(xdone, 1) = 1 OR lease_until >= {now}",
-        /// Which of these rows nobody has locked, in this transaction's hands from now on.
-        free: "SELECT id || '' FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}",
-        /// A claim of which nothing was begun goes without a trace.
+        /// Locks those rows that no other transaction has locked.
+        lock_free: "SELECT id || '' FROM jobs JOIN {rows:xid uuid,xclaim bigint} ON {held} {skip}",
+        /// If the attempt had not begun, the release leaves no history entry.
         release: "UPDATE jobs SET status = 1, ready = CASE WHEN xdelay > 0 THEN 0 WHEN ready > 0 THEN ready ELSE 1 END, \
              run_at = CASE WHEN xdelay > 0 THEN {now} + xdelay ELSE run_at END, \
              run_given = CASE WHEN xdelay > 0 THEN 0 ELSE run_given END, \
@@ -133,21 +134,20 @@ statements! {
                attempts || ' 0 ' || xwhy || '\n' END \
              FROM {rows:xid uuid,xclaim bigint,xdelay bigint,xwhy text} \
              WHERE {held} RETURNING id || ''",
-        /// Claims whose lease is over.
         lapsed: "SELECT {object}('xid', id, 'xclaim', claim){text} FROM jobs {by:jobs_claimed} \
              WHERE status = 2 AND lease_until < {now} ORDER BY lease_until LIMIT 1000",
-        /// Takes these claims away, where their lease is over. A loss counts for what was at work. What had not begun or
-        /// paused, as far as is written, may have ended its worker at once all the same: that is found out in the next
-        /// lane, where an executor is called only after it is written that it is at work.
+        /// Requeues jobs whose lease has expired. Jobs that were running count a loss. A job that had not begun, or
+        /// had paused, according to the database, may still have killed its worker at once. The next lane finds out,
+        /// because there an executor is called only after its begin is written.
         rescue: rescue(),
-        // Ids begin with their time: the oldest jobs are the first.
+        // Ids begin with their time, so the oldest jobs come first.
         purge: "DELETE FROM jobs WHERE id {in_ids:SELECT id FROM jobs \
              WHERE id < ({arg:before}){uuid} AND status > 2 \
              AND completed_at < {now} - ({arg:age}){big} ORDER BY id LIMIT 1000 {skip}} \
              RETURNING id || ''",
         purge_progress: "DELETE FROM job_progress WHERE job_id IN \
              (SELECT xid FROM {rows:xid uuid}) RETURNING seq || ''",
-        purge_receipts: format!(
+        purge_responses: format!(
             "DELETE FROM job_receipts WHERE (user_id, key) IN (SELECT user_id, key \
              FROM job_receipts WHERE at <= {{now}} - {RECEIPTS_FOR} ORDER BY at LIMIT 1000 {{skip}}) \
              AND at <= {{now}} - {RECEIPTS_FOR} RETURNING key"
@@ -155,7 +155,7 @@ statements! {
     }
 }
 
-/// Adds what has changed to the counts, one process at a time; how many changes.
+/// Folds changes into the counts, in one process at a time. Returns the number of changes.
 pub(crate) const FOLD: &str = "\
     WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock('job_counts'::regclass::oid::int, 1) AS mine), \
     gone AS (DELETE FROM job_count_changes WHERE (SELECT mine FROM turn) AND id = ANY(ARRAY(\
@@ -168,7 +168,8 @@ pub(crate) const FOLD: &str = "\
       ON CONFLICT (kind, status) DO UPDATE SET jobs = t.jobs + excluded.jobs) \
     SELECT count(*)::text FROM gone";
 
-/// SQLite's clock is the system's, which somebody may set. Shifts what follows from delays by so many ms.
+/// SQLite uses the system's clock, which somebody may set. These statements move leases and delays by as many
+/// milliseconds.
 pub(crate) const CLOCK: &str = "SELECT boot || ' ' || ahead_ms FROM job_clock";
 pub(crate) const SHIFT_LEASES: &str = "UPDATE jobs SET lease_until = lease_until + CAST({in} AS INTEGER) WHERE status = 2 RETURNING ''";
 pub(crate) const SHIFT_DELAYS: &str = "UPDATE jobs SET run_at = run_at + CAST({in} AS INTEGER) \

@@ -1,7 +1,8 @@
-//! Writes down what attempts have come to: that they began, their reports, their ends.
+//! Writes begins, reports and results of attempts.
 //!
-//! [`reports`] has what attempts say while they run. What comes while a batch is written is the next batch. An attempt that is over at once needs one write: its end tells
-//! of its begin too. At the stop the completer writes what is left, and gives back the rest.
+//! Events that arrive while one batch is written form the next batch. A short attempt needs one write, because its
+//! result includes its begin. During shutdown the completer writes what is left and releases unfinished claims.
+//! [`reports`] writes what attempts report while they run.
 
 mod reports;
 
@@ -12,7 +13,7 @@ use crossbeam_channel::Receiver;
 use uuid::Uuid;
 
 use crate::jobs::database::{DatabaseError, Dialect, Duty};
-use crate::jobs::storage::end::End;
+use crate::jobs::storage::completion::Completion;
 use crate::jobs::storage::work::Release;
 use crate::jobs::storage::{Claim, Done};
 use crate::jobs::worker::Shared;
@@ -20,60 +21,59 @@ use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::presence::WORK_AFTER;
 use crate::jobs::worker::run::JobRun;
 
-/// The most written at once.
+/// The largest batch.
 const MAX_BATCH: usize = 2_000;
 
-/// How often reports and pauses are written, where that is easy.
+/// How often reports and pauses are written, unless the database is slow.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
-/// How long it is careful after it has met a row that somebody else holds.
-const CAREFUL_FOR: Duration = Duration::from_secs(5);
+/// How long locked rows are skipped after a write has met one.
+const SKIP_LOCKED_FOR: Duration = Duration::from_secs(5);
 
-/// How long a suspect waits whose row somebody holds, or which has paused or gone on since the last write.
-const AGAIN: Duration = Duration::from_millis(5);
+/// The retry interval for the state of a suspect: its row was locked, or it has changed again since the last write.
+const RETRY: Duration = Duration::from_millis(5);
 
-/// How long it waits where there is nothing to do.
+/// The wait if there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// What the completer hears.
 pub(super) enum Event {
-    /// Its executor was called.
+    /// The executor was called.
     Begun(Arc<JobRun>),
-    /// It pauses, or is at work again.
+    /// The executor has paused or runs again.
     Paused(Arc<JobRun>),
-    /// It has a report that was not taken.
+    /// There is a report to write.
     Reported(Arc<JobRun>),
-    Ended(End),
-    /// Nothing more will come, and this is the time until when all is to be written.
+    Finished(Completion),
+    /// No more events follow. Everything must be written before the deadline.
     Stop(Stop),
 }
 
 #[derive(Clone, Copy)]
 pub(super) struct Stop {
-    /// Whether no executor can still be at work.
+    /// Whether no executor can still be running.
     pub(super) all_ended: bool,
     pub(super) deadline: Instant,
 }
 
 pub(super) struct Completer {
     shared: Arc<Shared>,
-    /// Not yet written.
-    ends: Vec<End>,
+    /// Results to write.
+    completions: Vec<Completion>,
     begun: Vec<Arc<JobRun>>,
     reported: Vec<Arc<JobRun>>,
-    /// The first so many of those are being written, in parts.
+    /// How many of `reported` still have to be written in this series.
     reports_left: usize,
-    /// What the parts before have taken.
+    /// The time that this series has taken so far.
     reports_took: Duration,
-    /// When the next ones are to be written.
+    /// When the next series begins.
     reports_due: Instant,
-    /// Their executors pause, or are at work again.
+    /// Runs whose executor has paused or runs again.
     paused: Vec<Arc<JobRun>>,
     pauses_due: Instant,
-    /// Suspects are among those.
+    /// `paused` contains suspects.
     has_suspects: bool,
-    /// Until when ends are written without waiting for rows that somebody holds.
-    careful_until: Option<Instant>,
+    /// Until then, results are written without waiting for locked rows.
+    skip_locked_until: Option<Instant>,
     stop: Option<Stop>,
     backoff: Backoff,
 }
@@ -82,7 +82,7 @@ impl Completer {
     pub(super) fn new(shared: Arc<Shared>) -> Completer {
         Completer {
             shared,
-            ends: Vec::new(),
+            completions: Vec::new(),
             begun: Vec::new(),
             reported: Vec::new(),
             reports_left: 0,
@@ -91,7 +91,7 @@ impl Completer {
             paused: Vec::new(),
             pauses_due: Instant::now(),
             has_suspects: false,
-            careful_until: None,
+            skip_locked_until: None,
             stop: None,
             backoff: Backoff::new("completer"),
         }
@@ -103,13 +103,13 @@ impl Completer {
             let pause = match &round {
                 Ok(()) => self.until_due(),
                 Err(error) => {
-                    self.backoff.complain(error);
+                    self.backoff.log_refusal(error);
                     self.backoff.pause()
                 }
             };
             match self.stop {
                 Some(stop) if round.is_ok() || Instant::now() + pause >= stop.deadline => {
-                    return self.give_back(stop.all_ended);
+                    return self.release_unfinished(stop.all_ended);
                 }
                 Some(_) => std::thread::sleep(pause),
                 None => self.listen(events, pause),
@@ -117,27 +117,27 @@ impl Completer {
         }
     }
 
-    /// Takes what comes within `pause`, and what is there besides. During an backoff it goes on listening.
+    /// Collects the events that arrive within `pause`. During an outage it keeps collecting for the whole pause.
     fn listen(&mut self, events: &Receiver<Event>, pause: Duration) {
-        let mut end = Instant::now() + pause;
+        let mut until = Instant::now() + pause;
         let is_away = self.shared.completing.is_away();
-        while let Ok(event) = events.recv_deadline(end) {
+        while let Ok(event) = events.recv_deadline(until) {
             let mut due = self.take(event);
-            while self.ends.len() < MAX_BATCH
+            while self.completions.len() < MAX_BATCH
                 && let Ok(event) = events.try_recv()
             {
                 due = due.min(self.take(event));
             }
             if !is_away {
-                end = end.min(due);
+                until = until.min(due);
             }
-            if self.stop.is_some() || Instant::now() >= end {
+            if self.stop.is_some() || Instant::now() >= until {
                 return;
             }
         }
     }
 
-    /// Notes what has happened; when it is to be written.
+    /// Records an event and returns when it must be written.
     fn take(&mut self, event: Event) -> Instant {
         let now = Instant::now();
         match event {
@@ -159,8 +159,8 @@ impl Completer {
                 self.reported.push(run);
                 self.reports_due
             }
-            Event::Ended(end) => {
-                self.ends.push(end);
+            Event::Finished(completion) => {
+                self.completions.push(completion);
                 now
             }
             Event::Stop(stop) => {
@@ -175,7 +175,7 @@ impl Completer {
             return Duration::ZERO;
         }
         if self.has_suspects {
-            return AGAIN;
+            return RETRY;
         }
         let begin = self.begun.iter().map(due_at).min();
         let report = (!self.reported.is_empty()).then_some(self.reports_due);
@@ -185,10 +185,10 @@ impl Completer {
     }
 
     fn round(&mut self) -> Done<()> {
-        let ends = self.write_ends();
-        // Somebody holds the rows of all that is left: no reason for the rest to wait.
-        if !matches!(ends, Ok(()) | Err(DatabaseError::Busy(_))) {
-            return ends;
+        let completions = self.write_completions();
+        // If the rows of all remaining results are locked, the other writes continue.
+        if !matches!(completions, Ok(()) | Err(DatabaseError::Busy(_))) {
+            return completions;
         }
         let now = Instant::now();
         if self.reports_left == 0 && now >= self.reports_due {
@@ -203,99 +203,103 @@ impl Completer {
         }
         self.write_reports()?;
         if self.backoff.is_on() {
-            // What could not be written has become nobody's, and nothing is claimed before something gets through.
+            // After an outage nothing is claimed until a write succeeds. There may be nothing left to write, so try
+            // an empty one.
             let shared = self.shared.clone();
             let finish = || shared.storage.finish(&[]);
             self.backoff.watch(&shared.completing, finish)?;
         }
-        ends
+        completions
     }
 
-    fn write_ends(&mut self) -> Done<()> {
-        while !self.ends.is_empty() {
-            let count = self.ends.len().min(MAX_BATCH);
+    fn write_completions(&mut self) -> Done<()> {
+        while !self.completions.is_empty() {
+            let count = self.completions.len().min(MAX_BATCH);
             if self
-                .careful_until
+                .skip_locked_until
                 .is_some_and(|until| Instant::now() < until)
             {
-                self.write_free_ends(count)?;
+                self.write_unlocked(count)?;
                 continue;
             }
-            let (shared, ends) = (self.shared.clone(), &self.ends[..count]);
-            let finish = || shared.storage.finish(ends);
+            let (shared, completions) = (self.shared.clone(), &self.completions[..count]);
+            let finish = || shared.storage.finish(completions);
             match self.backoff.watch(&shared.completing, finish) {
-                Ok(written) => self.are_written(count, &written),
-                // Somebody holds one of the rows: that is no reason for the others to wait.
+                Ok(written) => self.mark_written(count, &written),
+                // One row is locked. The other results must not wait for it.
                 Err(DatabaseError::Busy(_)) => {
-                    self.careful_until = Some(Instant::now() + CAREFUL_FOR);
+                    self.skip_locked_until = Some(Instant::now() + SKIP_LOCKED_FOR);
                 }
-                Err(error) if !error.is_outage() => self.write_each_end(count)?,
+                Err(error) if !error.is_outage() => self.write_one_by_one(count)?,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn write_free_ends(&mut self, count: usize) -> Done<()> {
-        let (shared, ends) = (self.shared.clone(), &self.ends[..count]);
-        let finish = || shared.storage.finish_free(ends);
-        let (free, written) = self.backoff.watch(&shared.completing, finish)?;
-        let is_free = |end: &End| free.contains(&end.claim.id);
-        self.ends[..count].sort_by_key(|end| !is_free(end));
-        let count = self.ends[..count].iter().filter(|end| is_free(end)).count();
-        self.are_written(count, &written);
+    fn write_unlocked(&mut self, count: usize) -> Done<()> {
+        let (shared, completions) = (self.shared.clone(), &self.completions[..count]);
+        let finish = || shared.storage.finish_unlocked(completions);
+        let (unlocked, written) = self.backoff.watch(&shared.completing, finish)?;
+        let is_unlocked = |completion: &Completion| unlocked.contains(&completion.claim.id);
+        self.completions[..count].sort_by_key(|completion| !is_unlocked(completion));
+        let count = self.completions[..count]
+            .iter()
+            .filter(|completion| is_unlocked(completion))
+            .count();
+        self.mark_written(count, &written);
         if count == 0 {
-            let why = "somebody holds the rows of all that is to be written";
+            let why = "the rows of all results are locked";
             return Err(DatabaseError::Busy(why.to_owned()));
         }
         Ok(())
     }
 
-    /// One of the ends is refused for good: the others are written without it, and it without what is refused.
-    fn write_each_end(&mut self, count: usize) -> Done<()> {
+    /// The database refuses one of the results. Writes the others without it, and this one without its texts.
+    fn write_one_by_one(&mut self, count: usize) -> Done<()> {
         for _ in 0..count {
-            let written = match self.write_end(&self.ends[0].clone()) {
+            let written = match self.write_completion(&self.completions[0].clone()) {
                 Err(error) if error.is_outage() => return Err(error),
                 Err(error) => {
-                    log::error!("An end cannot be written, and its job runs again: {error}");
+                    log::error!("A result cannot be written, so its job runs again: {error}");
                     Vec::new()
                 }
                 Ok(written) => written,
             };
-            self.are_written(1, &written);
+            self.mark_written(1, &written);
         }
         Ok(())
     }
 
-    fn write_end(&mut self, end: &End) -> Done<Vec<Uuid>> {
+    fn write_completion(&mut self, completion: &Completion) -> Done<Vec<Uuid>> {
         let shared = self.shared.clone();
-        let mut finish = |end: &End| {
-            let finish = || shared.storage.finish(std::slice::from_ref(end));
+        let mut finish = |completion: &Completion| {
+            let finish = || shared.storage.finish(std::slice::from_ref(completion));
             self.backoff.watch(&shared.completing, finish)
         };
-        match finish(end) {
+        match finish(completion) {
             Err(error) if !error.is_outage() => {
-                let id = end.claim.id;
-                log::error!("The database refuses what job {id} ended with: {error}");
-                finish(&without_texts(end, &error, shared.storage.dialect()))
+                let id = completion.claim.id;
+                log::error!("The database refuses the result of job {id}: {error}");
+                finish(&without_texts(completion, &error, shared.storage.dialect()))
             }
             written => written,
         }
     }
 
-    /// The first `count` ends are off the list: those of `written` were ours, the others nobody's any more.
-    fn are_written(&mut self, count: usize, written: &[Uuid]) {
-        let ends: Vec<_> = self.ends.drain(..count).collect();
-        self.shared.meter.finished(&ends, written);
-        self.shared.written(ends.iter().map(|end| end.claim));
-        // Shown, then made safe: nobody waits for the disk to learn of an end.
+    /// The first `count` results are finished. Those in `written` were still claimed by this process.
+    fn mark_written(&mut self, count: usize, written: &[Uuid]) {
+        let completions: Vec<_> = self.completions.drain(..count).collect();
+        self.shared.meter.finished(&completions, written);
+        self.shared
+            .written(completions.iter().map(|completion| completion.claim));
+        // The result is visible before it is synced, so readers do not wait for the disk.
         if let Err(error) = self.shared.storage.sync() {
-            self.backoff.complain(&error);
+            self.backoff.log_refusal(&error);
         }
     }
 
-    /// Gives back what has not been run to its end.
-    fn give_back(&mut self, all_ended: bool) {
+    fn release_unfinished(&mut self, all_ended: bool) {
         let shared = self.shared.clone();
         let claims = shared.claims.to_release(all_ended);
         let release = |claim: &Claim| Release::new(*claim, Duration::ZERO, "server stopped");
@@ -304,19 +308,19 @@ impl Completer {
             return;
         }
         match shared.storage.release(Duty::Complete, &releases) {
-            Ok(given) => {
+            Ok(released) => {
                 shared.claims.written(claims);
                 log::info!(
-                    "Released {given} unfinished job{}",
-                    if given == 1 { "" } else { "s" }
+                    "Released {released} unfinished job{}",
+                    if released == 1 { "" } else { "s" }
                 );
             }
-            Err(error) => log::warn!("Jobs cannot be given back: {error}"),
+            Err(error) => log::warn!("Unfinished jobs cannot be released: {error}"),
         }
     }
 }
 
-/// When its begin is to be written at the latest.
+/// When the begin must be written at the latest.
 fn due_at(run: &Arc<JobRun>) -> Instant {
     let begun = run.begun().unwrap_or_else(Instant::now);
     match run.is_suspect() {
@@ -325,9 +329,9 @@ fn due_at(run: &Arc<JobRun>) -> Instant {
     }
 }
 
-/// The end, with words that every database can hold in place of the executor's.
-fn without_texts(end: &End, error: &DatabaseError, dialect: Dialect) -> End {
-    let why = format!("the database refuses what this attempt has to say: {error}");
+/// Replaces the executor's texts by an ASCII message, which every database can store.
+fn without_texts(completion: &Completion, error: &DatabaseError, dialect: Dialect) -> Completion {
+    let why = format!("the database refuses the texts of this attempt: {error}");
     let why: String = why.chars().filter(char::is_ascii).take(500).collect();
-    end.without_texts(&why, dialect)
+    completion.without_texts(&why, dialect)
 }

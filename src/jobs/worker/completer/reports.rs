@@ -1,4 +1,4 @@
-//! Writes down what attempts say while they run: that they have begun, that they pause, their reports.
+//! Writes what attempts report while they run: begins, pauses and progress.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use crate::jobs::storage::work::Written;
 use crate::jobs::storage::{Claim, Done, Storage};
 use crate::jobs::worker::run::JobRun;
 
-/// The most reports written at once: suspects wait meanwhile.
+/// The most reports per write, because suspects wait meanwhile.
 const MAX_REPORTS: usize = 500;
 
-/// Of the time, this part at most goes into reports, as long as they come every few seconds.
-const REPORT_PART: u32 = 4;
+/// After a series of reports, the pause is this many times as long as the series took.
+const REPORT_PAUSE: u32 = 4;
 const MAX_REPORT_EVERY: Duration = Duration::from_secs(5);
 
 impl Completer {
-    /// Writes down who has begun and runs for a while, or (`all`) reports.
+    /// Writes begins of attempts that have run for a while, or of all attempts with reports if `all`.
     pub(super) fn write_begins(&mut self, all: bool) -> Done<()> {
         let shared = self.shared.clone();
         let reporting: HashSet<Claim> = match all {
@@ -52,7 +52,7 @@ impl Completer {
         Ok(())
     }
 
-    /// Writes down who pauses and who is at work again: suspects, or `all`.
+    /// Writes which attempts have paused or run again: of suspects only, or of `all`.
     pub(super) fn write_pauses(&mut self, all: bool) -> Done<()> {
         let (mut due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.paused)
             .into_iter()
@@ -87,7 +87,7 @@ impl Completer {
         Ok(())
     }
 
-    /// Writes some of the reports that are due.
+    /// Writes some of the due reports.
     pub(super) fn write_reports(&mut self) -> Done<()> {
         let begun = Instant::now();
         let count = self.reports_left.min(MAX_REPORTS);
@@ -116,14 +116,14 @@ impl Completer {
         self.reports_took += begun.elapsed();
         if self.reports_left == 0 {
             let took = std::mem::take(&mut self.reports_took);
-            let pause = (took * REPORT_PART).clamp(REPORT_EVERY, MAX_REPORT_EVERY);
+            let pause = (took * REPORT_PAUSE).clamp(REPORT_EVERY, MAX_REPORT_EVERY);
             self.reports_due = Instant::now() + pause;
         }
         Ok(())
     }
 
-    /// Writes rows together; one by one where the database refuses one of them for good. That one counts as written:
-    /// nobody is to wait for it.
+    /// Writes rows together. If the database refuses one of them, writes them one by one. The refused row counts as
+    /// written, because nobody must wait for it.
     fn write<T>(
         &mut self,
         rows: &[T],
@@ -146,7 +146,7 @@ impl Completer {
                 Err(error) if error.is_outage() => return Err(error),
                 Err(error) => {
                     let id = claim(row).id;
-                    log::error!("The database refuses what is to be written of job {id}: {error}");
+                    log::error!("The database refuses a report of job {id}: {error}");
                     all.done.insert(id);
                 }
             }

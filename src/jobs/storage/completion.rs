@@ -1,4 +1,4 @@
-//! How attempts end, and the document that a statement reads of many ends.
+//! Results of attempts, and the document in which a statement reads many of them.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::jobs::database::Dialect;
 use crate::jobs::job::{JobStatus, Progress};
 use crate::jobs::storage::Claim;
 
-/// How an attempt ended: the row that is written of it.
+/// The row that is written when an attempt finishes.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Finish {
+pub(crate) struct CompletionRow {
     #[serde(flatten)]
     pub(crate) claim: Claim,
-    /// Milliseconds since its executor was called.
+    /// Milliseconds since the executor was called.
     #[serde(rename = "xage")]
     pub(crate) age: u64,
     #[serde(flatten)]
@@ -29,7 +29,7 @@ pub(crate) struct Finish {
     /// JSON: the message alone.
     #[serde(rename = "xmessage", skip_serializing_if = "Option::is_none")]
     pub(crate) message: Option<String>,
-    /// Milliseconds to the next attempt, where there is to be one.
+    /// Milliseconds to the next attempt; `None` if there is none.
     #[serde(rename = "xagain", skip_serializing_if = "Option::is_none")]
     pub(crate) again: Option<u64>,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Finish {
 const ROW: char = '\u{1e}';
 const COLUMN: char = '\u{1f}';
 
-impl Finish {
+impl CompletionRow {
     /// The row as the statement reads it. PostgreSQL takes half as long to split a line as to parse an object.
     fn row(&self, dialect: Dialect) -> String {
         match dialect {
@@ -78,60 +78,63 @@ fn separable(text: &str) -> String {
     text.replace([ROW, COLUMN], "\u{fffd}")
 }
 
-/// The rows of several ends as one document.
-pub(super) fn document_of<'a>(ends: impl Iterator<Item = &'a End>, dialect: Dialect) -> String {
-    let rows: Vec<&str> = ends.map(|end| &*end.row).collect();
+/// The rows of several completions as one document.
+pub(super) fn document_of<'a>(
+    completions: impl Iterator<Item = &'a Completion>,
+    dialect: Dialect,
+) -> String {
+    let rows: Vec<&str> = completions.map(|completion| &*completion.row).collect();
     match dialect {
         Dialect::Sqlite => format!("[{}]", rows.join(",")),
         Dialect::Postgres => rows.join(ROW.encode_utf8(&mut [0; 4])),
     }
 }
 
-/// An end that is to be written.
+/// The result of an attempt, ready to be written.
 #[derive(Clone, Debug)]
-pub(crate) struct End {
+pub(crate) struct Completion {
     pub(crate) claim: Claim,
-    finish: Box<Finish>,
-    /// Made by the thread that ran the attempt: a single one writes all of them.
+    columns: Box<CompletionRow>,
+    /// The thread of the attempt encodes it, because a single thread writes all of them.
     row: String,
-    /// For the meter, as is the time from begin to end.
+    /// For the metrics, like `kind` and `ran`.
     pub(crate) status: JobStatus,
     pub(crate) kind: String,
     pub(crate) ran: Duration,
 }
 
-impl End {
+impl Completion {
     pub(crate) fn new(
-        finish: Finish,
+        columns: CompletionRow,
         dialect: Dialect,
         kind: String,
         status: JobStatus,
         ran: Duration,
-    ) -> End {
-        End {
-            claim: finish.claim,
-            row: finish.row(dialect),
-            finish: Box::new(finish),
+    ) -> Completion {
+        Completion {
+            claim: columns.claim,
+            row: columns.row(dialect),
+            columns: Box::new(columns),
             status,
             kind,
             ran,
         }
     }
 
-    /// The same as a failure, with words that every database can hold in place of the executor's.
-    pub(crate) fn without_texts(&self, why: &str, dialect: Dialect) -> End {
-        let finish = Finish {
+    /// Returns the same completion as a failure, with `why` instead of the executor's texts.
+    pub(crate) fn without_texts(&self, why: &str, dialect: Dialect) -> Completion {
+        let columns = CompletionRow {
             latest: Progress {
-                progress: self.finish.latest.progress,
+                progress: self.columns.latest.progress,
                 ..Progress::default()
             },
             status: JobStatus::Failed as u8,
             result: None,
             error: Some(json!({ "message": why }).to_string()),
             message: Some(json!(why).to_string()),
-            ..*self.finish.clone()
+            ..*self.columns.clone()
         };
         let (kind, ran) = (self.kind.clone(), self.ran);
-        End::new(finish, dialect, kind, JobStatus::Failed, ran)
+        Completion::new(columns, dialect, kind, JobStatus::Failed, ran)
     }
 }
