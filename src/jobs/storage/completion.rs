@@ -138,3 +138,47 @@ impl Completion {
         Completion::new(columns, dialect, kind, JobStatus::Failed, ran)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_text_cannot_end_its_column_or_its_row() {
+        let id = Uuid::from_u128(7);
+        let row = CompletionRow {
+            claim: Claim { id, token: 3 },
+            age: 12,
+            latest: Progress {
+                progress: 100,
+                step: Some("a\u{1f}b\u{1e}c\\ \"d\"\n".to_owned()),
+                detail: None,
+            },
+            status: JobStatus::Completed as u8,
+            result: Some(r#"{"made":"x\u001f"}"#.to_owned()),
+            error: None,
+            message: None,
+            again: None,
+        };
+        let (kind, ran) = ("sample".to_owned(), Duration::ZERO);
+        let completion = Completion::new(row, Dialect::Postgres, kind, JobStatus::Completed, ran);
+        let document = document_of([&completion, &completion].into_iter(), Dialect::Postgres);
+        let rows: Vec<Vec<&str>> = document
+            .split(ROW)
+            .map(|row| row.split(COLUMN).collect())
+            .collect();
+        let step = "a\u{fffd}b\u{fffd}c\\ \"d\"\n";
+        let result = r#"{"made":"x\u001f"}"#;
+        let id = id.to_string();
+        let want = [&*id, "3", "3", "100", "12", result, "", step, "", "", ""];
+        assert_eq!(rows, [want, want]);
+        let failed = completion.without_texts("why", Dialect::Postgres);
+        let columns: Vec<&str> = failed.row.split(COLUMN).collect();
+        assert_eq!(
+            columns[5..],
+            ["", r#"{"message":"why"}"#, "", "", "\"why\"", ""]
+        );
+    }
+}
