@@ -161,7 +161,7 @@ fn answer(shared: &Shared, mut raw: tiny_http::Request) {
         state: &|| Peer::Open,
     };
     let method = Method::parse(raw.method().as_str());
-    let whole = body.as_ref().map(Vec::clone).unwrap_or_default();
+    let whole = body.clone().unwrap_or_default();
     let request = Request::new(method, raw.url(), &headers, &whole, client);
     let response = match &body {
         Ok(_) => service::call(&*shared.service, &shared.refused, &request),
