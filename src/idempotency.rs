@@ -61,16 +61,21 @@ impl Idempotency {
 ///
 /// # Errors
 ///
-/// It is too short or too long.
+/// It is too short or too long, or not ASCII.
 pub(crate) fn key_of<'r>(request: &Request<'r>) -> Result<Option<&'r str>, Problem> {
     let name = "Idempotency-Key";
     match request.header(name) {
-        Some(key) if !(1..=255).contains(&key.len()) => {
-            let message = "Idempotency-Key must have 1 to 255 characters";
+        Some(key) if !is_key(key) => {
+            let message =
+                "Idempotency-Key must have 1 to 255 characters, all of them visible ASCII";
             Err(Problem::invalid(vec![FieldError::new(name, message)]))
         }
         key => Ok(key),
     }
+}
+
+fn is_key(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The first answer, once more.
