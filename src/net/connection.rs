@@ -31,7 +31,6 @@ pub(super) fn serve(shared: &Shared, open: &Open) {
         shared,
         open,
         input: Input::new(&open.socket),
-        head: Vec::new(),
     };
     let mut go_on = connection.exchange(true);
     while go_on {
@@ -45,15 +44,14 @@ struct Connection<'c> {
     shared: &'c Shared,
     open: &'c Open,
     input: Input<'c>,
-    /// The head of the request in hand.
-    head: Vec<u8>,
 }
 
 /// What comes next on a connection.
 enum Next {
     /// A whole head.
-    Head,
-    Refused(Problem),
+    Head(Vec<u8>),
+    /// What is no head, and why.
+    Refused(Vec<u8>, Problem),
     /// The client is gone, or was idle for too long.
     Nothing,
 }
@@ -61,30 +59,16 @@ enum Next {
 impl Connection<'_> {
     /// Waits for a request, and answers it; whether another may follow.
     fn exchange(&mut self, is_first: bool) -> bool {
-        match self.next_head(is_first) {
-            Next::Head => {}
-            Next::Refused(problem) => {
-                self.refuse(problem);
-                return false;
-            }
+        let bytes = match self.next_head(is_first) {
+            Next::Head(bytes) => bytes,
+            Next::Refused(bytes, problem) => return self.refuse(&head::text_of(&bytes), problem),
             Next::Nothing => return false,
-        }
-        // The body is read while the head is in use.
-        let bytes = std::mem::take(&mut self.head);
-        let text = head::text_of(&bytes);
-        let go_on = match head::parse(&text, self.shared.options.max_body_bytes) {
-            Ok(head) => self.answer(&head),
-            Err(problem) => {
-                self.head.extend_from_slice(&bytes);
-                self.refuse(problem);
-                false
-            }
         };
-        drop(text);
-        self.head = bytes;
-        self.head.clear();
-        self.head.shrink_to(1_024);
-        go_on
+        let text = head::text_of(&bytes);
+        match head::parse(&text, self.shared.options.max_body_bytes) {
+            Ok(head) => self.answer(&head),
+            Err(problem) => self.refuse(&text, problem),
+        }
     }
 
     /// Waits for a whole head, and takes it out of the input. The time for the first one begins with the connection, for
@@ -115,18 +99,17 @@ impl Connection<'_> {
             match head::find_end(self.input.buffered()) {
                 Ok(None) => {}
                 Ok(Some(end)) => {
-                    self.head.extend_from_slice(&self.input.buffered()[..end]);
+                    let head = self.input.buffered()[..end].to_vec();
                     self.input.consume(end);
-                    return Next::Head;
+                    return Next::Head(head);
                 }
-                Err(problem) => {
-                    self.head.extend_from_slice(self.input.buffered());
-                    return Next::Refused(problem);
-                }
+                Err(problem) => return Next::Refused(self.input.buffered().to_vec(), problem),
             }
             match self.input.more() {
                 Ok(()) => {}
-                Err(End::Late) => return Next::Refused(too_slow()),
+                Err(End::Late) => {
+                    return Next::Refused(self.input.buffered().to_vec(), too_slow());
+                }
                 Err(End::Closed) => return Next::Nothing,
             }
         }
@@ -159,7 +142,7 @@ impl Connection<'_> {
         if matches!(early, Some(Unread::Cut)) && open.is_shut() {
             return false;
         }
-        let id = shared.id_or_new(head.headers.get("X-Request-Id"));
+        let id = shared.ids.own_or_next(head.headers.get("X-Request-Id"));
         let client = Client {
             address: Some(open.peer.ip().to_canonical()),
             request_id: &id,
@@ -187,11 +170,10 @@ impl Connection<'_> {
         encode::write(&mut &open.socket, response, &id, framing, within) && keep
     }
 
-    /// Refuses what is no request. The head may be a part of one.
-    fn refuse(&self, problem: Problem) {
+    /// Refuses what is no request. The head may be a part of one. No other request may follow.
+    fn refuse(&self, head: &str, problem: Problem) -> bool {
         self.shared.refused.count(problem.status);
-        let text = head::text_of(&self.head);
-        let id = self.shared.id_or_new(head::request_id(&text));
+        let id = self.shared.ids.own_or_next(head::request_id(head));
         let response = problem.into_response(&id);
         let within = self.shared.options.request_timeout;
         encode::write(
@@ -201,6 +183,7 @@ impl Connection<'_> {
             Framing::CLOSE,
             within,
         );
+        false
     }
 
     /// Ends the connection after its last response.

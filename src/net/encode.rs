@@ -290,3 +290,38 @@ impl BodyWriter for StreamBody<'_> {
         self.out.peer()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Anywhere;
+
+    impl Write for Anywhere {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Sink for Anywhere {
+        fn peer(&self) -> Peer {
+            Peer::Open
+        }
+    }
+
+    #[test]
+    fn a_reader_below_the_least_speed_is_cut_off_once_the_time_is_over() {
+        let ten_seconds_ago = Instant::now() - Duration::from_secs(10);
+        for (seconds_read, within, goes_on) in [(3, 5, false), (6, 5, true), (0, 11, true)] {
+            let mut out = Anywhere;
+            let mut paced = Paced::new(&mut out, Duration::from_secs(within));
+            paced.begun = ten_seconds_ago;
+            paced.written = seconds_read * MIN_SPEED;
+            assert_eq!(paced.write(b"more").is_ok(), goes_on, "{seconds_read}");
+        }
+    }
+}

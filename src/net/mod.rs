@@ -85,7 +85,10 @@ impl Transport {
         transport.spawn("overload", move || shared.overload.run(&shared.stopping))?;
         for listener in listeners {
             let shared = transport.shared.clone();
-            transport.spawn("accept", move || listener::accept(&shared, &listener))?;
+            let accept = move || listener::accept(&shared, &listener);
+            // The threads that have started end.
+            let started = transport.spawn("accept", accept);
+            started.inspect_err(|_| transport.stop_accepting())?;
         }
         Ok(transport)
     }

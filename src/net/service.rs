@@ -77,6 +77,28 @@ pub(super) fn call(
     })
 }
 
+/// Makes request ids. One cannot be guessed from another.
+#[derive(Default)]
+pub(super) struct RequestIds(RandomState, AtomicU64);
+
+impl RequestIds {
+    pub(super) fn next(&self) -> String {
+        let number = self.1.fetch_add(1, Ordering::Relaxed);
+        let hash = self.0.hash_one(number).to_be_bytes();
+        // Every request has one, and `format!` would take several times as long.
+        let mut id = String::with_capacity(16);
+        for digit in hash.into_iter().flat_map(|byte| [byte >> 4, byte & 15]) {
+            id.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
+        id
+    }
+
+    /// The client's own request id, if it is valid; else a new one.
+    pub(super) fn own_or_next(&self, id: Option<&str>) -> String {
+        head::sane_id(id).map_or_else(|| self.next(), str::to_owned)
+    }
+}
+
 /// What the threads of a transport share.
 pub(super) struct Shared {
     pub(super) options: TransportOptions,
@@ -84,7 +106,7 @@ pub(super) struct Shared {
     pub(super) open: OpenConnections,
     pub(super) overload: Overload,
     pub(super) stopping: AtomicBool,
-    ids: (RandomState, AtomicU64),
+    pub(super) ids: RequestIds,
     /// Responses that the transport made itself, before or instead of the service.
     pub(super) refused: StatusCounts,
     pub(super) not_accepted: Counter,
@@ -102,7 +124,7 @@ impl Shared {
             open: OpenConnections::default(),
             overload: Overload::new(overload),
             stopping: AtomicBool::new(false),
-            ids: Default::default(),
+            ids: RequestIds::default(),
             refused: StatusCounts::default(),
             not_accepted: Counter::default(),
         }
@@ -123,22 +145,5 @@ impl Shared {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
-    }
-
-    /// A new request id. It cannot be guessed from another.
-    pub(super) fn new_id(&self) -> String {
-        let number = self.ids.1.fetch_add(1, Ordering::Relaxed);
-        let hash = self.ids.0.hash_one(number).to_be_bytes();
-        // Every request has one, and `format!` would take several times as long.
-        let mut id = String::with_capacity(16);
-        for digit in hash.into_iter().flat_map(|byte| [byte >> 4, byte & 15]) {
-            id.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-        }
-        id
-    }
-
-    /// The client's own request id, if it is valid; else a new one.
-    pub(super) fn id_or_new(&self, id: Option<&str>) -> String {
-        head::sane_id(id).map_or_else(|| self.new_id(), str::to_owned)
     }
 }

@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 
 use super::encode::{self, After, Framing, Sink};
 use super::framing::{body_too_large, malformed};
-use super::head;
 use super::service::{self, Metrics, RunningTransport, Service, TransportOptions};
 use crate::http::meter::StatusCounts;
 use crate::http::request::{Client, Headers};
@@ -53,7 +52,7 @@ struct Shared {
     stopping: AtomicBool,
     /// Requests in hand.
     busy: AtomicUsize,
-    ids: AtomicUsize,
+    ids: service::RequestIds,
     refused: StatusCounts,
 }
 
@@ -84,7 +83,7 @@ impl TinyTransport {
             options,
             stopping: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
-            ids: AtomicUsize::new(0),
+            ids: service::RequestIds::default(),
             refused: StatusCounts::default(),
         });
         let serving = shared.clone();
@@ -153,11 +152,10 @@ fn answer(shared: &Shared, mut raw: tiny_http::Request) {
     let values = HEADERS.map(|name| Some((name, raw.headers().get(name)?.as_str().to_owned())));
     let pairs = values.iter().flatten();
     let headers = Headers(pairs.map(|(name, value)| (*name, value.as_str())).collect());
-    let id = format!("{:016x}", shared.ids.fetch_add(1, SeqCst));
-    let id = head::sane_id(headers.get("X-Request-Id")).unwrap_or(&id);
+    let id = shared.ids.own_or_next(headers.get("X-Request-Id"));
     let client = Client {
         address: raw.remote_addr().map(|address| address.ip().to_canonical()),
-        request_id: id,
+        request_id: &id,
         state: &|| Peer::Open,
     };
     let method = Method::parse(raw.method().as_str());
@@ -175,7 +173,6 @@ fn answer(shared: &Shared, mut raw: tiny_http::Request) {
         chunks: raw.http_version() >= &(1, 1),
         connection: After::Unsaid,
     };
-    let id = id.to_owned();
     let mut out = Out(raw.into_writer());
     encode::write(
         &mut out,

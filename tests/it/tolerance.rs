@@ -247,25 +247,30 @@ fn one_port_of_a_client_may_meet_several_of_our_addresses() {
 
 #[test]
 fn two_servers_of_one_program_on_one_port_keep_their_clients_apart() {
-    let start = |host: &str, port: &str| {
-        let pairs = [("HOST", host), ("PORT", port), ("DEFAULT_SESSION", host)];
-        let config =
-            Config::from_pairs(pairs.map(|(name, value)| (name, value.replace("::1", "v6"))));
-        let mut config = config.or_else(|_| Config::from_pairs(pairs)).ok()?;
-        config.host = host.to_owned();
+    let start = |host, port: &str, session| {
+        let pairs = [
+            ("HOST", host),
+            ("PORT", port),
+            ("AUTO_MAP_SESSION_BY_IP", "false"),
+            ("DEFAULT_SESSION", session),
+        ];
+        let config = Config::from_pairs(pairs).expect("a valid configuration");
         Server::start(config, ExecutorRegistry::new()).ok()
     };
-    let first = start("127.0.0.1", "0").expect("it starts");
-    let port = first.local_addr().port();
-    let Some(second) = start("::1", &port.to_string()) else {
+    let first = start("127.0.0.1", "0", "first").expect("it starts");
+    let port = first.local_addr().port().to_string();
+    let Some(second) = start("::1", &port, "second") else {
         return eprintln!("skipped: this machine has no IPv6");
     };
     for round in 0..200 {
-        let server = if round % 2 == 0 { &first } else { &second };
+        let (server, session) = match round % 2 {
+            0 => (&first, "first"),
+            _ => (&second, "second"),
+        };
         let mut socket = TcpStream::connect(server.local_addr()).expect("a connection");
         socket.write_all(HEALTH.as_bytes()).expect("sent");
         let reply = Reply::read(&mut BufReader::new(&socket), "GET").expect(200);
-        assert!(reply.header("X-App-Session").is_some());
+        assert_eq!(reply.header("X-App-Session"), Some(session));
     }
     drop(second);
     drop(first);
