@@ -154,11 +154,7 @@ fn list_query(call: &Call<'_>) -> Result<ListQuery, Problem> {
         statuses: query.any_of("status", &TaskStatus::ALL, TaskStatus::as_str),
         kind: query.get("type").map(str::to_owned),
         step: query.get("currentStep").map(str::to_owned),
-        limit: query
-            .parse("limit", "a whole number from 1 to 1000", |text| {
-                text.parse().ok().filter(|n| (1..=1_000).contains(n))
-            })
-            .unwrap_or(100),
+        limit: query.limit(),
         cursor: query.parse("cursor", "the nextCursor of a page before", |text| {
             text.parse().ok()
         }),

@@ -351,6 +351,14 @@ impl<'a> Query<'a> {
         chosen.unwrap_or_default()
     }
 
+    /// `limit`: how many entries of a list, 100 if it does not say.
+    pub(crate) fn limit(&mut self) -> usize {
+        let limit = self.parse("limit", "a whole number from 1 to 1000", |text| {
+            text.parse().ok().filter(|n| (1..=1_000).contains(n))
+        });
+        limit.unwrap_or(100)
+    }
+
     pub(crate) fn finish(self) -> Result<(), Problem> {
         if self.errors.is_empty() {
             Ok(())

@@ -254,11 +254,7 @@ fn list_query(call: &Call<'_>) -> Result<JobQuery, Problem> {
         kind: query.parse("type", "without NUL", |kind| {
             (!kind.contains('\0')).then(|| kind.to_owned())
         }),
-        limit: query
-            .parse("limit", "a whole number from 1 to 1000", |text| {
-                text.parse().ok().filter(|n| (1..=1_000).contains(n))
-            })
-            .unwrap_or(100),
+        limit: query.limit(),
         cursor: query.parse("cursor", "the nextCursor of a page before", |text| {
             text.parse().ok()
         }),
