@@ -105,7 +105,7 @@ pub use engine::{TaskCleanupService, TaskExecutionService};
 #[doc(inline)]
 pub use executor::{
     ExecutorRegistry, FieldError, Outcome, Registration, Report, StopHandle, TaskContext,
-    TaskError, TaskExecutor, TaskInput,
+    TaskError, TaskExecutor, TaskInput, Waker,
 };
 #[doc(inline)]
 pub use jobs::{migrate, migration_sql, token};
@@ -118,4 +118,4 @@ pub use store::{ListQuery, NewTask, Stats, StoreError, TaskManager};
 #[doc(inline)]
 pub use system::TaskSystem;
 #[doc(inline)]
-pub use task::{EventKind, HistoryEvent, SessionKey, Task, TaskId, TaskStatus};
+pub use task::{EventKind, HistoryEvent, LogStream, SessionKey, Task, TaskId, TaskStatus};

@@ -31,6 +31,7 @@ use serde_json::value::to_raw_value;
 
 use crate::executor::{
     ExecutorRegistry, Outcome, Report, StopHandle, TaskContext, TaskError, TaskExecutor, TaskInput,
+    Waker,
 };
 use crate::task::TaskId;
 
@@ -223,10 +224,21 @@ fn run_to_end(
     notes: &Notes,
     pauses: &mut Vec<Duration>,
 ) -> Result<Option<Value>, TaskError> {
+    let (woken, wakes) = crossbeam_channel::bounded(1);
+    let waker = Waker::new(move || {
+        let _ = woken.try_send(());
+    });
+    let make_waker = || waker.clone();
     while pauses.len() < MAX_SLICES {
-        match executor.run(&mut TaskContext::new(input, notes))? {
+        let mut ctx = TaskContext::with_waker(input, notes, &make_waker);
+        match executor.run(&mut ctx)? {
             Outcome::Done(result) => return Ok(result),
             Outcome::Again(pause) => pauses.push(pause),
+            // Other threads work meanwhile, so this waits as the engine does.
+            Outcome::Wait(at_most) => {
+                let _ = wakes.recv_timeout(at_most);
+                pauses.push(at_most);
+            }
         }
         // The engine calls an executor no more whose task is over.
         if notes.is_stopped() {

@@ -16,6 +16,8 @@ pub(crate) mod pool;
 mod run;
 mod scheduler;
 mod timer;
+mod type_limit;
+mod wakes;
 mod watchdog;
 mod worker;
 
@@ -77,6 +79,10 @@ impl AttemptHandle for TaskAssignment {
 
     fn kind(&self) -> Option<Arc<str>> {
         self.tasks.kind_of(&self.attempt)
+    }
+
+    fn is_over(&self) -> bool {
+        !self.tasks.is_active(&self.attempt)
     }
 
     fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {

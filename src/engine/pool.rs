@@ -116,12 +116,7 @@ impl Pool {
 
     /// Queues an attempt. The permit is released when its run is over.
     pub(crate) fn enqueue(&self, attempt: Arc<dyn AttemptHandle>, permit: Option<Permit>) {
-        self.scheduler.send(Box::new(Run {
-            attempt,
-            due: Instant::now(),
-            work: None,
-            permit,
-        }));
+        self.scheduler.send(Run::new(attempt, permit));
     }
 
     /// Cancels what waits for this attempt, which has been cancelled. An executor that runs learns it
@@ -151,7 +146,7 @@ impl Pool {
             spare_workers: counts.workers.saturating_sub(scheduler.workers),
             busy: counts.busy,
             slices: counts.slices,
-            waiting: channel + scheduler.blocking_limit.waiting(),
+            waiting: channel + scheduler.waiting_for_places(),
         }
     }
 
@@ -171,6 +166,7 @@ impl Pool {
             .timer
             .stop()
             .chain(scheduler.blocking_limit.clear())
+            .chain(scheduler.clear_type_limits())
         {
             scheduler.drop_on_worker(run);
         }

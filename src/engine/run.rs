@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::engine::type_limit::Place;
+use crate::engine::wakes::Wakes;
 use crate::executor::{Report, TaskExecutor, TaskInput};
 use crate::semaphore::Permit;
 use crate::task::{AttemptResult, TaskId};
@@ -15,6 +17,9 @@ pub(crate) trait AttemptHandle: Report + Send + Sync {
 
     /// The type; `None` if the task is gone.
     fn kind(&self) -> Option<Arc<str>>;
+
+    /// Whether it is cancelled or has ended. Unlike [`Report::is_stopped`], this is false before the begin.
+    fn is_over(&self) -> bool;
 
     /// Called before the first slice. Returns the input and the time limit, or `None` if the attempt
     /// is already over.
@@ -41,6 +46,11 @@ pub(super) struct Run {
     pub(super) work: Option<Work>,
     /// Its place among the active tasks, until the run is over.
     pub(super) permit: Option<Permit>,
+    /// Its place among the attempts of its type, if the type has a limit. Set before the first slice.
+    pub(super) place: Option<Arc<Place>>,
+    /// It waits for a wake, not only for its time.
+    pub(super) waits: bool,
+    pub(super) wakes: Wakes,
 }
 
 /// An executor and what it works on.
@@ -48,6 +58,20 @@ pub(super) struct Work {
     pub(super) input: TaskInput,
     pub(super) executor: Box<dyn TaskExecutor>,
     pub(super) blocking: bool,
+}
+
+impl Run {
+    pub(super) fn new(attempt: Arc<dyn AttemptHandle>, permit: Option<Permit>) -> Box<Run> {
+        Box::new(Run {
+            attempt,
+            due: Instant::now(),
+            work: None,
+            permit,
+            place: None,
+            waits: false,
+            wakes: Wakes::default(),
+        })
+    }
 }
 
 impl Work {

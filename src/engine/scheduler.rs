@@ -1,5 +1,7 @@
 //! Which run goes on when: the queue, the timer, and the limits on workers.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendError, Sender};
@@ -8,6 +10,7 @@ use parking_lot::RwLock;
 use crate::engine::blocking_limit::BlockingLimit;
 use crate::engine::run::{AttemptHandle, Run};
 use crate::engine::timer::{Due, Timer};
+use crate::engine::type_limit::TypeLimit;
 use crate::engine::watchdog::Watchdog;
 use crate::executor::{ExecutorRegistry, Registration};
 use crate::task::{AttemptResult, DEFAULT_KIND, TaskId};
@@ -21,6 +24,8 @@ pub(super) struct Scheduler {
     pub(super) runs: RwLock<Option<Sender<Box<Run>>>>,
     pub(super) timer: Timer,
     pub(super) blocking_limit: BlockingLimit<Box<Run>>,
+    /// Of the types that have a limit.
+    type_limits: HashMap<Box<str>, Arc<TypeLimit>>,
     pub(super) watchdog: Watchdog,
 }
 
@@ -32,7 +37,11 @@ impl Scheduler {
         max_result_bytes: usize,
     ) -> (Scheduler, Receiver<Box<Run>>) {
         let (runs, queue) = crossbeam_channel::unbounded();
+        let type_limits = registry
+            .limits()
+            .map(|(kind, places)| (kind.into(), Arc::new(TypeLimit::new(places))));
         let scheduler = Scheduler {
+            type_limits: type_limits.collect(),
             registry,
             workers,
             max_result_bytes,
@@ -65,17 +74,46 @@ impl Scheduler {
         }
     }
 
-    /// Cancels what waits in the timer for this attempt, which is over.
+    /// Cancels what waits for this attempt, which is over.
     pub(super) fn forget(&self, id: (TaskId, u32)) {
-        if let Some(run) = self.timer.forget(id) {
+        let queued = || self.type_limits.values().find_map(|limit| limit.forget(id));
+        if let Some(run) = self.timer.forget(id).or_else(queued) {
             self.drop_on_worker(run);
         }
     }
 
-    /// Sends a finished run to a worker to be dropped there; its permit is released now.
+    /// Ends the wait of this attempt, if it waits.
+    pub(super) fn wake(&self, id: (TaskId, u32)) {
+        if let Some(run) = self.timer.wake(id) {
+            self.send(run);
+        }
+    }
+
+    /// The limit of this attempt's type, if it has one.
+    pub(super) fn type_limit(&self, attempt: &dyn AttemptHandle) -> Option<&Arc<TypeLimit>> {
+        if self.type_limits.is_empty() {
+            return None;
+        }
+        self.type_limits.get(&*attempt.kind()?)
+    }
+
+    /// Takes out all runs that wait for a place of their type.
+    pub(super) fn clear_type_limits(&self) -> impl Iterator<Item = Box<Run>> {
+        self.type_limits.values().flat_map(|limit| limit.clear())
+    }
+
+    /// How many runs wait for a place: of their type, or among blocking executors.
+    pub(super) fn waiting_for_places(&self) -> usize {
+        let of_types = self.type_limits.values().map(|limit| limit.waiting());
+        self.blocking_limit.waiting() + of_types.sum::<usize>()
+    }
+
+    /// Sends a finished run to a worker, which drops its executor; its permit is released now.
     pub(super) fn drop_on_worker(&self, mut run: Box<Run>) {
         run.permit = None;
-        self.send(run);
+        if run.work.is_some() {
+            self.send(run);
+        }
     }
 
     /// Order matters: finish first, then cancel the timer. A pause that starts in between sees the
@@ -128,18 +166,18 @@ mod tests {
             None
         }
 
+        fn is_over(&self) -> bool {
+            self.over.load(SeqCst)
+        }
+
         fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {
             None
         }
 
         fn finish(&self, _: AttemptResult) {
-            let run = Run {
-                attempt: self.me.upgrade().expect("it is in use"),
-                due: Instant::now() + Duration::from_secs(3_600),
-                work: None,
-                permit: None,
-            };
-            assert!(self.pool.timer.wait(Box::new(run)).is_none());
+            let mut run = Run::new(self.me.upgrade().expect("it is in use"), None);
+            run.due = Instant::now() + Duration::from_secs(3_600);
+            assert!(self.pool.timer.wait(run).is_none());
             self.over.store(true, SeqCst);
         }
     }

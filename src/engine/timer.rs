@@ -72,6 +72,20 @@ impl Timer {
         gone.into_iter().flatten().find_map(Due::into_run)
     }
 
+    /// Takes out the run of this attempt, if it waits for a wake. Its time limit stays.
+    #[must_use]
+    pub(super) fn wake(&self, id: (TaskId, u32)) -> Option<Box<Run>> {
+        let mut state = self.state.lock();
+        let slot = state.slots.get(&id)?[SLICE]?;
+        match state.queue.get(&slot) {
+            Some(Due::Slice(run)) if run.waits => {}
+            _ => return None,
+        }
+        let due = state.queue.remove(&slot)?;
+        state.clear(id, slot);
+        due.into_run()
+    }
+
     /// Ends the thread, and returns the runs that wait.
     pub(super) fn stop(&self) -> impl Iterator<Item = Box<Run>> {
         let mut state = self.state.lock();
@@ -128,18 +142,22 @@ impl State {
                 Due::Slice(run) => run.attempt.id(),
                 Due::Limit(attempt, _) => attempt.id(),
             };
-            if let Some(slots) = self.slots.get_mut(&owner) {
-                for own in slots.iter_mut() {
-                    if *own == Some(*slot) {
-                        *own = None;
-                    }
-                }
-                if slots.iter().all(Option::is_none) {
-                    self.slots.remove(&owner);
-                }
-            }
+            self.clear(owner, *slot);
         }
         due.into_values().collect()
+    }
+
+    /// Forgets a slot whose entry has left the queue.
+    fn clear(&mut self, owner: (TaskId, u32), slot: Slot) {
+        let Some(slots) = self.slots.get_mut(&owner) else {
+            return;
+        };
+        for own in slots.iter_mut().filter(|own| **own == Some(slot)) {
+            *own = None;
+        }
+        if slots.iter().all(Option::is_none) {
+            self.slots.remove(&owner);
+        }
     }
 }
 

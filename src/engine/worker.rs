@@ -15,7 +15,7 @@ use crate::task::{AttemptResult, later};
 use crate::threads::panic_text;
 
 /// A worker's thread: takes runs until `next_run` returns `None`.
-pub(super) fn work(scheduler: &Scheduler, mut next_run: impl FnMut() -> Option<Box<Run>>) {
+pub(super) fn work(scheduler: &Arc<Scheduler>, mut next_run: impl FnMut() -> Option<Box<Run>>) {
     let heartbeat = scheduler.watchdog.join();
     let paced_step = |run| {
         scheduler.watchdog.begin(&heartbeat);
@@ -23,6 +23,9 @@ pub(super) fn work(scheduler: &Scheduler, mut next_run: impl FnMut() -> Option<B
         scheduler.watchdog.end(&heartbeat);
     };
     while let Some(run) = next_run() {
+        let Some(run) = with_place(scheduler, run) else {
+            continue;
+        };
         if !is_blocking(scheduler, &run) {
             paced_step(run);
             continue;
@@ -34,6 +37,23 @@ pub(super) fn work(scheduler: &Scheduler, mut next_run: impl FnMut() -> Option<B
         }
     }
     scheduler.watchdog.leave(&heartbeat);
+}
+
+/// Returns the run if it may begin, or leaves it with its type's limit until then.
+fn with_place(scheduler: &Arc<Scheduler>, run: Box<Run>) -> Option<Box<Run>> {
+    if run.work.is_some() || run.place.is_some() {
+        return Some(run);
+    }
+    let attempt = run.attempt.clone();
+    let Some(limit) = scheduler.type_limit(&*attempt) else {
+        return Some(run);
+    };
+    let entered = limit.enter(run, scheduler);
+    // A cancel may have come before the limit had the run.
+    if entered.is_none() && attempt.is_over() {
+        scheduler.forget(attempt.id());
+    }
+    entered
 }
 
 fn is_blocking(scheduler: &Scheduler, run: &Run) -> bool {
@@ -49,24 +69,30 @@ fn is_blocking(scheduler: &Scheduler, run: &Run) -> bool {
 }
 
 /// One call of the executor.
-fn step(scheduler: &Scheduler, mut run: Box<Run>) {
+fn step(scheduler: &Arc<Scheduler>, mut run: Box<Run>) {
     let work = match run.work.take() {
         Some(work) if !run.attempt.is_stopped() && run.attempt.resume() => Some(work),
         Some(stale) => {
             stale.drop_quietly();
             None
         }
-        None => begin(scheduler, &run.attempt),
+        None => begin(scheduler, &run),
     };
     let Some(mut work) = work else { return };
+    run.wakes.clear();
     let called = catch_unwind(AssertUnwindSafe(|| {
-        work.executor
-            .run(&mut TaskContext::new(&work.input, &*run.attempt))
+        let waker = || run.wakes.waker(run.attempt.id(), scheduler);
+        let mut ctx = TaskContext::with_waker(&work.input, &*run.attempt, &waker);
+        work.executor.run(&mut ctx)
     }));
     match called.unwrap_or_else(|panic| Err(panicked(&*run.attempt, &*panic))) {
         Ok(Outcome::Again(after)) => {
             run.work = Some(work);
             pause(scheduler, run, after);
+        }
+        Ok(Outcome::Wait(at_most)) => {
+            run.work = Some(work);
+            wait(scheduler, run, at_most);
         }
         Ok(Outcome::Done(result)) => {
             work.drop_quietly();
@@ -80,8 +106,10 @@ fn step(scheduler: &Scheduler, mut run: Box<Run>) {
 }
 
 /// Starts the attempt and makes its executor.
-fn begin(scheduler: &Scheduler, attempt: &Arc<dyn AttemptHandle>) -> Option<Work> {
-    let (input, limit) = attempt.begin()?;
+fn begin(scheduler: &Scheduler, run: &Run) -> Option<Work> {
+    let attempt = &run.attempt;
+    let (mut input, limit) = attempt.begin()?;
+    input.place = run.place.clone().map(|place| place as _);
     if let Some(limit) = limit {
         scheduler.timer.limit(attempt.clone(), limit);
         // The attempt may have ended before the timer had its limit.
@@ -115,11 +143,31 @@ fn begin(scheduler: &Scheduler, attempt: &Arc<dyn AttemptHandle>) -> Option<Work
 fn pause(scheduler: &Scheduler, mut run: Box<Run>, after: Duration) {
     run.attempt.pause();
     let now = Instant::now();
+    run.waits = false;
     run.due = later(run.due, after).max(now);
     if run.due <= now {
         run.due = now;
         return scheduler.send(run);
     }
+    park(scheduler, run);
+}
+
+/// Keeps the run until it is woken, for at most this long.
+fn wait(scheduler: &Scheduler, mut run: Box<Run>, at_most: Duration) {
+    run.attempt.pause();
+    run.waits = true;
+    run.due = later(Instant::now(), at_most);
+    let id = run.attempt.id();
+    let wakes = run.wakes.clone();
+    park(scheduler, run);
+    // The wake may have come before the timer had the run.
+    if wakes.is_woken() {
+        scheduler.wake(id);
+    }
+}
+
+/// Gives the run to the timer.
+fn park(scheduler: &Scheduler, run: Box<Run>) {
     let attempt = run.attempt.clone();
     if let Some(work) = scheduler.timer.wait(run).and_then(|run| run.work) {
         // The timer has stopped.

@@ -1,12 +1,13 @@
 //! What an attempt is given: its input, and the way to report.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::executor::{StopHandle, TaskError};
-use crate::task::TaskId;
+use crate::executor::{StopHandle, TaskError, Waker};
+use crate::task::{LogStream, TaskId};
 
 /// What an attempt is given to work on.
 ///
@@ -30,6 +31,8 @@ pub struct TaskInput {
     pub attempt: u32,
     /// The arguments: a task's `metadata`, a job's `arguments`.
     pub arguments: Option<Box<RawValue>>,
+    /// Its place among the attempts of its type, if that has a limit. Whoever keeps a clone keeps it occupied.
+    pub(crate) place: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl TaskInput {
@@ -46,6 +49,7 @@ impl TaskInput {
             name,
             attempt,
             arguments,
+            place: None,
         }
     }
 
@@ -114,6 +118,16 @@ pub trait Report {
     /// [`TaskError::stopped`] once the attempt is over.
     fn progress(&self, percent: u8, step: &str, description: &str) -> Result<(), TaskError>;
 
+    /// Adds lines to the task's log. By default they are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] once the attempt is over.
+    fn log(&self, stream: LogStream, text: &str) -> Result<(), TaskError> {
+        let _ = (stream, text);
+        Ok(())
+    }
+
     /// Whether the attempt is over.
     fn is_stopped(&self) -> bool;
 
@@ -143,6 +157,7 @@ pub trait Report {
 pub struct TaskContext<'a> {
     input: &'a TaskInput,
     report: &'a dyn Report,
+    make_waker: &'a dyn Fn() -> Waker,
 }
 
 impl<'a> TaskContext<'a> {
@@ -172,7 +187,19 @@ impl<'a> TaskContext<'a> {
     /// # Ok::<(), TaskError>(())
     /// ```
     pub fn new(input: &'a TaskInput, report: &'a dyn Report) -> TaskContext<'a> {
-        TaskContext { input, report }
+        TaskContext::with_waker(input, report, &|| Waker::new(|| {}))
+    }
+
+    pub(crate) fn with_waker(
+        input: &'a TaskInput,
+        report: &'a dyn Report,
+        make_waker: &'a dyn Fn() -> Waker,
+    ) -> TaskContext<'a> {
+        TaskContext {
+            input,
+            report,
+            make_waker,
+        }
     }
 
     /// Reports `percent` (0 to 100, higher counts as 100; a lower one than before keeps the
@@ -205,6 +232,46 @@ impl<'a> TaskContext<'a> {
         description: &str,
     ) -> Result<(), TaskError> {
         self.report.progress(percent.min(100), step, description)
+    }
+
+    /// Adds to the task's log; each line of `text` is a line of its own.
+    ///
+    /// Cheap: one lock, no I/O. A task keeps the newest lines, up to `MAX_LOG_BYTES`.
+    ///
+    /// ```
+    /// use async_task_system::{Outcome, TaskContext, TaskError};
+    ///
+    /// fn import(ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+    ///     ctx.log("3 rows have no date; they are left out")?;
+    ///     Ok(Outcome::Done(None))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] once the task is over, as for [`progress`](Self::progress).
+    pub fn log(&mut self, text: &str) -> Result<(), TaskError> {
+        self.log_from(LogStream::Log, text)
+    }
+
+    /// As [`log`](Self::log), for the output of another program.
+    ///
+    /// ```
+    /// use async_task_system::{LogStream, Outcome, TaskContext, TaskError};
+    /// use std::process::Command;
+    ///
+    /// fn disk(ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+    ///     let output = Command::new("df").output()?;
+    ///     ctx.log_from(LogStream::Out, &String::from_utf8_lossy(&output.stdout))?;
+    ///     Ok(Outcome::Done(None))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::stopped`] once the task is over.
+    pub fn log_from(&mut self, stream: LogStream, text: &str) -> Result<(), TaskError> {
+        self.report.log(stream, text)
     }
 
     /// Does `work` for each item, and reports before each the share of items that are done, under the
@@ -290,6 +357,32 @@ impl<'a> TaskContext<'a> {
     /// ```
     pub fn stop_handle(&self) -> StopHandle {
         self.report.stop_handle()
+    }
+
+    /// What ends this executor's next [`Outcome::Wait`](crate::Outcome::Wait). Give a clone to whatever it waits for.
+    ///
+    /// ```
+    /// use async_task_system::{Outcome, TaskContext, TaskError};
+    /// use std::{fs, thread, time::Duration};
+    ///
+    /// /// Reads a file from a slow disk, and holds no worker meanwhile.
+    /// fn read(ctx: &mut TaskContext<'_>, job: &mut Option<thread::JoinHandle<usize>>) -> Result<Outcome, TaskError> {
+    ///     let waker = ctx.waker();
+    ///     let job = job.get_or_insert_with(|| {
+    ///         thread::spawn(move || {
+    ///             let size = fs::read("/etc/hosts").map_or(0, |bytes| bytes.len());
+    ///             waker.wake();
+    ///             size
+    ///         })
+    ///     });
+    ///     if job.is_finished() {
+    ///         return Ok(Outcome::Done(None));
+    ///     }
+    ///     Ok(Outcome::Wait(Duration::from_secs(1)))
+    /// }
+    /// ```
+    pub fn waker(&self) -> Waker {
+        (self.make_waker)()
     }
 
     /// What to work on.

@@ -20,6 +20,7 @@ mod context;
 mod registry;
 mod stop;
 mod typed;
+mod waker;
 
 use std::fmt;
 use std::iter::successors;
@@ -30,6 +31,7 @@ use serde_json::Value;
 pub use context::{Report, TaskContext, TaskInput};
 pub use registry::{ExecutorRegistry, Registration};
 pub use stop::StopHandle;
+pub use waker::Waker;
 
 pub use crate::field_error::FieldError;
 
@@ -97,6 +99,9 @@ pub enum Outcome {
     /// Call again after this pause, counted from when this call was due, so that a paced
     /// executor does not drift. One that is late is called at once. More than a year is a year.
     Again(Duration),
+    /// Keep the executor, and call it again when its [`Waker`] is woken, at the latest after this time. It holds no
+    /// thread meanwhile.
+    Wait(Duration),
 }
 
 impl Outcome {

@@ -36,6 +36,7 @@ pub struct Registration {
     checks: Vec<Arc<Check>>,
     /// A task of this type may have any metadata.
     only_jobs: bool,
+    concurrency: Option<usize>,
 }
 
 impl Registration {
@@ -64,6 +65,22 @@ impl Registration {
         F: Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync + 'static,
     {
         self.checks.push(Arc::new(check));
+        self
+    }
+
+    /// Lets at most this many attempts of the type run at once in this process, tasks and jobs together. The others
+    /// stay pending, and hold no worker. 0 counts as 1.
+    ///
+    /// ```
+    /// use async_task_system::{ExecutorRegistry, Outcome, TaskContext};
+    ///
+    /// let mut registry = ExecutorRegistry::new();
+    /// registry
+    ///     .register("print", |_| Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None))))
+    ///     .concurrency(1);
+    /// ```
+    pub fn concurrency(&mut self, most: usize) -> &mut Registration {
+        self.concurrency = Some(most.max(1));
         self
     }
 
@@ -272,6 +289,7 @@ impl ExecutorRegistry {
             blocking,
             checks: Vec::new(),
             only_jobs: false,
+            concurrency: None,
         };
         self.types
             .entry(kind.into())
@@ -289,6 +307,16 @@ impl ExecutorRegistry {
     /// ```
     pub fn types(&self) -> impl Iterator<Item = &str> {
         self.types.keys().map(|kind| &**kind)
+    }
+
+    /// The types that have a limit, with the limit.
+    pub(crate) fn limits(&self) -> impl Iterator<Item = (&str, usize)> {
+        let limit =
+            |(kind, registration): (_, &Registration)| Some((kind, registration.concurrency?));
+        self.types
+            .iter()
+            .map(|(kind, registration)| (&**kind, registration))
+            .filter_map(limit)
     }
 
     pub(crate) fn get_mut(&mut self, kind: &str) -> Option<&mut Registration> {

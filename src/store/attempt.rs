@@ -112,6 +112,14 @@ impl TaskManager {
             .is_some_and(|record| record.task.is_running(attempt.number))
     }
 
+    /// Whether `attempt` is queued or runs.
+    pub(crate) fn is_active(&self, attempt: &Attempt) -> bool {
+        let state = attempt.session.state.read();
+        state
+            .get(attempt.task)
+            .is_some_and(|record| record.task.attempt == attempt.number && record.is_active())
+    }
+
     /// Ends the running attempt. Returns the task, or `None` if the attempt was over already.
     pub(crate) fn finish(&self, attempt: &Attempt, ending: AttemptResult) -> Option<Task> {
         self.on_attempt(attempt, |record| {

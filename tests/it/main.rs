@@ -77,3 +77,5 @@ mod tasks;
 mod terminal;
 /// What real clients send, and what they see of a refusal.
 mod tolerance;
+/// Executors that wait for a wake, and types with a limit.
+mod waits;

@@ -9,10 +9,11 @@ use crossbeam_channel::Receiver;
 use crate::jobs::database::Duty;
 use crate::jobs::job::{Claimed, Place};
 use crate::jobs::storage::sql::work::LANES;
-use crate::jobs::storage::work::{ClaimQuery, KindMark, Release};
+use crate::jobs::storage::work::{ClaimQuery, Release};
 use crate::jobs::storage::{Claim, Done};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
+use crate::jobs::worker::kinds::Group;
 use crate::jobs::worker::run::JobRun;
 
 /// The most claims that may be ahead.
@@ -36,8 +37,8 @@ const SUSPECTS_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) struct Fetcher {
     shared: Arc<Shared>,
-    /// The job types that this process has executors for.
-    kinds: Vec<KindMark>,
+    /// The job types that this process has executors for. The first group has those without a limit.
+    groups: Vec<Group>,
     /// How many claims may be ahead.
     window: usize,
     /// When the window was last filled completely.
@@ -45,24 +46,17 @@ pub(super) struct Fetcher {
     promoted: Option<Instant>,
     /// When suspects were last claimed.
     looked: Option<Instant>,
-    /// Until then, claims start behind the marks.
-    spare_until: Option<Instant>,
     backoff: Backoff,
 }
 
 impl Fetcher {
     pub(super) fn new(shared: Arc<Shared>) -> Fetcher {
-        let mark = |kind: &str| KindMark {
-            kind: kind.to_owned(),
-            after: Place::START,
-        };
         Fetcher {
-            kinds: shared.pool.registry().types().map(mark).collect(),
+            groups: Group::all(shared.pool.registry()),
             window: shared.options.workers,
             filled: None,
             promoted: None,
             looked: None,
-            spare_until: None,
             backoff: Backoff::new("fetcher"),
             shared,
         }
@@ -126,15 +120,19 @@ impl Fetcher {
                 self.shared.leave_to_others();
                 return Ok(false);
             }
-            let claimed = self.claim(1, room)?;
+            let claimed = self.claim(0, 1, room)?;
             self.adapt(claimed == room);
             if claimed == room {
                 self.shared.leave_to_others();
-            } else {
-                self.shared.all_claimed();
-                self.shared.has_more.store(false, SeqCst);
-                break;
+                continue;
             }
+            let room = self.shared.room(1, self.window);
+            match self.claim_limited(1, room)? {
+                true => self.shared.all_claimed(),
+                false => self.shared.leave_to_others(),
+            }
+            self.shared.has_more.store(false, SeqCst);
+            break;
         }
         Ok(true)
     }
@@ -148,7 +146,7 @@ impl Fetcher {
         self.looked = Some(Instant::now());
         for lane in 2..=LANES {
             let room = self.shared.room(lane, self.window);
-            if room == 0 || self.claim(lane, room)? == room {
+            if room == 0 || self.claim(0, lane, room)? == room || !self.claim_limited(lane, room)? {
                 // More may wait until these have finished or have proved harmless.
                 self.shared.has_suspects.store(true, SeqCst);
             }
@@ -156,14 +154,28 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Claims up to `room` jobs for the pool and returns their number.
-    fn claim(&mut self, lane: u8, room: usize) -> Done<usize> {
+    /// Claims jobs of each type that has a limit, as many as may run. Returns whether those were all.
+    fn claim_limited(&mut self, lane: u8, room: usize) -> Done<bool> {
+        let mut are_all = true;
+        for group in 1..self.groups.len() {
+            let room = self.groups[group].room(room);
+            are_all &= room > 0 && self.claim(group, lane, room)? < room;
+        }
+        Ok(are_all)
+    }
+
+    /// Claims up to `room` jobs of a group for the pool and returns their number.
+    fn claim(&mut self, group: usize, lane: u8, room: usize) -> Done<usize> {
+        if self.groups[group].kinds.is_empty() {
+            return Ok(0);
+        }
         let shared = self.shared.clone();
         let lease = shared.options.lease();
         // Taken before the claim: this worker's lease ends before the database's, however long the round trip takes.
         let until = shared.claims.now() + lease.as_millis() as u64;
-        let is_spare = lane == 1 && self.spare_until.is_some_and(|until| Instant::now() < until);
-        let mut kinds = self.kinds.clone();
+        let spare_until = self.groups[group].spare_until;
+        let is_spare = lane == 1 && spare_until.is_some_and(|until| Instant::now() < until);
+        let mut kinds = self.groups[group].kinds.clone();
         if !is_spare {
             kinds.iter_mut().for_each(|mark| mark.after = Place::START);
         }
@@ -177,23 +189,24 @@ impl Fetcher {
         let claim = || shared.storage.claim(&query);
         let jobs = self.backoff.watch(&shared.claiming, claim)?;
         if lane == 1 {
-            self.kinds = kinds;
-            self.measure(is_spare, begun.elapsed(), &jobs);
+            self.groups[group].kinds = kinds;
+            self.measure(group, is_spare, begun.elapsed(), &jobs);
         }
         let count = jobs.len();
-        self.enqueue(jobs, lane, until)?;
+        self.enqueue(group, jobs, lane, until)?;
         Ok(count)
     }
 
     /// If claims from the start of the order are slow, most claims start behind the last claimed job. A job that
     /// sorts earlier is then found a little later.
-    fn measure(&mut self, is_spare: bool, took: Duration, jobs: &[Claimed]) {
+    fn measure(&mut self, group: usize, is_spare: bool, took: Duration, jobs: &[Claimed]) {
+        let group = &mut self.groups[group];
         let usual = SLOW + Duration::from_micros(100) * jobs.len() as u32;
         if !is_spare {
             let pause = (took * SLOW_PAUSE).min(self.shared.options.look_every());
-            self.spare_until = (took > usual).then(|| Instant::now() + pause);
+            group.spare_until = (took > usual).then(|| Instant::now() + pause);
         }
-        for mark in &mut self.kinds {
+        for mark in &mut group.kinds {
             let own = jobs.iter().filter(|job| job.kind == mark.kind);
             if let Some(last) = own.map(Claimed::place).max() {
                 mark.after = mark.after.max(last);
@@ -201,7 +214,7 @@ impl Fetcher {
         }
     }
 
-    fn enqueue(&mut self, jobs: Vec<Claimed>, lane: u8, until: u64) -> Done<()> {
+    fn enqueue(&mut self, group: usize, jobs: Vec<Claimed>, lane: u8, until: u64) -> Done<()> {
         let shared = &self.shared;
         let mut refused = Vec::new();
         for job in jobs {
@@ -214,7 +227,9 @@ impl Fetcher {
                 refused.push(Release::new(claim, STILL_RUNNING, why));
                 continue;
             };
-            let run = JobRun::new(job, held, shared.clone());
+            let waking = shared.clone();
+            let counted = self.groups[group].count(move || waking.wake());
+            let run = JobRun::new(job, held, shared.clone(), counted);
             if !shared.is_stopping() {
                 shared.pool.enqueue(run, None);
             }

@@ -11,6 +11,7 @@ pub(super) mod claims;
 mod completer;
 mod fetcher;
 mod heartbeat;
+mod kinds;
 pub(super) mod maintenance;
 #[cfg(test)]
 mod model;

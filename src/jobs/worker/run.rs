@@ -16,6 +16,7 @@ use crate::jobs::storage::completion::{Completion, CompletionRow};
 use crate::jobs::storage::work::{Begin, Pause, Reported};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
+use crate::jobs::worker::kinds::Counted;
 use crate::jobs::worker::presence::Presence;
 use crate::task::AttemptResult;
 
@@ -42,6 +43,7 @@ pub(super) struct JobRun {
     reports: Mutex<Reports>,
     /// A reference to itself, to pass on to the completer.
     me: std::sync::Weak<JobRun>,
+    _counted: Option<Counted>,
 }
 
 /// The executor's reports.
@@ -53,7 +55,12 @@ struct Reports {
 }
 
 impl JobRun {
-    pub(super) fn new(job: Claimed, held: Arc<Held>, shared: Arc<Shared>) -> Arc<JobRun> {
+    pub(super) fn new(
+        job: Claimed,
+        held: Arc<Held>,
+        shared: Arc<Shared>,
+        counted: Option<Counted>,
+    ) -> Arc<JobRun> {
         Arc::new_cyclic(|me| JobRun {
             presence: Presence::new(),
             held,
@@ -64,6 +71,7 @@ impl JobRun {
             called: OnceLock::new(),
             reports: Mutex::default(),
             me: me.clone(),
+            _counted: counted,
         })
     }
 
@@ -206,6 +214,10 @@ impl AttemptHandle for JobRun {
 
     fn kind(&self) -> Option<Arc<str>> {
         Some(self.job.kind.as_str().into())
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_stopped()
     }
 
     fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {

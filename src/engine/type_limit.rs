@@ -1,0 +1,111 @@
+//! Limits how many attempts of one type are at work at once.
+//!
+//! An attempt that finds no place waits here, before it begins: its task is still pending, and no thread waits with it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::engine::run::Run;
+use crate::engine::scheduler::Scheduler;
+use crate::task::TaskId;
+
+/// The places of one type, and the runs that wait for one, in order.
+pub(super) struct TypeLimit {
+    places: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    busy: usize,
+    waiting: BTreeMap<u64, Box<Run>>,
+    numbers: HashMap<(TaskId, u32), u64>,
+    next_number: u64,
+}
+
+/// A place. Dropping it hands it to the run that has waited longest.
+pub(crate) struct Place {
+    limit: Arc<TypeLimit>,
+    scheduler: Weak<Scheduler>,
+}
+
+impl TypeLimit {
+    pub(super) fn new(places: usize) -> TypeLimit {
+        TypeLimit {
+            places,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Returns the run with a place, or keeps it until there is one.
+    pub(super) fn enter(
+        self: &Arc<TypeLimit>,
+        mut run: Box<Run>,
+        scheduler: &Arc<Scheduler>,
+    ) -> Option<Box<Run>> {
+        let mut state = self.state.lock();
+        if state.busy < self.places {
+            state.busy += 1;
+            drop(state);
+            run.place = Some(self.place(Arc::downgrade(scheduler)));
+            return Some(run);
+        }
+        let number = state.next_number;
+        state.next_number += 1;
+        state.numbers.insert(run.attempt.id(), number);
+        state.waiting.insert(number, run);
+        None
+    }
+
+    fn place(self: &Arc<TypeLimit>, scheduler: Weak<Scheduler>) -> Arc<Place> {
+        let limit = self.clone();
+        Arc::new(Place { limit, scheduler })
+    }
+
+    /// How many runs wait for a place.
+    pub(super) fn waiting(&self) -> usize {
+        self.state.lock().waiting.len()
+    }
+
+    /// Takes out the run of this attempt, which is over.
+    pub(super) fn forget(&self, id: (TaskId, u32)) -> Option<Box<Run>> {
+        let mut state = self.state.lock();
+        let number = state.numbers.remove(&id)?;
+        state.waiting.remove(&number)
+    }
+
+    /// Takes out all runs that wait.
+    pub(super) fn clear(&self) -> impl Iterator<Item = Box<Run>> {
+        let mut state = self.state.lock();
+        state.numbers.clear();
+        std::mem::take(&mut state.waiting).into_values()
+    }
+
+    /// The place goes to the run that has waited longest, which is returned, or it is free again.
+    fn leave(&self) -> Option<Box<Run>> {
+        let mut state = self.state.lock();
+        let next = state.waiting.pop_first().map(|(_, run)| run);
+        match &next {
+            Some(run) => {
+                state.numbers.remove(&run.attempt.id());
+            }
+            None => state.busy -= 1,
+        }
+        next
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(mut run) = self.limit.leave() else {
+            return;
+        };
+        // Without a scheduler the program ends, and nothing is run any more.
+        if let Some(scheduler) = self.scheduler.upgrade() {
+            run.place = Some(self.limit.place(self.scheduler.clone()));
+            scheduler.send(run);
+        }
+    }
+}
