@@ -57,6 +57,7 @@ fn tasks(api: &Api, out: &mut Exposition) {
         }
         meter.write(name, out);
     }
+    execution.pool().remote().write(out);
     let (active, max) = execution.active();
     let help = "Tasks that are queued or running.";
     out.gauge("task_system_active_tasks", help, active);

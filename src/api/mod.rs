@@ -13,6 +13,7 @@ mod status;
 mod tasks;
 mod terminal;
 mod view;
+mod work;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -43,6 +44,13 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
             Box::new(move |request, parameters| handler(&api, request, parameters)),
         )
     };
+    let from_worker = |pattern, handler: Unscoped| {
+        let api = api.clone();
+        Route::post(
+            pattern,
+            Box::new(move |request, parameters| handler(&api, request, parameters)),
+        )
+    };
     vec![
         get("/", page::home),
         to_anyone("/docs", openapi::page),
@@ -65,6 +73,12 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         post("/api/v1/tasks/:id/start", tasks::start),
         post("/api/v1/tasks/:id/cancel", tasks::cancel),
         post("/api/v1/tasks/:id/retry", tasks::retry),
+        from_worker("/api/v1/work/claim", work::claim),
+        from_worker("/api/v1/work/adopt", work::adopt),
+        from_worker("/api/v1/work/:lease/progress", work::progress),
+        from_worker("/api/v1/work/:lease/complete", work::complete),
+        from_worker("/api/v1/work/:lease/fail", work::fail),
+        from_worker("/api/v1/work/:lease/release", work::release),
         post("/api/v1/demo/tasks/sample", demo::sample),
         post("/api/v1/demo/tasks/file-processing", demo::file_processing),
         post("/api/v1/demo/tasks/api-call", demo::api_call),

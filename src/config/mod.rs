@@ -78,6 +78,8 @@ pub struct Config {
     /// Where the Job API keeps its jobs; `None`: there is no Job API.
     pub database_url: Option<Secret>,
     pub jwt_secret: Option<Secret>,
+    /// What workers outside this process must show; `None`: there are none.
+    pub worker_token: Option<Secret>,
     pub jwt_public_key_file: Option<PathBuf>,
     pub jwt_issuer: Option<String>,
     pub jwt_audience: Option<String>,
@@ -182,6 +184,8 @@ impl Config {
         let cors_allowed_origins = values.noted(origins);
         let database_url = values.noted(database_url);
         let jwt_secret = values.noted(jwt_secret);
+        let worker_token = values.worker_token();
+        let worker_token = values.noted(worker_token);
         let session = SessionKey::parse(values.text("DEFAULT_SESSION"));
         Config {
             host: values.text("HOST").to_owned(),
@@ -223,6 +227,7 @@ impl Config {
             enable_queue: values.flag("ENABLE_QUEUE"),
             database_url,
             jwt_secret,
+            worker_token,
             jwt_public_key_file: values.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),
             jwt_issuer: values.optional("JWT_ISSUER"),
             jwt_audience: values.optional("JWT_AUDIENCE"),

@@ -157,6 +157,16 @@ impl Values {
         }
     }
 
+    /// The token of workers outside this process.
+    pub(super) fn worker_token(&self) -> Result<Option<Secret>, String> {
+        match self.optional("WORKER_TOKEN") {
+            Some(token) if token.len() < 16 => {
+                Err(refuse("WORKER_TOKEN", &token, "16 bytes or more"))
+            }
+            token => Ok(token.map(Secret::from)),
+        }
+    }
+
     /// Settings that fit, but not together.
     pub(super) fn warnings(&self) -> Vec<String> {
         let is_set = |name| !self.text(name).is_empty();
@@ -202,7 +212,8 @@ pub(super) fn refuse(name: &str, value: &str, allowed: &str) -> String {
 /// Whether a value is not to be repeated; an address may have come to the wrong name.
 fn may_be_secret(name: &str, value: &str) -> bool {
     let is_address = value.contains("://") && value.contains('@');
-    is_address || (["DATABASE_URL", "JWT_SECRET"].contains(&name) && !value.is_empty())
+    is_address
+        || (["DATABASE_URL", "JWT_SECRET", "WORKER_TOKEN"].contains(&name) && !value.is_empty())
 }
 
 /// The number of cores, at least 4.

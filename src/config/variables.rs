@@ -121,6 +121,7 @@ variables! {
     "ALLOWED_HOSTS" "" Kind::Text, "comma-separated Host names to answer to; all where not set";
     "CORS_ALLOWED_ORIGINS" "" Kind::Text, "comma-separated origins whose pages may use the API; http://localhost:* for every port";
     "METRICS" "false" Kind::Flag, "count, and show it to Prometheus at /metrics";
+    "WORKER_TOKEN" "" Kind::Text, "token of workers over HTTP, at least 16 bytes; none are let in where not set";
     "STORAGE" "memory" Kind::OneOf(&["memory", "sqlite", "postgres", "prisma"]), "where the Job API keeps its jobs: sqlite, postgres (or prisma); memory: no Job API";
     "ENABLE_QUEUE" "false" Kind::Flag, "run the Job API's workers in this process";
     "DATABASE_URL" "" Kind::Text, "the Job API's database; sqlite://jobs.db where STORAGE=sqlite and none is given";

@@ -13,10 +13,12 @@ pub(crate) mod audit;
 mod blocking_limit;
 mod cleanup;
 pub(crate) mod pool;
+pub(crate) mod remote;
 mod run;
 mod scheduler;
 mod timer;
 mod type_limit;
+mod waiting;
 mod wakes;
 mod watchdog;
 mod worker;
@@ -34,6 +36,7 @@ use crate::semaphore::{Permit, Semaphore};
 use crate::store::{Attempt, NewTask, StoreError, TaskManager};
 use crate::task::{AttemptResult, SessionKey, Task, TaskId};
 use pool::{Pool, PoolStats};
+use remote::{Claimed, OverReason};
 use run::AttemptHandle;
 
 /// How the engine runs.
@@ -92,9 +95,9 @@ impl AttemptHandle for TaskAssignment {
         Some(begun)
     }
 
-    fn finish(&self, ending: AttemptResult) {
+    fn finish(&self, ending: AttemptResult) -> bool {
         let Some(task) = self.tasks.finish(&self.attempt, ending) else {
-            return;
+            return false;
         };
         let session = self.attempt.session();
         match task.error {
@@ -104,6 +107,7 @@ impl AttemptHandle for TaskAssignment {
                 task.id
             ),
         }
+        true
     }
 }
 
@@ -337,7 +341,7 @@ impl TaskExecutionService {
     /// `TaskNotFound` or `TransitionError(AlreadyFinished)`.
     pub fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, StoreError> {
         let task = self.tasks.cancel(key, id)?;
-        self.pool.forget((id, task.attempt));
+        self.pool.forget((id, task.attempt), OverReason::Cancelled);
         log::info!("Cancelled task {id} for session {key}");
         Ok(task)
     }
@@ -360,10 +364,27 @@ impl TaskExecutionService {
             return false;
         };
         for attempt in cancelled {
-            self.pool.forget(attempt);
+            self.pool.forget(attempt, OverReason::Cancelled);
         }
         log::info!("Removed session {key}");
         true
+    }
+
+    /// Creates a task that its caller runs, and leases it to the caller. `None` if it was cancelled at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub(crate) fn adopt(
+        &self,
+        key: &SessionKey,
+        new: NewTask,
+    ) -> Result<Option<Claimed>, StoreError> {
+        let permit = self.permit()?;
+        let (_, attempt) = self.tasks.insert(key, new, true)?;
+        let tasks = self.tasks.clone();
+        let handle = Arc::new(TaskAssignment { tasks, attempt });
+        Ok(self.pool.adopt(handle, Some(permit)))
     }
 
     /// The executors by type.
@@ -372,7 +393,6 @@ impl TaskExecutionService {
     }
 
     /// The pool, which jobs share.
-    #[cfg(feature = "jobs")]
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -403,6 +423,7 @@ impl TaskExecutionService {
 
     /// Takes no more tasks, and cancels all queued or running ones with `server stopped`.
     pub(crate) fn close(&self) {
+        self.pool.remote().close();
         let cancelled = self.tasks.close("server stopped");
         if cancelled > 0 {
             let plural = if cancelled == 1 { "" } else { "s" };

@@ -11,6 +11,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 
+use crate::engine::remote::{ClaimQuery, Claimed, Lease, OverReason, Remote, Said};
 pub(crate) use crate::engine::run::AttemptHandle;
 use crate::engine::run::Run;
 use crate::engine::scheduler::Scheduler;
@@ -121,8 +122,37 @@ impl Pool {
 
     /// Cancels what waits for this attempt, which has been cancelled. An executor that runs learns it
     /// at its next report.
-    pub(crate) fn forget(&self, id: (TaskId, u32)) {
-        self.scheduler.forget(id);
+    pub(crate) fn forget(&self, id: (TaskId, u32), why: OverReason) {
+        self.scheduler.forget(id, why);
+    }
+
+    /// What waits for workers outside this process, and what they hold.
+    pub(crate) fn remote(&self) -> &Remote {
+        &self.scheduler.remote
+    }
+
+    /// Claims attempts for a worker outside this process.
+    pub(crate) fn claim(&self, query: &ClaimQuery<'_>) -> Vec<Claimed> {
+        self.scheduler.claim(query)
+    }
+
+    /// Notes that workers bring tasks of this type. Returns false if there are too many such types.
+    pub(crate) fn note_adopted(&self, kind: &str) -> bool {
+        self.scheduler.remote.note_adopted(kind)
+    }
+
+    /// Begins an attempt that a worker outside this process runs.
+    pub(crate) fn adopt(
+        &self,
+        attempt: Arc<dyn AttemptHandle>,
+        permit: Option<Permit>,
+    ) -> Option<Claimed> {
+        self.scheduler.adopt(Run::new(attempt, permit))
+    }
+
+    /// Ends a lease as its worker says.
+    pub(crate) fn end_lease(&self, lease: &Lease, said: &Said) -> Result<(), OverReason> {
+        self.scheduler.end_lease(lease, said)
     }
 
     /// The executors that it runs.
@@ -167,6 +197,7 @@ impl Pool {
             .stop()
             .chain(scheduler.blocking_limit.clear())
             .chain(scheduler.clear_type_limits())
+            .chain(scheduler.remote.clear())
         {
             scheduler.drop_on_worker(run);
         }

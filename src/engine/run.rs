@@ -33,8 +33,26 @@ pub(crate) trait AttemptHandle: Report + Send + Sync {
         true
     }
 
-    /// Ends the attempt. Does nothing if it is already over.
-    fn finish(&self, ending: AttemptResult);
+    /// Ends the attempt. Returns false, and does nothing, if it is already over.
+    fn finish(&self, ending: AttemptResult) -> bool;
+
+    /// `task` or `job`.
+    fn noun(&self) -> &'static str {
+        "task"
+    }
+
+    /// Its worker, which is not of this process, is lost.
+    fn lose(&self) {
+        self.finish(AttemptResult::Failed("its worker was lost".to_owned()));
+    }
+
+    /// Whether other processes could run it as well.
+    fn can_be_put_back(&self) -> bool {
+        false
+    }
+
+    /// Leaves it to any process that can run it.
+    fn put_back(&self) {}
 }
 
 /// One attempt as it passes through channel, worker and timer.
@@ -51,6 +69,15 @@ pub(super) struct Run {
     /// It waits for a wake, not only for its time.
     pub(super) waits: bool,
     pub(super) wakes: Wakes,
+    /// Set while a worker outside this process has it, and when that has released it.
+    pub(super) begun: Option<Begun>,
+}
+
+/// What the begin of an attempt has returned.
+#[derive(Clone)]
+pub(super) struct Begun {
+    pub(super) input: Arc<TaskInput>,
+    pub(super) timeout: Option<Duration>,
 }
 
 /// An executor and what it works on.
@@ -70,6 +97,7 @@ impl Run {
             place: None,
             waits: false,
             wakes: Wakes::default(),
+            begun: None,
         })
     }
 }

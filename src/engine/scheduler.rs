@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, SendError, Sender};
 use parking_lot::RwLock;
 
 use crate::engine::blocking_limit::BlockingLimit;
+use crate::engine::remote::{OverReason, Remote};
 use crate::engine::run::{AttemptHandle, Run};
 use crate::engine::timer::{Due, Timer};
 use crate::engine::type_limit::TypeLimit;
@@ -27,6 +28,7 @@ pub(super) struct Scheduler {
     /// Of the types that have a limit.
     type_limits: HashMap<Box<str>, Arc<TypeLimit>>,
     pub(super) watchdog: Watchdog,
+    pub(super) remote: Remote,
 }
 
 impl Scheduler {
@@ -49,6 +51,7 @@ impl Scheduler {
             timer: Timer::default(),
             blocking_limit: BlockingLimit::new(workers),
             watchdog: Watchdog::default(),
+            remote: Remote::default(),
         };
         (scheduler, queue)
     }
@@ -75,9 +78,15 @@ impl Scheduler {
     }
 
     /// Cancels what waits for this attempt, which is over.
-    pub(super) fn forget(&self, id: (TaskId, u32)) {
-        let queued = || self.type_limits.values().find_map(|limit| limit.forget(id));
-        if let Some(run) = self.timer.forget(id).or_else(queued) {
+    pub(super) fn forget(&self, id: (TaskId, u32), why: OverReason) {
+        let at_its_limit = || self.type_limits.values().find_map(|limit| limit.forget(id));
+        let elsewhere = || self.remote.forget(id, why);
+        let run = self
+            .timer
+            .forget(id)
+            .or_else(at_its_limit)
+            .or_else(elsewhere);
+        if let Some(run) = run {
             self.drop_on_worker(run);
         }
     }
@@ -102,10 +111,10 @@ impl Scheduler {
         self.type_limits.values().flat_map(|limit| limit.clear())
     }
 
-    /// How many runs wait for a place: of their type, or among blocking executors.
+    /// How many runs wait for a place of their type or among blocking executors, or for a worker outside.
     pub(super) fn waiting_for_places(&self) -> usize {
         let of_types = self.type_limits.values().map(|limit| limit.waiting());
-        self.blocking_limit.waiting() + of_types.sum::<usize>()
+        self.blocking_limit.waiting() + of_types.sum::<usize>() + self.remote.queued()
     }
 
     /// Sends a finished run to a worker, which drops its executor; its permit is released now.
@@ -120,12 +129,14 @@ impl Scheduler {
     /// finished state or is cancelled here.
     pub(super) fn finish(&self, attempt: &dyn AttemptHandle, ending: AttemptResult) {
         attempt.finish(ending);
-        self.forget(attempt.id());
+        self.forget(attempt.id(), OverReason::Ended);
     }
 
     pub(super) fn time_out(&self, attempt: &dyn AttemptHandle, limit: Duration) {
         let why = format!("timed out after {} ms", limit.as_millis());
-        self.finish(attempt, AttemptResult::Failed(why));
+        self.remote.expect(attempt.id(), OverReason::TimedOut);
+        attempt.finish(AttemptResult::Failed(why));
+        self.forget(attempt.id(), OverReason::TimedOut);
     }
 
     /// The timer's thread.
@@ -135,6 +146,8 @@ impl Scheduler {
                 match due {
                     Due::Slice(run) => self.send(run),
                     Due::Limit(attempt, limit) => self.time_out(&*attempt, limit),
+                    Due::Lease(lease) => self.expire_lease(lease),
+                    Due::Unclaimed(id) => self.put_back_unclaimed(id),
                 }
             }
         }
@@ -174,11 +187,12 @@ mod tests {
             None
         }
 
-        fn finish(&self, _: AttemptResult) {
+        fn finish(&self, _: AttemptResult) -> bool {
             let mut run = Run::new(self.me.upgrade().expect("it is in use"), None);
             run.due = Instant::now() + Duration::from_secs(3_600);
             assert!(self.pool.timer.wait(run).is_none());
             self.over.store(true, SeqCst);
+            true
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::engine::remote::Lease;
 use crate::engine::run::{AttemptHandle, Run};
 use crate::task::TaskId;
 
@@ -24,6 +25,10 @@ pub(super) enum Due {
     Slice(Box<Run>),
     /// An attempt that has used up its time limit.
     Limit(Arc<dyn AttemptHandle>, Duration),
+    /// A lease whose time may be over.
+    Lease(Arc<Lease>),
+    /// A job that no worker outside this process may have claimed.
+    Unclaimed((TaskId, u32)),
 }
 
 #[derive(Default)]
@@ -59,6 +64,26 @@ impl Timer {
         if let Some(at) = Instant::now().checked_add(limit) {
             let owner = attempt.id();
             self.insert(at, owner, LIMIT, Due::Limit(attempt, limit));
+        }
+    }
+
+    /// Looks at the lease at this time, in the place of the attempt's next slice.
+    pub(super) fn lease(&self, lease: Arc<Lease>, until: Instant) {
+        self.insert(until, lease.id(), SLICE, Due::Lease(lease));
+    }
+
+    /// Looks at this time whether a worker has claimed the job, in the place of the attempt's next slice.
+    pub(super) fn unclaimed(&self, id: (TaskId, u32), until: Instant) {
+        self.insert(until, id, SLICE, Due::Unclaimed(id));
+    }
+
+    /// Cancels what waits for this attempt, except its time limit.
+    pub(super) fn forget_slice(&self, id: (TaskId, u32)) {
+        let mut state = self.state.lock();
+        let slot = state.slots.get(&id).and_then(|slots| slots[SLICE]);
+        if let Some(slot) = slot {
+            state.queue.remove(&slot);
+            state.clear(id, slot);
         }
     }
 
@@ -141,6 +166,8 @@ impl State {
             let owner = match due {
                 Due::Slice(run) => run.attempt.id(),
                 Due::Limit(attempt, _) => attempt.id(),
+                Due::Lease(lease) => lease.id(),
+                Due::Unclaimed(id) => *id,
             };
             self.clear(owner, *slot);
         }
@@ -165,7 +192,7 @@ impl Due {
     fn into_run(self) -> Option<Box<Run>> {
         match self {
             Due::Slice(run) => Some(run),
-            Due::Limit(..) => None,
+            Due::Limit(..) | Due::Lease(_) | Due::Unclaimed(_) => None,
         }
     }
 }

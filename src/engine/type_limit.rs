@@ -2,13 +2,13 @@
 //!
 //! An attempt that finds no place waits here, before it begins: its task is still pending, and no thread waits with it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use crate::engine::run::Run;
 use crate::engine::scheduler::Scheduler;
+use crate::engine::waiting::Waiting;
 use crate::task::TaskId;
 
 /// The places of one type, and the runs that wait for one, in order.
@@ -20,8 +20,7 @@ pub(super) struct TypeLimit {
 #[derive(Default)]
 struct State {
     busy: usize,
-    waiting: BTreeMap<u64, Box<Run>>,
-    numbers: HashMap<(TaskId, u32), u64>,
+    waiting: Waiting,
     next_number: u64,
 }
 
@@ -54,7 +53,6 @@ impl TypeLimit {
         }
         let number = state.next_number;
         state.next_number += 1;
-        state.numbers.insert(run.attempt.id(), number);
         state.waiting.insert(number, run);
         None
     }
@@ -71,27 +69,20 @@ impl TypeLimit {
 
     /// Takes out the run of this attempt, which is over.
     pub(super) fn forget(&self, id: (TaskId, u32)) -> Option<Box<Run>> {
-        let mut state = self.state.lock();
-        let number = state.numbers.remove(&id)?;
-        state.waiting.remove(&number)
+        self.state.lock().waiting.remove(id)
     }
 
     /// Takes out all runs that wait.
     pub(super) fn clear(&self) -> impl Iterator<Item = Box<Run>> {
-        let mut state = self.state.lock();
-        state.numbers.clear();
-        std::mem::take(&mut state.waiting).into_values()
+        self.state.lock().waiting.take()
     }
 
     /// The place goes to the run that has waited longest, which is returned, or it is free again.
     fn leave(&self) -> Option<Box<Run>> {
         let mut state = self.state.lock();
-        let next = state.waiting.pop_first().map(|(_, run)| run);
-        match &next {
-            Some(run) => {
-                state.numbers.remove(&run.attempt.id());
-            }
-            None => state.busy -= 1,
+        let next = state.waiting.pop_first();
+        if next.is_none() {
+            state.busy -= 1;
         }
         next
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::to_raw_value;
 
+use crate::engine::remote::OverReason;
 use crate::engine::run::{AttemptHandle, Run, Work};
 use crate::engine::scheduler::Scheduler;
 use crate::executor::{Outcome, TaskContext, TaskError};
@@ -23,9 +24,8 @@ pub(super) fn work(scheduler: &Arc<Scheduler>, mut next_run: impl FnMut() -> Opt
         scheduler.watchdog.end(&heartbeat);
     };
     while let Some(run) = next_run() {
-        let Some(run) = with_place(scheduler, run) else {
-            continue;
-        };
+        let ready = with_place(scheduler, run).and_then(|run| scheduler.offer(run));
+        let Some(run) = ready else { continue };
         if !is_blocking(scheduler, &run) {
             paced_step(run);
             continue;
@@ -51,7 +51,7 @@ fn with_place(scheduler: &Arc<Scheduler>, run: Box<Run>) -> Option<Box<Run>> {
     let entered = limit.enter(run, scheduler);
     // A cancel may have come before the limit had the run.
     if entered.is_none() && attempt.is_over() {
-        scheduler.forget(attempt.id());
+        scheduler.forget(attempt.id(), OverReason::Ended);
     }
     entered
 }
@@ -114,10 +114,14 @@ fn begin(scheduler: &Scheduler, run: &Run) -> Option<Work> {
         scheduler.timer.limit(attempt.clone(), limit);
         // The attempt may have ended before the timer had its limit.
         if attempt.is_stopped() {
-            scheduler.forget(attempt.id());
+            scheduler.forget(attempt.id(), OverReason::Ended);
         }
     }
     let made = match scheduler.registration(&input.kind) {
+        _ if scheduler.is_adopted(&input.kind) => {
+            let why = "its own program ran it; run that again, where it was run";
+            Err(TaskError::new(why))
+        }
         None => Err(TaskError::new("no executor is registered for this type")),
         Some(registration) => {
             let make = AssertUnwindSafe(|| (registration.factory)(&input));
@@ -175,7 +179,7 @@ fn park(scheduler: &Scheduler, run: Box<Run>) {
     }
     // A cancel may have come before the timer had the run.
     if attempt.is_stopped() {
-        scheduler.forget(attempt.id());
+        scheduler.forget(attempt.id(), OverReason::Ended);
     }
 }
 

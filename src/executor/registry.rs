@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -37,6 +38,8 @@ pub struct Registration {
     /// A task of this type may have any metadata.
     only_jobs: bool,
     concurrency: Option<usize>,
+    /// Workers outside this process run it; how long one of their leases lasts.
+    pub(crate) remote: Option<Duration>,
 }
 
 impl Registration {
@@ -290,11 +293,47 @@ impl ExecutorRegistry {
             checks: Vec::new(),
             only_jobs: false,
             concurrency: None,
+            remote: None,
         };
         self.types
             .entry(kind.into())
             .insert_entry(registration)
             .into_mut()
+    }
+
+    /// Registers a type that workers outside this process run: they claim its attempts over HTTP
+    /// (`POST /api/v1/work/claim`). An attempt whose worker does not report for as long as `lease` is taken from it.
+    ///
+    /// ```
+    /// use async_task_system::ExecutorRegistry;
+    /// use std::time::Duration;
+    ///
+    /// let mut registry = ExecutorRegistry::new();
+    /// registry.register_remote("ocr", Duration::from_secs(30)).concurrency(4);
+    /// ```
+    pub fn register_remote(&mut self, kind: &str, lease: Duration) -> &mut Registration {
+        let refuse = |_: &TaskInput| -> Result<Remote, TaskError> {
+            Err(TaskError::new("workers outside this process run this type"))
+        };
+        let registration = self.insert(kind, refuse, false);
+        registration.remote = Some(lease);
+        registration
+    }
+
+    /// The types that workers outside this process run.
+    pub(crate) fn remote_types(&self) -> impl Iterator<Item = &str> {
+        let remote = self
+            .types
+            .iter()
+            .filter(|(_, registration)| registration.remote.is_some());
+        remote.map(|(kind, _)| &**kind)
+    }
+
+    /// Whether any type is run by workers outside this process.
+    pub(crate) fn has_remote(&self) -> bool {
+        self.types
+            .values()
+            .any(|registration| registration.remote.is_some())
     }
 
     /// The registered types, in no order.
@@ -325,6 +364,15 @@ impl ExecutorRegistry {
 
     pub(crate) fn get(&self, kind: &str) -> Option<&Registration> {
         self.types.get(kind)
+    }
+}
+
+/// A remote type has no executor in this process.
+enum Remote {}
+
+impl TaskExecutor for Remote {
+    fn run(&mut self, _: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+        match *self {}
     }
 }
 

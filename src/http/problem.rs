@@ -18,6 +18,7 @@ pub(crate) struct Problem {
     message: String,
     errors: Vec<FieldError>,
     headers: Vec<(&'static str, Cow<'static, str>)>,
+    reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -29,6 +30,8 @@ struct Body<'a> {
     message: &'a str,
     code: &'a str,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     errors: &'a [FieldError],
 }
@@ -42,6 +45,7 @@ impl Problem {
             message: message.into(),
             errors: Vec::new(),
             headers: Vec::new(),
+            reason: None,
         }
     }
 
@@ -52,6 +56,12 @@ impl Problem {
         let mut problem = Problem::new(400, "invalid_request", messages.join("; "));
         problem.errors = errors;
         problem
+    }
+
+    /// Tells one of the reasons that the code can have.
+    pub(crate) fn because(mut self, reason: &'static str) -> Problem {
+        self.reason = Some(reason);
+        self
     }
 
     /// Names the one field that is meant.
@@ -77,6 +87,7 @@ impl Problem {
             message: &self.message,
             code: self.code,
             request_id,
+            reason: self.reason,
             errors: &self.errors,
         };
         let mut response = Response::json(self.status, &body);

@@ -133,6 +133,15 @@ impl<'a> Request<'a> {
         self.headers.get(name)
     }
 
+    /// The token of `Authorization: Bearer`. None if there are two such headers: a proxy may have checked the other one.
+    pub(crate) fn bearer(&self) -> Option<&'a str> {
+        let [given] = &self.headers.all("Authorization")[..] else {
+            return None;
+        };
+        let (scheme, token) = given.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
+    }
+
     /// The host, and port, that the client means to speak to; what the target says outweighs the
     /// header.
     pub(crate) fn host(&self) -> &'a str {

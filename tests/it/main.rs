@@ -79,3 +79,5 @@ mod terminal;
 mod tolerance;
 /// Executors that wait for a wake, and types with a limit.
 mod waits;
+/// Workers over HTTP.
+mod work;

@@ -93,15 +93,7 @@ impl TokenVerifier {
     }
 
     fn user(&self, request: &Request<'_>) -> Option<User> {
-        // With two headers, a proxy may have checked the other one.
-        let [given] = &request.headers.all("Authorization")[..] else {
-            return None;
-        };
-        let (scheme, token) = given.split_once(' ')?;
-        let token = token.trim();
-        if !scheme.eq_ignore_ascii_case("Bearer") || token.len() > MAX_TOKEN {
-            return None;
-        }
+        let token = request.bearer().filter(|token| token.len() <= MAX_TOKEN)?;
         let decoded = jsonwebtoken::decode::<Subject>(token, &self.key, &self.rules);
         let decoded = decoded.inspect_err(|error| log::debug!("A token was refused: {error}"));
         let TokenData { header, claims } = decoded.ok()?;

@@ -70,8 +70,8 @@ struct Table {
     is_closed: bool,
     /// Claims that are over, but whose executor may still run because it has not noticed.
     lingering: HashMap<Uuid, Weak<Held>>,
-    /// Claims whose lease expired here; the heartbeat still has to release them in the database.
-    lapsed: Vec<Claim>,
+    /// Claims that the heartbeat still has to release in the database.
+    lapsed: Vec<Lapsed>,
 }
 
 /// The work of one heartbeat: leases to renew, and claims to release because their lease expired.
@@ -79,7 +79,14 @@ struct Table {
 pub(super) struct Round {
     /// The claim and whether it is done.
     pub(super) renew: Vec<(Claim, bool)>,
-    pub(super) lapsed: Vec<Claim>,
+    pub(super) lapsed: Vec<Lapsed>,
+}
+
+/// A claim to release in the database.
+pub(super) struct Lapsed {
+    pub(super) claim: Claim,
+    /// Its lease expired. Otherwise it was put back.
+    pub(super) is_expired: bool,
 }
 
 impl Claims {
@@ -186,6 +193,23 @@ impl Claims {
             held.phase.store(DONE, SeqCst);
         }
         is_ours
+    }
+
+    /// The worker outside this process that had the job is lost. The claim is not renewed any more, so the database
+    /// counts a loss when the lease expires.
+    pub(super) fn abandon(&self, held: &Arc<Held>) {
+        let mut table = self.table.lock();
+        if held.phase() <= RUNNING {
+            table.end(held);
+        }
+    }
+
+    /// This process will not run the job, or no longer. The heartbeat releases it.
+    pub(super) fn put_back(&self, held: &Arc<Held>) {
+        let mut table = self.table.lock();
+        if held.phase() <= RUNNING {
+            table.release(held, false);
+        }
     }
 
     /// The results of these claims are written, or another worker holds the job now.
@@ -301,12 +325,18 @@ impl Table {
         }
     }
 
+    /// As [`end`](Self::end). The heartbeat releases the job.
+    fn release(&mut self, held: &Arc<Held>, is_expired: bool) {
+        self.end(held);
+        let claim = held.claim;
+        self.lapsed.push(Lapsed { claim, is_expired });
+    }
+
     /// As [`end`](Self::end), because the lease expired. The heartbeat releases the job unless another worker has it
     /// by then.
     fn lapse(&mut self, held: &Arc<Held>) {
         if held.phase() <= RUNNING {
-            self.end(held);
-            self.lapsed.push(held.claim);
+            self.release(held, true);
         }
     }
 

@@ -52,7 +52,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     pub(super) fn new(shared: Arc<Shared>) -> Fetcher {
         Fetcher {
-            groups: Group::all(shared.pool.registry()),
+            groups: Group::all(&shared.pool),
             window: shared.options.workers,
             filled: None,
             promoted: None,

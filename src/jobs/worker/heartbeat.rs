@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use crate::engine::remote::OverReason;
 use crate::jobs::database::Duty;
 use crate::jobs::storage::work::{Release, Renewal};
 use crate::jobs::storage::{Claim, Done};
 use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
+use crate::jobs::worker::claims::Lapsed;
 use crate::jobs::worker::run::pool_id;
 
 const MAX_BATCH: usize = 2_000;
 
 struct Heartbeat<'a> {
     shared: &'a Shared,
-    /// Claims whose lease expired here and which are not released yet.
-    lapsed: Vec<Claim>,
+    /// Claims that are not released yet.
+    lapsed: Vec<Lapsed>,
     backoff: Backoff,
 }
 
@@ -64,15 +66,16 @@ impl Heartbeat<'_> {
         self.release_lapsed()
     }
 
-    fn note_lapsed(&mut self, lapsed: Vec<Claim>) {
-        if lapsed.is_empty() {
-            return;
+    fn note_lapsed(&mut self, lapsed: Vec<Lapsed>) {
+        for Lapsed { claim, .. } in &lapsed {
+            self.shared
+                .pool
+                .forget(pool_id(*claim), OverReason::Expired);
         }
-        for claim in &lapsed {
-            self.shared.pool.forget(pool_id(*claim));
+        let expired = lapsed.iter().filter(|lapsed| lapsed.is_expired).count();
+        if expired > 0 {
+            log::warn!("{expired} leases expired before they were renewed; their jobs run again");
         }
-        let count = lapsed.len();
-        log::warn!("{count} leases expired before they were renewed; their jobs run again");
         self.lapsed.extend(lapsed);
     }
 
@@ -104,7 +107,13 @@ impl Heartbeat<'_> {
         let shared = self.shared;
         while !self.lapsed.is_empty() {
             let count = self.lapsed.len().min(MAX_BATCH);
-            let release = |claim: &Claim| Release::new(*claim, Duration::ZERO, "its lease expired");
+            let release = |lapsed: &Lapsed| {
+                let why = match lapsed.is_expired {
+                    true => "its lease expired",
+                    false => "its worker put it back",
+                };
+                Release::new(lapsed.claim, Duration::ZERO, why)
+            };
             let releases: Vec<_> = self.lapsed[..count].iter().map(release).collect();
             let release = || shared.storage.release(Duty::Renew, &releases);
             self.backoff.watch(&shared.renewing, release)?;

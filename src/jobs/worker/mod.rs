@@ -27,6 +27,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use crate::engine::pool::Pool;
+use crate::engine::remote::OverReason;
 use crate::jobs::clock::BootClock;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::completion::Completion;
@@ -197,9 +198,15 @@ impl Shared {
     /// The database no longer knows this claim: the job was cancelled or another worker has it.
     fn lose(&self, claim: Claim) {
         if self.claims.lose(claim) {
-            self.pool.forget(pool_id(claim));
+            self.pool.forget(pool_id(claim), OverReason::Cancelled);
             log::info!("This worker has lost its claim on job {}", claim.id);
         }
+    }
+
+    /// Leaves a claimed job to any process that can run it.
+    fn put_back(&self, held: &Arc<Held>) {
+        self.claims.put_back(held);
+        let _ = self.renew.try_send(());
     }
 
     fn is_stopping(&self) -> bool {
@@ -249,6 +256,12 @@ impl Queue {
             completing: DutyState::default(),
             renewing: DutyState::default(),
         });
+        let woken_by_demand = Arc::downgrade(&shared);
+        shared.pool.remote().on_demand(move || {
+            if let Some(shared) = woken_by_demand.upgrade() {
+                shared.wake();
+            }
+        });
         let queue = Queue {
             shared: shared.clone(),
             threads: Mutex::default(),
@@ -295,7 +308,9 @@ impl Queue {
     /// Stops the run of a cancelled claim, if it runs in this process.
     pub(super) fn cancel_run(&self, claim: Claim) {
         if self.shared.claims.lose(claim) {
-            self.shared.pool.forget(pool_id(claim));
+            self.shared
+                .pool
+                .forget(pool_id(claim), OverReason::Cancelled);
         }
     }
 
@@ -328,7 +343,7 @@ impl Queue {
         shared.stopping.store(true, SeqCst);
         shared.wake();
         for claim in shared.claims.close() {
-            shared.pool.forget(pool_id(claim));
+            shared.pool.forget(pool_id(claim), OverReason::Expired);
         }
     }
 

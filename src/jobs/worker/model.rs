@@ -242,8 +242,8 @@ impl World {
         let until = self.workers[w].claims.now() + LEASE;
         let round = self.workers[w].claims.round();
         let now = self.now;
-        for claim in round.lapsed {
-            if let Some(row) = self.held(claim) {
+        for lapsed in round.lapsed {
+            if let Some(row) = self.held(lapsed.claim) {
                 row.status = Status::Pending;
                 row.claim += 1;
             }

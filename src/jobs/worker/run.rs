@@ -43,7 +43,8 @@ pub(super) struct JobRun {
     reports: Mutex<Reports>,
     /// A reference to itself, to pass on to the completer.
     me: std::sync::Weak<JobRun>,
-    _counted: Option<Counted>,
+    /// Counted as long as it takes one of its type's places.
+    counted: Mutex<Option<Counted>>,
 }
 
 /// The executor's reports.
@@ -71,7 +72,7 @@ impl JobRun {
             called: OnceLock::new(),
             reports: Mutex::default(),
             me: me.clone(),
-            _counted: counted,
+            counted: Mutex::new(counted),
         })
     }
 
@@ -232,6 +233,11 @@ impl AttemptHandle for JobRun {
             return None;
         }
         self.called.get_or_init(Instant::now);
+        let mut counted = self.counted.lock();
+        if counted.as_ref().is_some_and(Counted::is_until_begin) {
+            counted.take();
+        }
+        drop(counted);
         log::debug!("Starting execution of job {}", self.job.id);
         let until_claimed = Duration::from_millis(self.job.waited.max(0) as u64);
         let waited = until_claimed + self.claimed.elapsed();
@@ -256,9 +262,9 @@ impl AttemptHandle for JobRun {
         self.wait_until_written()
     }
 
-    fn finish(&self, ending: AttemptResult) {
+    fn finish(&self, ending: AttemptResult) -> bool {
         if !self.shared.claims.end(&self.held) {
-            return;
+            return false;
         }
         match &ending {
             AttemptResult::Completed(_) => log::info!("Completed execution of {}", self.name()),
@@ -271,6 +277,24 @@ impl AttemptHandle for JobRun {
             }
         }
         self.shared.finished(self.completion(ending));
+        true
+    }
+
+    fn noun(&self) -> &'static str {
+        "job"
+    }
+
+    fn lose(&self) {
+        self.shared.claims.abandon(&self.held);
+        log::warn!("The worker of {} was lost", self.name());
+    }
+
+    fn can_be_put_back(&self) -> bool {
+        true
+    }
+
+    fn put_back(&self) {
+        self.shared.put_back(&self.held);
     }
 }
 

@@ -44,6 +44,8 @@ mod runs;
 mod start;
 /// Who is let in.
 mod tokens;
+/// Workers over HTTP.
+mod workers;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
