@@ -12,6 +12,7 @@
 pub(crate) mod audit;
 mod blocking_limit;
 mod cleanup;
+mod leasing;
 pub(crate) mod pool;
 pub(crate) mod remote;
 mod run;

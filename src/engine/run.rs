@@ -1,10 +1,10 @@
 //! What the scheduler and the workers hand to each other: runs, and the attempts that they are of.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::type_limit::Place;
 use crate::engine::wakes::Wakes;
 use crate::executor::{Report, TaskExecutor, TaskInput};
 use crate::semaphore::Permit;
@@ -65,12 +65,17 @@ pub(super) struct Run {
     /// Its place among the active tasks, until the run is over.
     pub(super) permit: Option<Permit>,
     /// Its place among the attempts of its type, if the type has a limit. Set before the first slice.
-    pub(super) place: Option<Arc<Place>>,
+    pub(super) place: Option<Arc<dyn Any + Send + Sync>>,
     /// It waits for a wake, not only for its time.
     pub(super) waits: bool,
     pub(super) wakes: Wakes,
     /// Set while a worker outside this process has it, and when that has released it.
     pub(super) begun: Option<Begun>,
+}
+
+/// Where runs go that a worker can take.
+pub(super) trait RunQueue: Send + Sync {
+    fn send(&self, run: Box<Run>);
 }
 
 /// What the begin of an attempt has returned.

@@ -9,12 +9,18 @@ use parking_lot::RwLock;
 
 use crate::engine::blocking_limit::BlockingLimit;
 use crate::engine::remote::{OverReason, Remote};
-use crate::engine::run::{AttemptHandle, Run};
+use crate::engine::run::{AttemptHandle, Run, RunQueue};
 use crate::engine::timer::{Due, Timer};
 use crate::engine::type_limit::TypeLimit;
 use crate::engine::watchdog::Watchdog;
-use crate::executor::{ExecutorRegistry, Registration};
+use crate::executor::{ExecutorRegistry, Registration, Waker};
 use crate::task::{AttemptResult, DEFAULT_KIND, TaskId};
+
+impl RunQueue for Scheduler {
+    fn send(&self, run: Box<Run>) {
+        Scheduler::send(self, run);
+    }
+}
 
 /// The queue of runs, and all that decides which run goes on when. The pool's threads share it.
 pub(super) struct Scheduler {
@@ -89,6 +95,16 @@ impl Scheduler {
         if let Some(run) = run {
             self.drop_on_worker(run);
         }
+    }
+
+    /// What wakes this run's executor.
+    pub(super) fn waker(self: &Arc<Scheduler>, run: &Run) -> Waker {
+        let (id, scheduler) = (run.attempt.id(), Arc::downgrade(self));
+        run.wakes.waker(move || {
+            if let Some(scheduler) = scheduler.upgrade() {
+                scheduler.wake(id);
+            }
+        })
     }
 
     /// Ends the wait of this attempt, if it waits.

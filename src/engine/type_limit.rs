@@ -6,8 +6,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use crate::engine::run::Run;
-use crate::engine::scheduler::Scheduler;
+use crate::engine::run::{Run, RunQueue};
 use crate::engine::waiting::Waiting;
 use crate::task::TaskId;
 
@@ -25,9 +24,9 @@ struct State {
 }
 
 /// A place. Dropping it hands it to the run that has waited longest.
-pub(crate) struct Place {
+struct Place {
     limit: Arc<TypeLimit>,
-    scheduler: Weak<Scheduler>,
+    queue: Weak<dyn RunQueue>,
 }
 
 impl TypeLimit {
@@ -42,13 +41,13 @@ impl TypeLimit {
     pub(super) fn enter(
         self: &Arc<TypeLimit>,
         mut run: Box<Run>,
-        scheduler: &Arc<Scheduler>,
+        queue: Weak<dyn RunQueue>,
     ) -> Option<Box<Run>> {
         let mut state = self.state.lock();
         if state.busy < self.places {
             state.busy += 1;
             drop(state);
-            run.place = Some(self.place(Arc::downgrade(scheduler)));
+            run.place = Some(self.place(queue));
             return Some(run);
         }
         let number = state.next_number;
@@ -57,9 +56,9 @@ impl TypeLimit {
         None
     }
 
-    fn place(self: &Arc<TypeLimit>, scheduler: Weak<Scheduler>) -> Arc<Place> {
+    fn place(self: &Arc<TypeLimit>, queue: Weak<dyn RunQueue>) -> Arc<Place> {
         let limit = self.clone();
-        Arc::new(Place { limit, scheduler })
+        Arc::new(Place { limit, queue })
     }
 
     /// How many runs wait for a place.
@@ -93,10 +92,10 @@ impl Drop for Place {
         let Some(mut run) = self.limit.leave() else {
             return;
         };
-        // Without a scheduler the program ends, and nothing is run any more.
-        if let Some(scheduler) = self.scheduler.upgrade() {
-            run.place = Some(self.limit.place(self.scheduler.clone()));
-            scheduler.send(run);
+        // Without a queue the program ends, and nothing is run any more.
+        if let Some(queue) = self.queue.upgrade() {
+            run.place = Some(self.limit.place(self.queue.clone()));
+            queue.send(run);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A worker: takes a run, calls its executor with no lock held, and decides where the run goes next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::value::to_raw_value;
@@ -48,7 +48,8 @@ fn with_place(scheduler: &Arc<Scheduler>, run: Box<Run>) -> Option<Box<Run>> {
     let Some(limit) = scheduler.type_limit(&*attempt) else {
         return Some(run);
     };
-    let entered = limit.enter(run, scheduler);
+    let queue: Weak<Scheduler> = Arc::downgrade(scheduler);
+    let entered = limit.enter(run, queue);
     // A cancel may have come before the limit had the run.
     if entered.is_none() && attempt.is_over() {
         scheduler.forget(attempt.id(), OverReason::Ended);
@@ -81,7 +82,7 @@ fn step(scheduler: &Arc<Scheduler>, mut run: Box<Run>) {
     let Some(mut work) = work else { return };
     run.wakes.clear();
     let called = catch_unwind(AssertUnwindSafe(|| {
-        let waker = || run.wakes.waker(run.attempt.id(), scheduler);
+        let waker = || scheduler.waker(&run);
         let mut ctx = TaskContext::with_waker(&work.input, &*run.attempt, &waker);
         work.executor.run(&mut ctx)
     }));
@@ -109,7 +110,7 @@ fn step(scheduler: &Arc<Scheduler>, mut run: Box<Run>) {
 fn begin(scheduler: &Scheduler, run: &Run) -> Option<Work> {
     let attempt = &run.attempt;
     let (mut input, limit) = attempt.begin()?;
-    input.place = run.place.clone().map(|place| place as _);
+    input.place = run.place.clone();
     if let Some(limit) = limit {
         scheduler.timer.limit(attempt.clone(), limit);
         // The attempt may have ended before the timer had its limit.

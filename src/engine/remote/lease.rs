@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use crate::engine::run::{AttemptHandle, Run};
 use crate::executor::{TaskError, TaskInput};
-use crate::task::{LogStream, Millis, TaskId, now_ms};
+use crate::task::{AttemptResult, LogStream, Millis, TaskId, now_ms};
 
 /// A lease. Its name is random, so only who was told it can report on the attempt.
 pub(crate) struct Lease {
-    pub(super) name: Uuid,
-    pub(super) id: (TaskId, u32),
+    pub(crate) name: Uuid,
+    id: (TaskId, u32),
     length: Duration,
     state: Mutex<State>,
 }
@@ -70,6 +70,20 @@ pub(crate) struct WorkerReport {
     pub(crate) log: Vec<String>,
 }
 
+impl Said {
+    /// How the attempt ends; `None` if it does not.
+    pub(crate) fn ending(&self) -> Option<AttemptResult> {
+        match self {
+            Said::Completed(result) => {
+                let json = |json: &String| RawValue::from_string(json.clone()).ok();
+                Some(AttemptResult::Completed(result.as_ref().and_then(json)))
+            }
+            Said::Failed(why) => Some(AttemptResult::Failed(why.clone())),
+            Said::Released => None,
+        }
+    }
+}
+
 impl OverReason {
     /// Its name in the API.
     pub(crate) fn as_str(self) -> &'static str {
@@ -101,12 +115,12 @@ impl Lease {
     }
 
     /// The attempt.
-    pub(in crate::engine) fn id(&self) -> (TaskId, u32) {
+    pub(crate) fn id(&self) -> (TaskId, u32) {
         self.id
     }
 
     /// When it ends, unless its worker reports before.
-    pub(super) fn until(&self) -> Instant {
+    pub(crate) fn until(&self) -> Instant {
         self.state.lock().until
     }
 
@@ -120,7 +134,7 @@ impl Lease {
     }
 
     /// Ends the lease as its worker says. `finish` ends the attempt; it returns false if the attempt was over.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         &self,
         said: Said,
         finish: impl FnOnce(&dyn AttemptHandle) -> bool,
@@ -140,7 +154,7 @@ impl Lease {
     }
 
     /// Its attempt is about to be ended, for this reason.
-    pub(super) fn expect(&self, why: OverReason) {
+    pub(crate) fn expect(&self, why: OverReason) {
         self.state.lock().expected = Some(why);
     }
 
@@ -152,7 +166,7 @@ impl Lease {
     }
 
     /// Ends the lease if its time is over, and returns its attempt. Otherwise returns when it ends.
-    pub(super) fn expire(&self) -> Result<Option<Arc<dyn AttemptHandle>>, Instant> {
+    pub(crate) fn expire(&self) -> Result<Option<Arc<dyn AttemptHandle>>, Instant> {
         let mut state = self.state.lock();
         if state.over.is_some_and(|why| why != OverReason::Expired) {
             return Ok(None);
@@ -218,10 +232,4 @@ impl State {
         // A percent below the one that was reached changes nothing.
         attempt.progress(report.progress.unwrap_or(0), &self.shown.0, &self.shown.1)
     }
-}
-
-/// A result as its worker has sent it.
-pub(super) fn raw(result: &Option<String>) -> Option<Box<RawValue>> {
-    let json = result.as_ref()?.clone();
-    RawValue::from_string(json).ok()
 }

@@ -11,7 +11,6 @@
 //! only way to report on it. Two locks: the one of the queue, and one for each lease. No lock of this folder is taken
 //! under another one of it.
 
-mod claim;
 mod lease;
 mod queue;
 
@@ -38,9 +37,6 @@ const MAX_WORKERS: usize = 1_000;
 
 /// How many types workers may bring themselves.
 const MAX_ADOPTED_TYPES: usize = 1_000;
-
-/// How often a waiting claim looks whether its client is still there.
-const LOOK: Duration = Duration::from_millis(1_500);
 
 /// What a worker asks for.
 pub(crate) struct ClaimQuery<'a> {
@@ -89,7 +85,7 @@ impl Remote {
 
     /// Takes runs for a worker, the oldest first; waits for one if there is none. Returns none after the wait, if the
     /// worker has gone, or if the server stops.
-    fn take(&self, query: &ClaimQuery<'_>) -> Vec<Box<Run>> {
+    pub(super) fn take(&self, query: &ClaimQuery<'_>) -> Vec<Box<Run>> {
         let deadline = Instant::now() + query.wait;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -126,7 +122,7 @@ impl Remote {
     }
 
     /// Takes the attempt out of the queue, if no worker has claimed it.
-    fn unclaimed(&self, id: (TaskId, u32)) -> Option<Box<Run>> {
+    pub(super) fn unclaimed(&self, id: (TaskId, u32)) -> Option<Box<Run>> {
         self.queue.lock().remove(id)
     }
 
@@ -144,10 +140,10 @@ impl Remote {
     }
 
     /// Leases a run that has begun.
-    fn lease(&self, run: Box<Run>, length: Duration) -> Arc<Lease> {
+    pub(super) fn lease(&self, run: Box<Run>, length: Duration) -> Arc<Lease> {
         let lease = Arc::new(Lease::new(run, length));
         let mut leases = self.leases.lock();
-        leases.by_attempt.insert(lease.id, lease.name);
+        leases.by_attempt.insert(lease.id(), lease.name);
         leases.by_name.insert(lease.name, lease.clone());
         self.claims.fetch_add(1, Relaxed);
         lease
@@ -159,19 +155,19 @@ impl Remote {
     }
 
     /// The lease is over, but not its attempt. Returns the run.
-    fn release(&self, lease: &Lease) -> Option<Box<Run>> {
+    pub(super) fn release(&self, lease: &Lease) -> Option<Box<Run>> {
         let run = lease.end(OverReason::Ended);
         self.note_over(lease);
         run
     }
 
     /// The lease is over: it is remembered for a while.
-    fn note_over(&self, lease: &Lease) {
+    pub(super) fn note_over(&self, lease: &Lease) {
         let mut leases = self.leases.lock();
-        if leases.by_attempt.get(&lease.id) != Some(&lease.name) {
+        if leases.by_attempt.get(&lease.id()) != Some(&lease.name) {
             return;
         }
-        leases.by_attempt.remove(&lease.id);
+        leases.by_attempt.remove(&lease.id());
         leases.over.push_back(lease.name);
         if leases.over.len() > MAX_OVER
             && let Some(oldest) = leases.over.pop_front()
@@ -193,6 +189,10 @@ impl Remote {
     /// Whether workers have brought tasks of this type: nobody else can run one of them again.
     pub(super) fn is_adopted(&self, kind: &str) -> bool {
         self.adopted.lock().contains(kind)
+    }
+
+    pub(super) fn note_lost(&self) {
+        self.lost.fetch_add(1, Relaxed);
     }
 
     /// A worker has called.

@@ -1,14 +1,16 @@
 //! The attempts that wait for a worker, by type, and the claims that wait for an attempt.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::LOOK;
 use crate::engine::run::Run;
 use crate::engine::waiting::Waiting;
 use crate::task::TaskId;
+
+/// How often a waiting claim looks whether its client is still there.
+const LOOK: Duration = Duration::from_millis(1_500);
 
 #[derive(Default)]
 pub(super) struct Queue {

@@ -1,14 +1,12 @@
 //! How runs become leases, and how leases end: what the scheduler does for workers outside this process.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::lease::raw;
-use super::{ClaimQuery, Claimed, Lease, OverReason, Said};
+use crate::engine::remote::{ClaimQuery, Claimed, Lease, OverReason, Said};
 use crate::engine::run::{AttemptHandle, Begun, Run};
 use crate::engine::scheduler::Scheduler;
-use crate::task::{AttemptResult, TaskId};
+use crate::task::TaskId;
 
 /// The lease of an attempt that its worker brought itself.
 const ADOPTED_FOR: Duration = Duration::from_secs(30);
@@ -19,7 +17,7 @@ const UNCLAIMED_FOR: Duration = Duration::from_secs(2);
 
 impl Scheduler {
     /// Leaves a run to workers outside, if its type is theirs. Otherwise returns it.
-    pub(in crate::engine) fn offer(&self, run: Box<Run>) -> Option<Box<Run>> {
+    pub(super) fn offer(&self, run: Box<Run>) -> Option<Box<Run>> {
         if run.work.is_some() || !self.registry.has_remote() {
             return Some(run);
         }
@@ -43,7 +41,7 @@ impl Scheduler {
     }
 
     /// The time is over in which a worker could claim the job here.
-    pub(in crate::engine) fn put_back_unclaimed(&self, id: (TaskId, u32)) {
+    pub(super) fn put_back_unclaimed(&self, id: (TaskId, u32)) {
         if let Some(run) = self.remote.unclaimed(id) {
             run.attempt.put_back();
         }
@@ -54,7 +52,7 @@ impl Scheduler {
     }
 
     /// Claims attempts for a worker. Waits as `query` says.
-    pub(in crate::engine) fn claim(&self, query: &ClaimQuery<'_>) -> Vec<Claimed> {
+    pub(super) fn claim(&self, query: &ClaimQuery<'_>) -> Vec<Claimed> {
         loop {
             let runs = self.remote.take(query);
             let was_none = runs.is_empty();
@@ -71,12 +69,12 @@ impl Scheduler {
     }
 
     /// Whether only the program that has brought a task of this type can run it.
-    pub(in crate::engine) fn is_adopted(&self, kind: &str) -> bool {
+    pub(super) fn is_adopted(&self, kind: &str) -> bool {
         self.registry.get(kind).is_none() && self.remote.is_adopted(kind)
     }
 
     /// Leases an attempt that its worker brought itself.
-    pub(in crate::engine) fn adopt(&self, run: Box<Run>) -> Option<Claimed> {
+    pub(super) fn adopt(&self, run: Box<Run>) -> Option<Claimed> {
         self.begin_lease(run, ADOPTED_FOR)
     }
 
@@ -115,25 +113,19 @@ impl Scheduler {
     }
 
     /// Ends a lease as its worker says.
-    pub(in crate::engine) fn end_lease(
-        &self,
-        lease: &Lease,
-        said: &Said,
-    ) -> Result<(), OverReason> {
-        let ending = match said {
-            Said::Completed(result) => AttemptResult::Completed(raw(result)),
-            Said::Failed(why) => AttemptResult::Failed(why.clone()),
-            Said::Released => return self.release_lease(lease),
+    pub(super) fn end_lease(&self, lease: &Lease, said: &Said) -> Result<(), OverReason> {
+        let Some(ending) = said.ending() else {
+            return self.release_lease(lease);
         };
         lease.finish(said.clone(), |attempt| attempt.finish(ending))?;
-        self.forget(lease.id, OverReason::Ended);
+        self.forget(lease.id(), OverReason::Ended);
         Ok(())
     }
 
     /// Puts the attempt back, for another worker. It stays the same attempt.
     fn release_lease(&self, lease: &Lease) -> Result<(), OverReason> {
         lease.finish(Said::Released, |attempt| !attempt.is_stopped())?;
-        self.timer.forget_slice(lease.id);
+        self.timer.forget_slice(lease.id());
         let Some(run) = self.remote.release(lease) else {
             return Ok(());
         };
@@ -145,12 +137,12 @@ impl Scheduler {
     }
 
     /// The time of a lease may be over.
-    pub(in crate::engine) fn expire_lease(&self, lease: Arc<Lease>) {
+    pub(super) fn expire_lease(&self, lease: Arc<Lease>) {
         match lease.expire() {
             Err(until) => self.timer.lease(lease, until),
             Ok(None) => {}
             Ok(Some(attempt)) => {
-                self.remote.lost.fetch_add(1, Relaxed);
+                self.remote.note_lost();
                 attempt.lose();
                 self.forget(attempt.id(), OverReason::Expired);
             }
