@@ -54,6 +54,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
     vec![
         get("/", page::home),
         to_anyone("/docs", openapi::page),
+        to_anyone("/worker.sh", page::worker),
         to_anyone("/metrics", metrics::show),
         to_anyone("/api/v1/openapi.json", openapi::document),
         to_anyone("/s/:token", share::show),

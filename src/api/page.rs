@@ -1,14 +1,17 @@
 //! `/`: the page for browsers, and a short text for everything else.
 
+use std::borrow::Cow;
+
 use uuid::Uuid;
 
-use super::call::{Call, named};
+use super::call::{Api, Call, named};
 use super::terminal::{TEXT, TEXT_UTF8};
-use crate::http::Response;
 use crate::http::router::Answer;
+use crate::http::{Request, Response};
 
 const INDEX: &str = include_str!("../page/index.html");
 const SHARED: &str = include_str!("../page/shared.html");
+const WORKER: &str = include_str!("../page/worker.sh");
 const DOCS: &str = include_str!("../page/docs.html");
 pub(super) const HTML: &str = "text/html";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -30,6 +33,12 @@ pub(super) fn home(call: &Call<'_>) -> Answer {
 /// The page of a share link, which fetches its task itself; `status` 404 where that has gone.
 pub(super) fn shared(status: u16) -> Response {
     html(status, SHARED)
+}
+
+/// A worker in a shell, for this server.
+pub(super) fn worker(api: &Api, request: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
+    let script = WORKER.replace("{{base}}", &base(api, request));
+    Ok(Response::bytes("text/x-shellscript; charset=utf-8", script))
 }
 
 /// The page that shows the API's document.
@@ -59,15 +68,15 @@ fn html(status: u16, page: &str) -> Response {
 
 /// The start of this server's addresses, as the client knows it, where that can be pasted into a shell
 /// without harm. A trusted proxy tells the scheme.
-pub(super) fn base(call: &Call<'_>) -> String {
-    let host = call.request.host();
+pub(super) fn base(api: &Api, request: &Request<'_>) -> String {
+    let host = request.host();
     let plain = |b: u8| b.is_ascii_alphanumeric() || b".:-[]".contains(&b);
     let host = match !host.is_empty() && host.bytes().all(plain) {
         true => host,
         false => "localhost:3000",
     };
-    let proxied = call.api.config.trusted_proxies > 0;
-    let scheme = call.request.header("X-Forwarded-Proto");
+    let proxied = api.config.trusted_proxies > 0;
+    let scheme = request.header("X-Forwarded-Proto");
     match scheme.filter(|scheme| proxied && *scheme == "https") {
         Some(_) => format!("https://{host}"),
         None => format!("http://{host}"),
@@ -80,13 +89,13 @@ fn text_off(call: &Call<'_>) -> String {
         "Async Task System {VERSION}\n\n\
          The Task System is off: start the server with ENABLE_SESSION_ISOLATION=true.\n\
          All routes: {}/docs\n",
-        base(call)
+        base(call.api, call.request)
     )
 }
 
 /// What to paste next: commands that stay in the session that this request named.
 fn text(call: &Call<'_>) -> String {
-    let (base, session) = (base(call), call.session.as_str());
+    let (base, session) = (base(call.api, call.request), call.session.as_str());
     let header = match named(call.request) {
         Some(_) => format!(" -H 'X-App-Session: {session}'"),
         None => String::new(),

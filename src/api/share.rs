@@ -33,7 +33,7 @@ pub(super) fn share(call: &Call<'_>) -> Answer {
         let token = call.api.tasks.share(&call.session, call.id()?)?;
         let url = &*format!("/s/{token}");
         let success = true;
-        let link = format!("{}{url}", page::base(call));
+        let link = format!("{}{url}", page::base(call.api, call.request));
         let answer = Response::json(201, &ShareAnswer { success, url, link });
         Ok(answer.with("Location", url.to_owned()))
     })

@@ -81,3 +81,5 @@ mod tolerance;
 mod waits;
 /// Workers over HTTP.
 mod work;
+/// The example workers, in Python, node and shells.
+mod workers;
