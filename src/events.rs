@@ -165,10 +165,20 @@ pub(crate) struct WatcherId(u64);
 /// All watchers of one session.
 #[derive(Default)]
 pub(crate) struct Broadcaster {
-    tasks: Vec<(WatcherId, TaskId, Sender<()>)>,
+    tasks: Vec<TaskWatcher>,
     sessions: Vec<(WatcherId, Subscriber)>,
     last: u64,
     closed: bool,
+}
+
+/// The way to a task's watcher.
+struct TaskWatcher {
+    id: WatcherId,
+    task: TaskId,
+    /// When it is full, a signal is waiting, and the watcher will see this change with that one.
+    bell: Sender<()>,
+    /// It is told of lines of the log too.
+    with_log: bool,
 }
 
 /// The way to a session's watcher.
@@ -195,8 +205,27 @@ impl Broadcaster {
     pub(crate) fn watch_task(&mut self, task: TaskId) -> (WatcherId, Receiver<()>) {
         let id = self.next_id();
         let (bell, signals) = bounded(1);
-        self.tasks.push((id, task, bell));
+        self.tasks.push(TaskWatcher {
+            id,
+            task,
+            bell,
+            with_log: false,
+        });
         (id, signals)
+    }
+
+    /// From now on this task's watcher is told of lines of the log too.
+    pub(crate) fn with_log(&mut self, id: WatcherId) {
+        let own = self.tasks.iter_mut().find(|watcher| watcher.id == id);
+        own.into_iter().for_each(|watcher| watcher.with_log = true);
+    }
+
+    /// There are more lines in the log of `task`.
+    pub(crate) fn publish_lines(&self, task: TaskId) {
+        let watchers = self.tasks.iter();
+        for watcher in watchers.filter(|watcher| watcher.with_log && watcher.task == task) {
+            let _ = watcher.bell.try_send(());
+        }
     }
 
     /// The events of every task.
@@ -218,15 +247,14 @@ impl Broadcaster {
     }
 
     pub(crate) fn leave(&mut self, id: WatcherId) {
-        self.tasks.retain(|(other, ..)| *other != id);
+        self.tasks.retain(|watcher| watcher.id != id);
         self.sessions.retain(|(other, _)| *other != id);
     }
 
     /// Tells of a change of `task`, and of the events that it made.
     pub(crate) fn publish<'e>(&self, task: &Task, events: impl Iterator<Item = HistoryEvent<'e>>) {
-        for (_, _, bell) in self.tasks.iter().filter(|(_, id, _)| *id == task.id) {
-            // Full: it has a signal waiting, and will see this change with that one.
-            let _ = bell.try_send(());
+        for watcher in self.tasks.iter().filter(|watcher| watcher.task == task.id) {
+            let _ = watcher.bell.try_send(());
         }
         let feeds = || self.sessions.iter().map(|(_, feed)| feed);
         if !feeds().any(Subscriber::is_told) {

@@ -50,12 +50,14 @@ pub mod fuzzing;
 mod http;
 mod idempotency;
 mod jobs;
+mod log_form;
 #[cfg(test)]
 mod log_notes;
 mod log_safe;
 mod metrics;
 mod nesting;
 mod net;
+mod plain_text;
 mod program;
 mod refusal;
 mod semaphore;
@@ -118,4 +120,4 @@ pub use store::{ListQuery, NewTask, Stats, StoreError, TaskManager};
 #[doc(inline)]
 pub use system::TaskSystem;
 #[doc(inline)]
-pub use task::{EventKind, HistoryEvent, LogStream, SessionKey, Task, TaskId, TaskStatus};
+pub use task::{EventKind, HistoryEvent, LogLine, LogStream, SessionKey, Task, TaskId, TaskStatus};

@@ -9,12 +9,7 @@ pub(crate) struct LogSafe<'a>(pub(crate) &'a str);
 impl fmt::Display for LogSafe<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            // The separators and direction marks are no control characters, but as deceptive.
-            let deceptive = matches!(
-                c,
-                '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-            );
-            if c.is_control() || deceptive {
+            if c.is_control() || is_deceptive(c) {
                 write!(f, "{}", c.escape_default())?;
             } else {
                 f.write_char(c)?;
@@ -22,6 +17,14 @@ impl fmt::Display for LogSafe<'_> {
         }
         Ok(())
     }
+}
+
+/// The separators and direction marks. They are no control characters, but as deceptive.
+pub(crate) fn is_deceptive(c: char) -> bool {
+    matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ impl TaskSystem {
             session_timeout: config.session_timeout,
             max_tasks_per_session: config.max_tasks_per_session,
             max_store_bytes: config.max_store_bytes,
+            max_log_bytes: config.max_log_bytes,
             max_completed_tasks: config.max_completed_tasks,
             max_failed_tasks: config.max_failed_tasks,
             max_cancelled_tasks: config.max_cancelled_tasks,

@@ -33,7 +33,8 @@ use crate::executor::{
     ExecutorRegistry, Outcome, Report, StopHandle, TaskContext, TaskError, TaskExecutor, TaskInput,
     Waker,
 };
-use crate::task::TaskId;
+use crate::plain_text::log_lines;
+use crate::task::{LogStream, TaskId};
 
 /// An executor that is not done after so many slices never will be.
 const MAX_SLICES: usize = 100_000;
@@ -202,6 +203,7 @@ impl TestRun {
     pub fn run(self) -> Finished {
         let notes = Notes {
             reports: Arc::default(),
+            log: Mutex::default(),
             stop_after: self.stop_after,
         };
         let mut pauses = Vec::new();
@@ -211,6 +213,7 @@ impl TestRun {
         let reports = std::mem::take(&mut *notes.reports.lock());
         Finished {
             reports,
+            log: notes.log.into_inner(),
             pauses,
             result,
         }
@@ -273,6 +276,19 @@ fn run_to_end(
 pub struct Finished {
     /// What it reported, in order.
     pub reports: Vec<Reported>,
+    /// The lines of its log, in order.
+    ///
+    /// ```
+    /// # use async_task_system::testing::TestRun;
+    /// # use async_task_system::{LogStream, Outcome, TaskContext};
+    /// let run = TestRun::of(|ctx: &mut TaskContext<'_>| {
+    ///     ctx.log_from(LogStream::Out, "one\ntwo\n")?;
+    ///     Ok(Outcome::Done(None))
+    /// });
+    /// let [one, two] = &run.run().log[..] else { panic!("two lines") };
+    /// assert_eq!(one, &(LogStream::Out, "one".to_owned()));
+    /// ```
+    pub log: Vec<(LogStream, String)>,
     /// The pauses that it asked for, one a slice except for the last.
     pub pauses: Vec<Duration>,
     /// Its result, or why it failed.
@@ -323,6 +339,7 @@ pub struct Reported {
 /// Takes a run's reports, and stops it after so many.
 struct Notes {
     reports: Arc<Mutex<Vec<Reported>>>,
+    log: Mutex<Vec<(LogStream, String)>>,
     stop_after: usize,
 }
 
@@ -337,6 +354,15 @@ impl Report for Notes {
             step: step.to_owned(),
             description: description.to_owned(),
         });
+        Ok(())
+    }
+
+    fn log(&self, stream: LogStream, text: &str) -> Result<(), TaskError> {
+        if self.is_stopped() {
+            return Err(TaskError::stopped());
+        }
+        let lines = log_lines(text).map(|line| (stream, line.into_owned()));
+        self.log.lock().extend(lines);
         Ok(())
     }
 

@@ -46,7 +46,7 @@ pub(super) fn stream_task(
                         write(buffer, format, event.seq.into(), event);
                     }
                 }
-                WatchUpdate::Nothing => {}
+                WatchUpdate::Nothing | WatchUpdate::Log(_) => {}
                 WatchUpdate::Over => return false,
             }
             true

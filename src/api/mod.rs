@@ -4,6 +4,7 @@ mod call;
 mod demo;
 mod health;
 mod live;
+mod log;
 mod metrics;
 mod openapi;
 mod origin;
@@ -68,6 +69,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         get("/api/v1/tasks/:id", tasks::show),
         get("/api/v1/tasks/:id/status", status::status),
         get("/api/v1/tasks/:id/history", tasks::history),
+        get("/api/v1/tasks/:id/log", log::log),
         get("/api/v1/tasks/:id/events", live::task_events),
         get("/api/v1/tasks/:id/watch", terminal::watch),
         post("/api/v1/tasks/:id/share", share::share),

@@ -40,22 +40,13 @@ impl Screen {
         let width = query.parse("width", "a whole number from 20 to 500", |text| {
             text.parse().ok().filter(|w| (20..=500).contains(w))
         });
-        let mut flag = |name| query.parse(name, "0 or 1", parse_flag).unwrap_or(false);
-        let (color, plain) = (flag("color"), flag("plain"));
+        let (color, plain) = (query.flag("color"), query.flag("plain"));
         query.finish()?;
         Ok(Screen {
             width: width.unwrap_or(DEFAULT_WIDTH),
             color,
             plain,
         })
-    }
-}
-
-fn parse_flag(text: &str) -> Option<bool> {
-    match text {
-        "1" | "true" | "" => Some(true),
-        "0" | "false" => Some(false),
-        _ => None,
     }
 }
 
@@ -95,6 +86,7 @@ pub(super) fn draw(
                     picture.tick(&mut text, now_ms());
                     true
                 }
+                WatchUpdate::Log(_) => true,
                 WatchUpdate::Over => false,
             };
             if !more {

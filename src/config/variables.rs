@@ -106,6 +106,7 @@ variables! {
     "MAX_STORE_BYTES" "268435456" Kind::Count(1_048_576, 1 << 50), "bytes that all tasks and their history may take";
     "MAX_BODY_BYTES" "65536" Kind::Count(1, MANY), "largest request body";
     "MAX_RESULT_BYTES" "65536" Kind::Count(1, MANY), "largest result of a task";
+    "MAX_LOG_BYTES" "65536" Kind::Count(1, MANY), "largest log of a task or job; its oldest lines leave";
     "TASK_CLEANUP_INTERVAL" "300000" Kind::Millis, "ms between two cleanups";
     "MAX_COMPLETED_TASKS" "50" Kind::Count(0, MANY), "completed tasks that a cleanup keeps in a session";
     "MAX_FAILED_TASKS" "20" Kind::Count(0, MANY), "failed tasks that a cleanup keeps in a session";

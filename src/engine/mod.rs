@@ -35,7 +35,7 @@ use crate::executor::{ExecutorRegistry, FieldError, Report, StopHandle, TaskErro
 use crate::log_safe::LogSafe;
 use crate::semaphore::{Permit, Semaphore};
 use crate::store::{Attempt, NewTask, StoreError, TaskManager};
-use crate::task::{AttemptResult, SessionKey, Task, TaskId};
+use crate::task::{AttemptResult, LogStream, SessionKey, Task, TaskId};
 use pool::{Pool, PoolStats};
 use remote::{Claimed, OverReason};
 use run::AttemptHandle;
@@ -118,6 +118,10 @@ impl Report for TaskAssignment {
             .report(&self.attempt, percent, step, description)?;
         log::debug!("Task {} progress: {percent}%", self.attempt.task);
         Ok(())
+    }
+
+    fn log(&self, stream: LogStream, text: &str) -> Result<(), TaskError> {
+        self.tasks.add_log(&self.attempt, stream, text)
     }
 
     fn is_stopped(&self) -> bool {

@@ -351,6 +351,16 @@ impl<'a> Query<'a> {
         chosen.unwrap_or_default()
     }
 
+    /// Whether it is on: `1`, or the name alone.
+    pub(crate) fn flag(&mut self, name: &str) -> bool {
+        let flag = self.parse(name, "0 or 1", |text| match text {
+            "1" | "true" | "" => Some(true),
+            "0" | "false" => Some(false),
+            _ => None,
+        });
+        flag.unwrap_or(false)
+    }
+
     /// `limit`: how many entries of a list, 100 if it does not say.
     pub(crate) fn limit(&mut self) -> usize {
         let limit = self.parse("limit", "a whole number from 1 to 1000", |text| {

@@ -92,19 +92,26 @@ impl Response {
     pub(crate) fn json_parts(
         mut parts: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
     ) -> Response {
-        let mut parts = move |out: &mut Vec<u8>| {
+        Response::parts("application/json", move |out| {
             let more = parts(out);
             if !more {
                 out.push(b'\n');
             }
             more
-        };
+        })
+    }
+
+    /// What `parts` makes; in one piece where it is small.
+    pub(crate) fn parts(
+        content_type: &'static str,
+        mut parts: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
+    ) -> Response {
         let mut first = Vec::with_capacity(512);
         let body = match parts(&mut first) {
             true => Body::Parts(first, Box::new(parts)),
             false => Body::Bytes(first),
         };
-        Response::new(200, "application/json", body)
+        Response::new(200, content_type, body)
     }
 
     pub(crate) fn json_bytes(status: u16, body: Vec<u8>) -> Response {

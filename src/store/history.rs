@@ -5,6 +5,7 @@
 //! entry's place and the attempt is one more for each `retried`, so neither is stored, and
 //! neither can have a gap. A percent without text costs about five bytes instead of fifty.
 
+use crate::store::varint;
 use crate::task::{EventKind, HistoryEvent, Millis};
 
 const KIND: u8 = 0b0011_1111;
@@ -78,7 +79,7 @@ impl History {
         [step, message]
             .into_iter()
             .filter(|text| !text.is_empty())
-            .map(|text| varint_len(text.len() as u64) + text.len())
+            .map(|text| varint::len(text.len() as u64) + text.len())
             .sum()
     }
 
@@ -106,9 +107,9 @@ impl History {
         self.bytes
             .push(kind as u8 | flag(step, STEP) | flag(message, MESSAGE));
         self.bytes.push(progress);
-        push_varint(&mut self.bytes, at - self.end.at);
+        varint::push(&mut self.bytes, at - self.end.at);
         for text in [step, message].into_iter().filter(|text| !text.is_empty()) {
-            push_varint(&mut self.bytes, text.len() as u64);
+            varint::push(&mut self.bytes, text.len() as u64);
             self.bytes.extend_from_slice(text.as_bytes());
         }
         self.in_attempt += 1;
@@ -186,7 +187,7 @@ impl<'a> Iterator for Events<'a> {
         let (&[tag, progress], rest) = self.rest.split_first_chunk::<2>()?;
         self.rest = rest;
         let kind = EventKind::ALL[usize::from(tag & KIND)];
-        self.mark.at += take_varint(&mut self.rest);
+        self.mark.at += varint::take(&mut self.rest);
         let step = (tag & STEP != 0).then(|| self.take_text());
         let message = (tag & MESSAGE != 0).then(|| self.take_text());
         self.mark.seq += 1;
@@ -216,39 +217,12 @@ impl<'a> Events<'a> {
     }
 
     fn take_text(&mut self) -> &'a str {
-        let len = take_varint(&mut self.rest) as usize;
+        let len = varint::take(&mut self.rest) as usize;
         let (text, rest) = self.rest.split_at(len);
         self.rest = rest;
         // Only `push` writes the buffer, and it writes whole strings.
         std::str::from_utf8(text).unwrap_or_default()
     }
-}
-
-fn varint_len(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-fn push_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> u64 {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let Some((&byte, rest)) = bytes.split_first() else {
-            break;
-        };
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            break;
-        }
-    }
-    value
 }
 
 #[cfg(test)]
@@ -339,16 +313,6 @@ mod tests {
             let used = history.bytes() - before;
             let texts = History::text_cost(step, message);
             assert!(used <= texts + ENTRY && used >= texts + 3, "{used}");
-        }
-    }
-
-    #[test]
-    fn varints_come_back() {
-        for value in [0, 1, 127, 128, 300, 1 << 20, u64::MAX] {
-            let mut bytes = Vec::new();
-            push_varint(&mut bytes, value);
-            assert_eq!(bytes.len(), varint_len(value));
-            assert_eq!(take_varint(&mut bytes.as_slice()), value);
         }
     }
 }

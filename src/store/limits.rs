@@ -32,6 +32,8 @@ pub struct Limits {
     pub max_tasks_per_session: usize,
     /// Bytes of all tasks, with their history.
     pub max_store_bytes: usize,
+    /// Bytes of one task's log; its oldest lines leave.
+    pub max_log_bytes: usize,
     /// Completed tasks that a cleanup keeps in each session.
     pub max_completed_tasks: usize,
     /// Failed tasks that a cleanup keeps in each session.
@@ -47,6 +49,7 @@ impl Default for Limits {
             session_timeout: Duration::from_secs(30 * 60),
             max_tasks_per_session: 10_000,
             max_store_bytes: 256 << 20,
+            max_log_bytes: 65_536,
             max_completed_tasks: 50,
             max_failed_tasks: 20,
             max_cancelled_tasks: 20,

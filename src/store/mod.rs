@@ -20,6 +20,7 @@ mod history;
 mod idempotency;
 mod limits;
 mod list;
+mod logs;
 mod meter;
 #[cfg(test)]
 mod model;
@@ -31,6 +32,8 @@ mod session;
 mod sessions;
 mod shared;
 mod shares;
+mod task_log;
+mod varint;
 mod watch;
 #[cfg(test)]
 mod watch_races;
@@ -50,12 +53,14 @@ pub use clean::Cleaned;
 pub(crate) use idempotency::Once;
 pub use limits::{Limits, StoreError};
 pub use list::{ListQuery, Page};
+pub use logs::LogPart;
 pub use new_task::NewTask;
 pub use record::ShareToken;
 pub use session::Stats;
 pub(crate) use session::{Answer, Attempt};
 pub use shared::Observer;
 pub(crate) use shared::OnRemoval;
+pub(crate) use task_log::LogMark;
 pub use watch::{TaskWatch, Wait, WatchUpdate};
 pub use watch_session::{SessionUpdate, SessionWatch};
 

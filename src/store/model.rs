@@ -5,8 +5,9 @@ use proptest::prelude::*;
 
 use super::races::check;
 use super::*;
+use crate::plain_text::log_lines;
 use crate::task::EventKind::{self, *};
-use crate::task::{AttemptResult, TaskStatus, TransitionError};
+use crate::task::{AttemptResult, LogStream, TaskStatus, TransitionError};
 
 const SESSIONS: usize = 2;
 const MAX_TASKS: usize = 6;
@@ -22,6 +23,7 @@ enum Op {
     Cancel(Pick),
     Retry(Pick),
     Share(Pick),
+    Log(Pick, String),
     Clean(usize),
 }
 
@@ -49,6 +51,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => pick().prop_map(Op::Cancel),
         3 => pick().prop_map(Op::Retry),
         1 => pick().prop_map(Op::Share),
+        3 => (pick(), "([a-z]{0,30}\n){0,3}").prop_map(|(p, text)| Op::Log(p, text)),
         1 => (0..SESSIONS).prop_map(Op::Clean),
     ]
 }
@@ -66,6 +69,8 @@ struct Model {
     shared: bool,
     /// Kind, attempt, percent.
     trail: Vec<(EventKind, u32, u8)>,
+    /// Attempt and text.
+    lines: Vec<(u32, String)>,
 }
 
 impl Model {
@@ -123,6 +128,7 @@ impl Walk {
             | Op::Finish(pick, _)
             | Op::Cancel(pick)
             | Op::Retry(pick)
+            | Op::Log(pick, _)
             | Op::Share(pick) => {
                 if !self.models.is_empty() {
                     self.act(op, pick.task % self.models.len(), pick);
@@ -150,6 +156,7 @@ impl Walk {
             step: 0,
             shared: false,
             trail: Vec::new(),
+            lines: Vec::new(),
         };
         model.log(Created);
         if queued {
@@ -242,6 +249,17 @@ impl Walk {
                     assert_eq!(tasks.shared_task(token), Some((client, id)));
                 }
             }
+            Op::Log(_, text) => {
+                let added = tasks.add_log(&attempt, LogStream::Log, &text);
+                let lines: Vec<_> = log_lines(&text).collect();
+                assert_eq!(added.is_ok(), runs);
+                if runs {
+                    let lines = lines
+                        .into_iter()
+                        .map(|line| (model.attempt, line.into_owned()));
+                    model.lines.extend(lines);
+                }
+            }
             Op::Create { .. } | Op::Clean(_) => {}
         }
     }
@@ -290,6 +308,13 @@ impl Walk {
                     .collect::<Vec<_>>()
             });
             assert_eq!(trail.as_ref(), Ok(&model.trail));
+            let lines = self.tasks.log(&owner, model.id, |lines| {
+                let numbered = lines.zip(1..).inspect(|(line, n)| assert_eq!(line.n, *n));
+                numbered
+                    .map(|(line, _)| (line.attempt, line.text.into_owned()))
+                    .collect::<Vec<_>>()
+            });
+            assert_eq!(lines.as_ref(), Ok(&model.lines));
         }
         for session in 0..SESSIONS {
             let own = || self.models.iter().filter(|m| m.session == session);

@@ -5,7 +5,7 @@ use std::thread::scope;
 use std::time::Duration;
 
 use super::*;
-use crate::task::{AttemptResult, TaskStatus};
+use crate::task::{AttemptResult, LogStream, TaskStatus};
 
 pub(super) const ROUNDS: usize = 1_000;
 
@@ -252,7 +252,7 @@ fn the_account_is_right_after_every_step_and_the_limit_holds() {
     for step in 0..6_000 {
         let text = "x".repeat(random.below(900));
         let one = (!attempts.is_empty()).then(|| random.below(attempts.len() as u64));
-        match (random.below(10), one) {
+        match (random.below(11), one) {
             (0 | 1, _) => {
                 let new = NewTask::new("n").description(&text);
                 match tasks.insert(&key(), new, random.below(2) == 0) {
@@ -264,6 +264,10 @@ fn the_account_is_right_after_every_step_and_the_limit_holds() {
             (3 | 4, Some(i)) => {
                 let percent = random.below(101) as u8;
                 let _ = tasks.report(&attempts[i], percent, &text, &text);
+            }
+            (10, Some(i)) => {
+                let lines = format!("{text}\n").repeat(random.below(40));
+                let _ = tasks.add_log(&attempts[i], LogStream::Out, &lines);
             }
             (5, Some(i)) => {
                 let result = serde_json::value::to_raw_value(&text).ok();

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::store::budget::Budget;
 use crate::store::history::{ENTRY, History};
+use crate::store::task_log::{LOG_FIXED, NewLine, TaskLog};
 use crate::task::{
     AttemptResult, Change, EventKind, Millis, ParseError, Task, TaskStatus, TransitionError,
 };
@@ -20,8 +21,8 @@ const ESSENTIAL_ENTRIES: usize = 103;
 /// So much of an error is kept whatever happens.
 const ERROR_KEPT: usize = 250;
 
-/// What an active attempt sets aside: its entries, and its error in task and history.
-const RESERVE: usize = ESSENTIAL_ENTRIES * ENTRY + 2 * ERROR_KEPT + 8;
+/// What an active attempt sets aside: its entries, its error in task and history, and a log without lines.
+const RESERVE: usize = ESSENTIAL_ENTRIES * ENTRY + 2 * ERROR_KEPT + 8 + LOG_FIXED;
 
 /// The record itself, its place in the session's indexes and the allocator's overhead.
 const FIXED: usize = size_of::<Record>() + 180;
@@ -98,6 +99,8 @@ pub(crate) struct Record {
     /// Bytes that are charged and not yet used. Always enough for the entry that ends the task.
     reserve: usize,
     pub(crate) share: Option<ShareToken>,
+    /// There is none before its first line.
+    log_lines: Option<Box<TaskLog>>,
 }
 
 impl Record {
@@ -108,6 +111,7 @@ impl Record {
             task,
             reserve: ENTRY,
             share: None,
+            log_lines: None,
         };
         record.log(EventKind::Created, "", "");
         if record.task.queued {
@@ -134,6 +138,12 @@ impl Record {
             + self.history.bytes()
             + self.reserve
             + self.share.map_or(0, |_| SHARE)
+            + self.task_log().map_or(0, |log| LOG_FIXED + log.room())
+    }
+
+    /// What its executor said, if anything.
+    pub(crate) fn task_log(&self) -> Option<&TaskLog> {
+        self.log_lines.as_deref()
     }
 
     /// Queued or running.
@@ -204,6 +214,15 @@ impl Record {
                 });
             }
         }
+    }
+
+    /// Adds a line of the running attempt to the log. A full store makes the log forget older lines.
+    pub(crate) fn add_line(&mut self, line: &NewLine<'_>, max: usize, budget: &Budget) {
+        let log = self.log_lines.get_or_insert_with(|| {
+            self.reserve -= LOG_FIXED;
+            Box::default()
+        });
+        log.push(line, max, budget);
     }
 
     /// The running attempt's end. A result that the store has no room for fails the task.
@@ -282,6 +301,9 @@ impl Record {
         };
         self.log(kind, "", message);
         self.history.shrink();
+        if let Some(log) = &mut self.log_lines {
+            log.shrink();
+        }
         budget.refund(held - self.weight());
     }
 

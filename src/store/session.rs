@@ -4,6 +4,7 @@
 //! [`State::change`], which updates the indexes and counters and tells the observer and the hub. So
 //! the counters are always right, and events have the order of the history.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -16,7 +17,8 @@ use crate::metrics::WorkMeter;
 use crate::store::budget::Budget;
 use crate::store::record::Record;
 use crate::store::shared::Shared;
-use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
+use crate::store::task_log::NewLine;
+use crate::task::{LogStream, Millis, SessionKey, Task, TaskId, TaskStatus, now_ms};
 
 /// How many tasks a session has.
 ///
@@ -228,6 +230,32 @@ impl State {
             self.hub.publish(&record.task, record.history.since(mark));
         }
         Some(answer)
+    }
+
+    /// Adds lines to the log of a running attempt; false where it is over.
+    pub(crate) fn add_lines(
+        &mut self,
+        shared: &Shared,
+        attempt: &Attempt,
+        stream: LogStream,
+        lines: &[Cow<'_, str>],
+    ) -> bool {
+        let record = self.records.get_mut(&attempt.task);
+        let Some(record) = record.filter(|record| record.task.is_running(attempt.number)) else {
+            return false;
+        };
+        let at = now_ms();
+        for text in lines {
+            let line = NewLine {
+                at,
+                attempt: attempt.number,
+                stream,
+                text,
+            };
+            record.add_line(&line, shared.limits.max_log_bytes, &shared.budget);
+        }
+        self.hub.publish_lines(attempt.task);
+        true
     }
 
     /// Takes a record out if it still has `status`.

@@ -11,8 +11,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::events::{TaskEvent, TaskSnapshot, WatcherId};
 use crate::store::history::{History, Mark};
+use crate::store::logs::LogPart;
 use crate::store::record::Record;
 use crate::store::session::Session;
+use crate::store::task_log::LogMark;
 use crate::store::{StoreError, TaskManager};
 use crate::task::{SessionKey, TaskId, later};
 
@@ -95,6 +97,10 @@ pub struct TaskWatch {
     snapshot: TaskSnapshot,
     /// The state at the start, where that was asked for.
     first: Option<TaskEvent>,
+    /// The place in the log, where that is asked for.
+    log: Option<LogMark>,
+    /// Events that are told after the lines that were read with them.
+    events: Vec<TaskEvent>,
     over: bool,
 }
 
@@ -118,6 +124,8 @@ pub struct TaskWatch {
 pub enum WatchUpdate {
     /// These events, one or more, in order.
     Events(Vec<TaskEvent>),
+    /// More of the log, where [`TaskWatch::with_log`] asked for it.
+    Log(LogPart),
     /// Nothing, in that time.
     Nothing,
     /// The task has ended and all was told, or it is gone.
@@ -133,6 +141,8 @@ impl TaskWatch {
             mark: history.end(),
             snapshot: TaskSnapshot::of(task),
             first: None,
+            log: None,
+            events: Vec::new(),
             over: task.status.is_final(),
         };
         let newest = history.end().seq();
@@ -162,6 +172,31 @@ impl TaskWatch {
         }
     }
 
+    /// Tells the log too, from the line behind number `after`. Of what was read at once, lines are told before events, so
+    /// that nothing comes after the task's end.
+    ///
+    /// ```
+    /// use async_task_system::store::{Limits, WatchUpdate};
+    /// use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// use std::time::Duration;
+    ///
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let id = tasks.create(&session, NewTask::new("Report"))?.id;
+    /// let mut watch = tasks.watch(&session, id, Some(1))?.with_log(0);
+    /// assert_eq!(watch.next(Duration::ZERO), WatchUpdate::Nothing, "nobody has said anything");
+    /// # Ok::<(), async_task_system::StoreError>(())
+    /// ```
+    pub fn with_log(mut self, after: u64) -> TaskWatch {
+        let subscription = &self.signal.subscription;
+        let mut state = subscription.session.state.write();
+        state.hub.with_log(subscription.id);
+        let log = state.get(self.task).and_then(Record::task_log);
+        self.log = Some(log.map_or(LogMark::default(), |log| log.mark_after(after)));
+        drop(state);
+        self
+    }
+
     /// Whether the task has ended and all of its events were told.
     ///
     /// ```
@@ -178,7 +213,16 @@ impl TaskWatch {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_over(&self) -> bool {
-        self.over && self.first.is_none()
+        self.over && self.first.is_none() && self.events.is_empty() && !self.has_lines()
+    }
+
+    /// Whether there are lines to be told.
+    fn has_lines(&self) -> bool {
+        self.log.is_some_and(|mark| {
+            let state = self.signal.subscription.session.state.read();
+            let log = state.get(self.task).and_then(Record::task_log);
+            log.is_some_and(|log| log.is_behind(mark))
+        })
     }
 
     /// The events since the last call; waits for one for at most `timeout`.
@@ -194,17 +238,22 @@ impl TaskWatch {
     /// # Ok::<(), async_task_system::StoreError>(())
     /// ```
     pub fn next(&mut self, timeout: Duration) -> WatchUpdate {
-        if let Some(first) = self.first.take() {
+        if !self.events.is_empty() {
+            return WatchUpdate::Events(std::mem::take(&mut self.events));
+        }
+        // The state of a task that has ended is the last to be told.
+        let is_due = !self.over || !self.has_lines();
+        if let Some(first) = self.first.take_if(|_| is_due) {
             return WatchUpdate::Events(vec![first]);
         }
         let deadline = later(Instant::now(), timeout);
         loop {
-            if self.over {
+            if self.over && !self.has_lines() {
                 return WatchUpdate::Over;
             }
             match self.read() {
-                Some(events) if !events.is_empty() => return WatchUpdate::Events(events),
-                Some(_) => {}
+                Some(WatchUpdate::Nothing) => {}
+                Some(update) => return update,
                 None => return WatchUpdate::Over,
             }
             match self.signal.wait(deadline - Instant::now().min(deadline)) {
@@ -214,23 +263,30 @@ impl TaskWatch {
                 Wait::Over => {
                     return self
                         .read()
-                        .filter(|e| !e.is_empty())
-                        .map_or(WatchUpdate::Over, WatchUpdate::Events);
+                        .filter(|update| *update != WatchUpdate::Nothing)
+                        .unwrap_or(WatchUpdate::Over);
                 }
             }
         }
     }
 
-    /// The events beyond the mark; `None` if the task is gone.
-    fn read(&mut self) -> Option<Vec<TaskEvent>> {
+    /// What is beyond the marks; `None` if the task is gone.
+    fn read(&mut self) -> Option<WatchUpdate> {
         let state = self.signal.subscription.session.state.read();
         let record = state.get(self.task)?;
+        let log = self.log.as_mut().zip(record.task_log());
+        let (part, more) =
+            log.map_or_else(Default::default, |(mark, log)| LogPart::read(log, mark));
         let newest = record.history.end().seq();
-        let mut events = Vec::new();
         let mut unread = record.history.since(self.mark);
+        let mut events = Vec::new();
         while events.len() < BATCH
             && let Some(event) = unread.next()
         {
+            if more && event.status.is_final() {
+                break;
+            }
+            self.mark = unread.mark();
             self.snapshot.follow(&event);
             if event.seq == newest {
                 // The task may know more than its history: a step that there was no room for.
@@ -239,8 +295,15 @@ impl TaskWatch {
             }
             events.push(TaskEvent::new(self.task, &event, self.snapshot.clone()));
         }
-        self.mark = unread.mark();
-        Some(events)
+        drop(state);
+        Some(match (part.is_empty(), events.is_empty()) {
+            (true, true) => WatchUpdate::Nothing,
+            (true, false) => WatchUpdate::Events(events),
+            (false, _) => {
+                self.events = events;
+                WatchUpdate::Log(part)
+            }
+        })
     }
 }
 

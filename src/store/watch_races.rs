@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::races::{ROUNDS, at_once, key, running, store};
+use super::races::{ROUNDS, at_once, check, key, running, store};
 use super::*;
-use crate::task::{AttemptResult, EventKind};
+use crate::task::{AttemptResult, EventKind, LogStream};
 
 #[test]
 fn the_observer_is_told_the_history_in_order() {
@@ -38,6 +38,7 @@ fn hear_all(mut watch: TaskWatch) -> Vec<u32> {
     loop {
         match watch.next(Duration::from_secs(30)) {
             WatchUpdate::Events(events) => told.extend(events.iter().map(|event| event.seq)),
+            WatchUpdate::Log(_) => panic!("it did not ask for the log"),
             WatchUpdate::Nothing => panic!("the watcher was not woken"),
             WatchUpdate::Over => return told,
         }
@@ -180,4 +181,51 @@ fn older_events_are_told_with_the_standing_of_their_time() {
         panic!("the whole history");
     };
     assert_eq!(replayed, told);
+}
+
+#[test]
+fn a_watcher_of_the_log_hears_each_line_once_and_the_end_last() {
+    const LINES: u64 = 600;
+    let tasks = store(Limits::default());
+    for round in 0..ROUNDS as u64 / 10 {
+        let attempt = running(&tasks);
+        let after = round % 3;
+        for n in 0..after {
+            tasks
+                .add_log(&attempt, LogStream::Log, &n.to_string())
+                .expect("it runs");
+        }
+        let watch = tasks
+            .watch(&key(), attempt.task, None)
+            .expect("it is there");
+        let mut watch = watch.with_log(after);
+        let hear = || {
+            let (mut told, mut ended) = (Vec::new(), false);
+            loop {
+                match watch.next(Duration::from_secs(30)) {
+                    WatchUpdate::Log(part) => {
+                        assert!(!ended && part.dropped == 0);
+                        told.extend(part.lines.iter().map(|line| line.n));
+                    }
+                    WatchUpdate::Events(events) => {
+                        ended |= events.iter().any(|event| event.snapshot.status.is_final());
+                    }
+                    WatchUpdate::Nothing => panic!("the watcher was not woken"),
+                    WatchUpdate::Over => return (told, ended),
+                }
+            }
+        };
+        let ((told, ended), _) = at_once(hear, || {
+            for n in 0..LINES {
+                tasks
+                    .add_log(&attempt, LogStream::Out, &n.to_string())
+                    .expect("it runs");
+            }
+            tasks.finish(&attempt, AttemptResult::Completed(None));
+        });
+        assert_eq!(told, (after + 1..=after + LINES).collect::<Vec<_>>());
+        assert!(ended);
+        assert!(tasks.add_log(&attempt, LogStream::Log, "late").is_err());
+    }
+    check(&tasks);
 }

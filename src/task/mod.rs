@@ -11,7 +11,7 @@
 //! Nothing here locks, allocates an id or writes history: the [store](crate::store) does that
 //! around these transitions, so that they can be read and tested on their own.
 
-mod log_stream;
+mod log_line;
 mod parse_error;
 mod session_key;
 mod status;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-pub use log_stream::LogStream;
+pub use log_line::{LogLine, LogStream};
 pub use parse_error::ParseError;
 pub use session_key::{MAX_SESSION_KEY, SessionKey};
 pub use status::{EventKind, HistoryEvent, TaskStatus};

@@ -43,6 +43,8 @@ mod limits;
 mod lists;
 /// Streams: events, resume, limits, readers that are slow or gone.
 mod live;
+/// Logs of tasks: their forms, their bounds, following them.
+mod logs;
 /// `/metrics`.
 mod metrics;
 /// The API's document and its page.
