@@ -44,6 +44,8 @@ mod demo;
 pub mod engine;
 pub mod events;
 pub mod executor;
+#[allow(dead_code)]
+mod executors;
 mod field_error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
