@@ -39,6 +39,7 @@
 
 mod actor;
 mod api;
+pub mod client;
 pub mod config;
 mod demo;
 pub mod engine;

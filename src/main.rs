@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use async_task_system::{Config, ExecutorRegistry, Server, config};
+use async_task_system::{Config, ExecutorRegistry, Server, client, config};
 
 const USAGE: &str = "\
 Background tasks with progress over HTTP.
@@ -18,9 +18,9 @@ Usage: async-task-system [OPTION]
   --check     check the configuration and exit
   --help      print this and exit
   --version   print the version and exit
-
-Variables, from the environment and from .env in the current directory, with their defaults:
 ";
+
+const VARIABLES: &str = "Variables, from the environment and from .env in the current directory, with their defaults:\n";
 
 /// What a wrong argument or configuration exits with.
 const MISUSE: u8 = 2;
@@ -30,12 +30,17 @@ fn main() -> ExitCode {
     let words: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
     match words.iter().map(|word| &**word).collect::<Vec<_>>()[..] {
         [] => async_task_system::run(ExecutorRegistry::new()),
+        [command, ..] if client::is_command(command) => client::run(command, &arguments[1..]),
         ["--check"] => async_task_system::check(),
         ["token", ref options @ ..] => token(options),
         ["migrate"] => migrate(false),
         ["migrate", "--sql"] => migrate(true),
         ["--help" | "-h"] => {
-            print!("{USAGE}\n{}", config::help());
+            print!(
+                "{USAGE}\n{}\n{VARIABLES}\n{}",
+                client::usage(),
+                config::help()
+            );
             ExitCode::SUCCESS
         }
         ["--version" | "-V"] => {

@@ -8,8 +8,10 @@ mod bodies;
 mod browser;
 /// What pages from elsewhere may do: nothing.
 mod browsers;
-/// Removal of finished tasks, by the clock and when asked.
 mod cleanup;
+/// Removal of finished tasks, by the clock and when asked.
+/// The commands of the client, and `exec`.
+mod client;
 /// The example clients, in Python, in a shell and in a browser.
 mod clients;
 /// What configurations are accepted, and `.env.example`.

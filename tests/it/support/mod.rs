@@ -29,9 +29,7 @@ pub(crate) use document::DOCUMENT;
 pub(crate) use pooler::Pooler;
 #[cfg(feature = "jobs")]
 pub(crate) use postgres::{Cluster, execute, query, succeeds};
-#[cfg(feature = "jobs")]
-pub(crate) use process::BINARY;
-pub(crate) use process::{FREE_PORT, Process, run, stderr, stdout};
+pub(crate) use process::{BINARY, FREE_PORT, Process, run, stderr, stdout};
 #[cfg(feature = "jobs")]
 pub(crate) use proxy::Proxy;
 pub(crate) use reply::{Event, Reply, Stream};
