@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::executor::{ExecutorRegistry, Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
+use crate::executor::{
+    ExecutorRegistry, Outcome, Source, TaskContext, TaskError, TaskExecutor, TaskInput,
+};
 
 /// The most items of a batch.
 pub(crate) const MAX_ITEMS: usize = 10_000;
@@ -29,20 +31,59 @@ pub(crate) fn plain(number: f64) -> Value {
     }
 }
 
+/// A demo's type, what it is for people, an example of its arguments, and what makes its plan.
+type Entry = (&'static str, &'static str, Value, Planner);
+type Planner = fn(&TaskInput) -> Result<Plan, TaskError>;
+
+fn entries() -> [Entry; 5] {
+    let steps = json!([
+        { "name": "Pick", "durationMs": 2_000 },
+        { "name": "Ship", "durationMs": 3_000, "progress": 60 },
+    ]);
+    [
+        (
+            "sample",
+            "Ten equal slices",
+            json!({ "delayMs": 20_000 }),
+            sample,
+        ),
+        (
+            "file-processing",
+            "Seems to process a file, in six steps",
+            json!({ "filePath": "reports/2026.csv", "speed": 2 }),
+            file_processing,
+        ),
+        (
+            "api-call",
+            "Seems to call an API, in four steps",
+            json!({ "endpoint": "https://api.example.com/orders", "method": "POST" }),
+            api_call,
+        ),
+        (
+            "batch-processing",
+            "Works through a list, a step for each item",
+            json!({ "items": ["A-1", "A-2", "A-3"], "itemDelayMs": 500 }),
+            batch,
+        ),
+        (
+            "workflow",
+            "A process of your own, step by step",
+            json!({ "name": "Order", "steps": steps }),
+            workflow,
+        ),
+    ]
+}
+
 /// Registers the demo types that `registry` does not have, and tells which.
 pub(crate) fn register(registry: &mut ExecutorRegistry) -> Vec<&'static str> {
-    type Planner = fn(&TaskInput) -> Result<Plan, TaskError>;
-    let demos: [(&str, Planner); 5] = [
-        ("sample", sample),
-        ("file-processing", file_processing),
-        ("api-call", api_call),
-        ("batch-processing", batch),
-        ("workflow", workflow),
-    ];
     let mut registered = Vec::new();
-    for (kind, plan) in demos {
+    for (kind, description, example, plan) in entries() {
         if registry.get(kind).is_none() {
-            registry.register(kind, move |input| Walk::new(plan(input)?, input));
+            registry
+                .register(kind, move |input| Walk::new(plan(input)?, input))
+                .source(Source::Demo)
+                .description(description)
+                .example(example);
             registered.push(kind);
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Tasks' keys live in their session; jobs keep theirs in the database.
 
+use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
@@ -37,7 +38,7 @@ impl Idempotency {
             return create();
         };
         let body = request.body()?;
-        let fingerprint = self.fingerprints.hash_one((request.path(), body));
+        let fingerprint = self.fingerprints.hash_one((target(request), body));
         match self.tasks.once(session, key, fingerprint, body.len())? {
             Once::Repeat(answer) => Ok(repeat(201, answer.location.clone(), answer.body.clone())),
             Once::First(first) => {
@@ -54,6 +55,15 @@ impl Idempotency {
                 Ok(response)
             }
         }
+    }
+}
+
+/// What a repeat has in common with the first request, besides its body. `watch` counts: it starts a task.
+pub(crate) fn target<'r>(request: &'r Request<'_>) -> Cow<'r, str> {
+    let path = request.path();
+    match request.query_value("watch") {
+        Some(watch) => format!("{path}?watch={watch}").into(),
+        None => path.into(),
     }
 }
 

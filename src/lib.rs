@@ -69,6 +69,7 @@ mod spelling;
 pub mod store;
 mod system;
 pub mod task;
+mod terminal;
 pub mod testing;
 mod threads;
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::config::Config;
 use crate::http::fields::Fields;
 use crate::http::meter::HttpMeter;
-use crate::http::router::{Answer, Router};
+use crate::http::router::{Answer, LATEST, Router};
 use crate::http::{Problem, Request};
 use crate::idempotency::Idempotency;
 use crate::metrics::Exposition;
@@ -138,10 +138,15 @@ impl Call<'_> {
         repeats.once(&self.session, self.request, create)
     }
 
-    /// The task id in the path. No task has an id that is not a UUID.
-    pub(super) fn id(&self) -> Result<TaskId, StoreError> {
+    /// The task id in the path, which may be `latest`. No task has an id that is not a UUID.
+    pub(super) fn id(&self) -> Result<TaskId, Problem> {
         let text = self.parameters.first().map_or("", |text| text);
-        text.parse().map_err(|_| StoreError::TaskNotFound)
+        if text == LATEST {
+            let message = "This session has no task yet, so there is no latest one";
+            let none = || Problem::new(404, "task_not_found", message);
+            return self.api.tasks.newest(&self.session).ok_or_else(none);
+        }
+        text.parse().map_err(|_| StoreError::TaskNotFound.into())
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::call::Call;
 use super::tasks::{description, name};
 use super::view::{TaskAnswer, path};
+use super::watch;
 use crate::demo::{self, MAX_DELAY_MS, MAX_ITEMS, SPEEDS};
 use crate::executor::{ExecutorRegistry, TaskInput};
 use crate::http::Response;
@@ -195,7 +196,7 @@ impl Demo {
 }
 
 fn submit(call: &Call<'_>, demo: &Demo) -> Answer {
-    call.once(|| {
+    watch::create(call, |_| {
         let mut fields = call.fields()?;
         let new = demo.read(&mut fields);
         fields.finish()?;

@@ -2,6 +2,7 @@
 
 mod call;
 mod demo;
+mod executors;
 mod health;
 mod live;
 mod log;
@@ -12,8 +13,8 @@ mod page;
 mod share;
 mod status;
 mod tasks;
-mod terminal;
 mod view;
+mod watch;
 mod work;
 
 use std::borrow::Cow;
@@ -60,6 +61,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         to_anyone("/api/v1/openapi.json", openapi::document),
         to_anyone("/s/:token", share::show),
         get("/api/v1/health", health::health),
+        to_anyone("/api/v1/executors", executors::list),
         get("/api/v1/tasks", tasks::list).and_post(on(tasks::create)),
         get("/api/v1/tasks/stats", tasks::stats),
         get("/api/v1/tasks/events", live::session_events),
@@ -71,7 +73,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         get("/api/v1/tasks/:id/history", tasks::history),
         get("/api/v1/tasks/:id/log", log::log),
         get("/api/v1/tasks/:id/events", live::task_events),
-        get("/api/v1/tasks/:id/watch", terminal::watch),
+        get("/api/v1/tasks/:id/watch", watch::watch),
         post("/api/v1/tasks/:id/share", share::share),
         post("/api/v1/tasks/:id/start", tasks::start),
         post("/api/v1/tasks/:id/cancel", tasks::cancel),

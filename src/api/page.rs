@@ -2,12 +2,15 @@
 
 use std::borrow::Cow;
 
+use serde_json::json;
 use uuid::Uuid;
 
 use super::call::{Api, Call, named};
-use super::terminal::{TEXT, TEXT_UTF8};
+use crate::executor::Source;
 use crate::http::router::Answer;
 use crate::http::{Request, Response};
+use crate::store::NewTask;
+use crate::terminal::{TEXT, TEXT_UTF8};
 
 const INDEX: &str = include_str!("../page/index.html");
 const SHARED: &str = include_str!("../page/shared.html");
@@ -100,15 +103,15 @@ fn text(call: &Call<'_>) -> String {
         Some(_) => format!(" -H 'X-App-Session: {session}'"),
         None => String::new(),
     };
+    let start = start(call);
     format!(
         r#"Async Task System {VERSION}: background tasks with progress
 
 Your session: {session}
 
-Start a demo task, and watch it run:
+Start a task, and watch it run:
 
-  ID=$(curl -s -X POST {base}/api/v1/demo/tasks/sample{header} | sed 's/.*"id":"\([^"]*\).*/\1/')
-  curl -N {base}/api/v1/tasks/$ID/watch{header}
+  curl -N {start}{header}
 
 Your own process, step by step:
 
@@ -116,13 +119,38 @@ Your own process, step by step:
     -H 'Content-Type: application/json' \
     -d '{{"name":"Order","steps":[{{"name":"Pick","durationMs":2000}},{{"name":"Ship","durationMs":3000}}]}}'
 
-Look around:
+Look around; latest is the newest task's id:
 
+  curl {base}/api/v1/executors{header}
   curl {base}/api/v1/tasks{header}
-  curl {base}/api/v1/tasks/stats{header}
+  curl {base}/api/v1/tasks/latest/status{header}
   curl -N {base}/api/v1/tasks/events{header}
 
 The same with a page: open {base}/?session={session} in a browser; all routes: {base}/docs
 "#
     )
+}
+
+/// Starts a task that is watched: of the operator's or the program's first type that its example suits, else a demo.
+fn start(call: &Call<'_>) -> String {
+    let (base, execution) = (base(call), call.api.system.execution());
+    let types = execution.registry().listed().into_iter();
+    // Workers run remote types, and there may be none.
+    let mut own = types.filter(|(_, one)| !matches!(one.source, Source::Remote | Source::Demo));
+    let found = own.find_map(|(kind, one)| {
+        let mut new = NewTask::new(kind).kind(kind);
+        let mut body = json!({ "name": kind, "type": kind });
+        if let Some(example) = &one.example {
+            new = new.metadata(example);
+            body["metadata"] = example.clone();
+        }
+        execution.check(&new).is_ok().then_some(body)
+    });
+    match found {
+        None => format!("-X POST '{base}/api/v1/demo/tasks/sample?watch=1'"),
+        Some(body) => {
+            let body = body.to_string().replace('\'', r"'\''");
+            format!("'{base}/api/v1/tasks?watch=1' -H 'Content-Type: application/json' -d '{body}'")
+        }
+    }
 }

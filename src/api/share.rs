@@ -8,13 +8,14 @@ use serde::Serialize;
 use super::call::{Api, Call};
 use super::live::stream_task;
 use super::page;
-use super::terminal::{Screen, TEXT, draw};
+use super::watch::view;
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
-use crate::http::streaming::{format, last_event_id};
+use crate::http::streaming::{format, last_event_id, permit};
 use crate::http::{Problem, Request, Response};
 use crate::store::ShareToken;
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
+use crate::terminal::{Screen, TEXT};
 
 const JSON: &str = "application/json";
 
@@ -118,10 +119,7 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
     let screen = Screen::parse(request)?;
     let answer = match form {
         JSON => tasks.inspect(&key, id, json)?,
-        TEXT => {
-            let name = tasks.inspect(&key, id, |task| task.name.clone())?;
-            draw(&api.streams, tasks.watch(&key, id, None)?, &name, screen)?
-        }
+        TEXT => view(api, &key, id, screen, permit(&api.streams)?)?,
         _ => {
             let watch = tasks.watch(&key, id, last_event_id(request))?;
             stream_task(&api.streams, watch, format(request))?

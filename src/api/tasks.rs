@@ -5,11 +5,11 @@ use serde_json::value::RawValue;
 
 use super::call::Call;
 use super::view::{TaskAnswer, TaskView, path};
+use super::watch;
 use crate::http::fields::{Fields, Query};
 use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
-use crate::spelling::nearest;
 use crate::store::{ListQuery, NewTask, Stats, TaskManager};
 use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
 
@@ -20,7 +20,7 @@ const MAX_TYPE: usize = 128;
 const MAX_TIMEOUT_MS: u64 = 604_800_000;
 
 pub(super) fn create(call: &Call<'_>) -> Answer {
-    call.once(|| {
+    watch::create(call, |is_watched| {
         let mut fields = call.fields()?;
         let name = fields.required_text("name", MAX_NAME);
         let mut new = NewTask::new(&name);
@@ -33,7 +33,8 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
         let named = fields
             .text("type", MAX_TYPE)
             .filter(|kind| !kind.is_empty());
-        let unknown = named.as_deref().and_then(|kind| unknown_type(call, kind));
+        let registry = call.api.system.execution().registry();
+        let unknown = named.as_deref().and_then(|kind| registry.unknown(kind));
         if let Some(kind) = named.or_else(|| metadata.and_then(type_in)) {
             new = new.kind(&kind);
         }
@@ -42,7 +43,12 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
             fields.fault_all("metadata", call.api.system.execution().check(&new));
         }
         new.timeout_ms = fields.whole("timeoutMs", 1..=MAX_TIMEOUT_MS);
-        let start = fields.flag("start").unwrap_or(false);
+        let start = fields.flag("start");
+        if is_watched && start == Some(false) {
+            let message = "start must not be false with ?watch=1: a task that is not started \
+                           has nothing to show";
+            fields.fault("start", message);
+        }
         match unknown {
             Some(message) if fields.faults() > 0 => fields.fault("type", message),
             Some(message) => return Err(Problem::new(400, "unknown_type", message).about("type")),
@@ -50,28 +56,13 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
         }
         fields.finish()?;
         let system = &call.api.system;
-        let task = match start {
+        let task = match start.unwrap_or(is_watched) {
             true => system.execution().submit_checked(&call.session, new)?,
             false => system.tasks().create(&call.session, new)?,
         };
         let answer = TaskAnswer::new(&task, Some("Task created successfully"));
         Ok(Response::json(201, &answer).with("Location", path(task.id)))
     })
-}
-
-/// The error for a type that is not registered. A typo must not complete as if work had been done.
-fn unknown_type(call: &Call<'_>, kind: &str) -> Option<String> {
-    let mut known: Vec<&str> = call.api.system.execution().registry().types().collect();
-    if known.contains(&kind) {
-        return None;
-    }
-    known.sort_unstable();
-    let hint = match nearest(kind, known.iter().copied()) {
-        Some(name) => format!("; did you mean {name}?"),
-        None => String::new(),
-    };
-    let known = known.join(", ");
-    Some(format!("type must be one of {known}{hint}"))
 }
 
 pub(super) fn description(fields: &mut Fields<'_>) -> Option<String> {

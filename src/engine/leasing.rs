@@ -83,7 +83,11 @@ impl Scheduler {
         let attempt = run.attempt.clone();
         let begun = match run.begun.take() {
             Some(begun) => begun,
-            None => self.begin_attempt(&attempt)?,
+            None => {
+                let begun = self.begin_attempt(&attempt)?;
+                run.counted = Some(self.running.count(begun.input.kind.clone()));
+                begun
+            }
         };
         run.begun = Some(begun.clone());
         let noun = attempt.noun();

@@ -16,6 +16,7 @@ mod leasing;
 pub(crate) mod pool;
 pub(crate) mod remote;
 mod run;
+mod running;
 mod scheduler;
 mod timer;
 mod type_limit;

@@ -160,6 +160,11 @@ impl Pool {
         &self.scheduler.registry
     }
 
+    /// How many attempts of this type run now, pauses included.
+    pub(crate) fn running(&self, kind: &str) -> usize {
+        self.scheduler.running.of(kind)
+    }
+
     /// Whether, after the stop, no executor can still be at work.
     #[cfg(feature = "jobs")]
     pub(crate) fn has_ended(&self) -> bool {

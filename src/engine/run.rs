@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::engine::running::Counted;
 use crate::engine::wakes::Wakes;
 use crate::executor::{Report, TaskExecutor, TaskInput};
 use crate::semaphore::Permit;
@@ -66,6 +67,8 @@ pub(super) struct Run {
     pub(super) permit: Option<Permit>,
     /// Its place among the attempts of its type, if the type has a limit. Set before the first slice.
     pub(super) place: Option<Arc<dyn Any + Send + Sync>>,
+    /// Set once the attempt has begun.
+    pub(super) counted: Option<Counted>,
     /// It waits for a wake, not only for its time.
     pub(super) waits: bool,
     pub(super) wakes: Wakes,
@@ -100,6 +103,7 @@ impl Run {
             work: None,
             permit,
             place: None,
+            counted: None,
             waits: false,
             wakes: Wakes::default(),
             begun: None,

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 use crate::engine::blocking_limit::BlockingLimit;
 use crate::engine::remote::{OverReason, Remote};
 use crate::engine::run::{AttemptHandle, Run, RunQueue};
+use crate::engine::running::Running;
 use crate::engine::timer::{Due, Timer};
 use crate::engine::type_limit::TypeLimit;
 use crate::engine::watchdog::Watchdog;
@@ -34,6 +35,7 @@ pub(super) struct Scheduler {
     /// Of the types that have a limit.
     type_limits: HashMap<Box<str>, Arc<TypeLimit>>,
     pub(super) watchdog: Watchdog,
+    pub(super) running: Running,
     pub(super) remote: Remote,
 }
 
@@ -57,6 +59,7 @@ impl Scheduler {
             timer: Timer::default(),
             blocking_limit: BlockingLimit::new(workers),
             watchdog: Watchdog::default(),
+            running: Running::default(),
             remote: Remote::default(),
         };
         (scheduler, queue)

@@ -77,7 +77,7 @@ fn step(scheduler: &Arc<Scheduler>, mut run: Box<Run>) {
             stale.drop_quietly();
             None
         }
-        None => begin(scheduler, &run),
+        None => begin(scheduler, &mut run),
     };
     let Some(mut work) = work else { return };
     run.wakes.clear();
@@ -107,9 +107,10 @@ fn step(scheduler: &Arc<Scheduler>, mut run: Box<Run>) {
 }
 
 /// Starts the attempt and makes its executor.
-fn begin(scheduler: &Scheduler, run: &Run) -> Option<Work> {
+fn begin(scheduler: &Scheduler, run: &mut Run) -> Option<Work> {
     let attempt = &run.attempt;
     let (mut input, limit) = attempt.begin()?;
+    run.counted = Some(scheduler.running.count(input.kind.clone()));
     input.place = run.place.clone();
     if let Some(limit) = limit {
         scheduler.timer.limit(attempt.clone(), limit);

@@ -17,6 +17,7 @@
 //! your own, and what does not fit is refused when the task is created.
 
 mod context;
+mod registration;
 mod registry;
 mod stop;
 mod typed;
@@ -29,7 +30,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use context::{Report, TaskContext, TaskInput};
-pub use registry::{ExecutorRegistry, Registration};
+pub use registration::Registration;
+pub(crate) use registration::Source;
+pub use registry::ExecutorRegistry;
 pub use stop::StopHandle;
 pub use waker::Waker;
 

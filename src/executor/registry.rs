@@ -1,4 +1,4 @@
-//! Which executor runs which type, and what its arguments must be.
+//! Which executor runs which type.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,111 +7,10 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use crate::executor::registration::{Registration, Source};
 use crate::executor::typed::{self, Typed};
 use crate::executor::{Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
-use crate::field_error::FieldError;
-
-/// Says what is wrong with arguments before their task or job is created.
-type Check = dyn Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync;
-
-/// Makes an attempt's executor.
-type Factory = dyn Fn(&TaskInput) -> Result<Box<dyn TaskExecutor>, TaskError> + Send + Sync;
-
-/// How a type runs, and what its arguments must be; [`ExecutorRegistry::register`] returns it.
-///
-/// ```
-/// use async_task_system::{ExecutorRegistry, FieldError, Outcome, TaskContext};
-///
-/// let mut registry = ExecutorRegistry::new();
-/// registry
-///     .register("report", |_input| Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None))))
-///     .check(|input| match input.arguments.is_some() {
-///         true => Ok(()),
-///         false => Err(vec![FieldError::new("month", "month is required")]),
-///     });
-/// ```
-#[derive(Clone)]
-pub struct Registration {
-    pub(crate) factory: Arc<Factory>,
-    pub(crate) blocking: bool,
-    checks: Vec<Arc<Check>>,
-    /// A task of this type may have any metadata.
-    only_jobs: bool,
-    concurrency: Option<usize>,
-    /// Workers outside this process run it; how long one of their leases lasts.
-    pub(crate) remote: Option<Duration>,
-}
-
-impl Registration {
-    /// Adds a check of the arguments: what is wrong is answered with 400 and the fields' names when
-    /// a task or a job is created, instead of failing each attempt.
-    ///
-    /// ```
-    /// use async_task_system::{ExecutorRegistry, FieldError, Outcome, TaskContext};
-    ///
-    /// #[derive(serde::Deserialize)]
-    /// struct Report { month: u8 }
-    ///
-    /// let mut registry = ExecutorRegistry::new();
-    /// registry
-    ///     .typed("report", |_: &mut Report, _: &mut TaskContext<'_>| Ok(Outcome::Done(None)))
-    ///     .check(|input| match input.arguments::<Report>()?.month {
-    ///         1..=12 => Ok(()),
-    ///         _ => Err(vec![FieldError::new("month", "month must be a number from 1 to 12")]),
-    ///     });
-    /// ```
-    ///
-    /// It runs on the thread of the request, so it should be quick. Checks run in the order in which
-    /// they were added, until one refuses.
-    pub fn check<F>(&mut self, check: F) -> &mut Registration
-    where
-        F: Fn(&TaskInput) -> Result<(), Vec<FieldError>> + Send + Sync + 'static,
-    {
-        self.checks.push(Arc::new(check));
-        self
-    }
-
-    /// Lets at most this many attempts of the type run at once in this process, tasks and jobs together. The others
-    /// stay pending, and hold no worker. 0 counts as 1.
-    ///
-    /// ```
-    /// use async_task_system::{ExecutorRegistry, Outcome, TaskContext};
-    ///
-    /// let mut registry = ExecutorRegistry::new();
-    /// registry
-    ///     .register("print", |_| Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None))))
-    ///     .concurrency(1);
-    /// ```
-    pub fn concurrency(&mut self, most: usize) -> &mut Registration {
-        self.concurrency = Some(most.max(1));
-        self
-    }
-
-    /// Leaves tasks unchecked: their metadata may be anything.
-    pub(crate) fn only_jobs(&mut self) {
-        self.only_jobs = true;
-    }
-
-    pub(crate) fn check_job(&self, input: &TaskInput) -> Result<(), Vec<FieldError>> {
-        self.checks.iter().try_for_each(|check| check(input))
-    }
-
-    pub(crate) fn check_task(&self, input: &TaskInput) -> Result<(), Vec<FieldError>> {
-        match self.only_jobs {
-            true => Ok(()),
-            false => self.check_job(input),
-        }
-    }
-}
-
-impl fmt::Debug for Registration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration")
-            .field("blocking", &self.blocking)
-            .field("checks", &self.checks.len())
-            .finish_non_exhaustive()
-    }
-}
+use crate::spelling::nearest;
 
 /// Which executor runs which type.
 ///
@@ -287,14 +186,7 @@ impl ExecutorRegistry {
         let factory = Arc::new(move |input: &TaskInput| {
             Ok(Box::new(factory(input)?) as Box<dyn TaskExecutor>)
         });
-        let registration = Registration {
-            factory,
-            blocking,
-            checks: Vec::new(),
-            only_jobs: false,
-            concurrency: None,
-            remote: None,
-        };
+        let registration = Registration::new(factory, blocking);
         self.types
             .entry(kind.into())
             .insert_entry(registration)
@@ -317,7 +209,7 @@ impl ExecutorRegistry {
         };
         let registration = self.insert(kind, refuse, false);
         registration.remote = Some(lease);
-        registration
+        registration.source(Source::Remote)
     }
 
     /// The types that workers outside this process run.
@@ -346,6 +238,29 @@ impl ExecutorRegistry {
     /// ```
     pub fn types(&self) -> impl Iterator<Item = &str> {
         self.types.keys().map(|kind| &**kind)
+    }
+
+    /// All types with their registrations, in the order in which they are listed: the operator's own first, the demos
+    /// last.
+    pub(crate) fn listed(&self) -> Vec<(&str, &Registration)> {
+        let types = self.types.iter();
+        let mut listed: Vec<_> = types.map(|(kind, one)| (&**kind, one)).collect();
+        listed.sort_unstable_by_key(|(kind, one)| (one.source, *kind));
+        listed
+    }
+
+    /// What is wrong with a type that is not registered. A typo must not complete as if work had been done.
+    pub(crate) fn unknown(&self, kind: &str) -> Option<String> {
+        if self.types.contains_key(kind) {
+            return None;
+        }
+        let mut known: Vec<&str> = self.types().collect();
+        known.sort_unstable();
+        let hint = match nearest(kind, known.iter().copied()) {
+            Some(name) => format!("; did you mean {name}?"),
+            None => String::new(),
+        };
+        Some(format!("type must be one of {}{hint}", known.join(", ")))
     }
 
     /// The types that have a limit, with the limit.
@@ -379,12 +294,5 @@ impl TaskExecutor for Remote {
 impl fmt::Debug for ExecutorRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.types()).finish()
-    }
-}
-
-/// Arguments that cannot be read are wrong as a whole.
-impl From<TaskError> for Vec<FieldError> {
-    fn from(error: TaskError) -> Vec<FieldError> {
-        vec![FieldError::new("", error.to_string())]
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 
 use serde::Serialize;
+use uuid::Uuid;
 
 /// Status, headers and body. The transport adds what every answer carries.
 pub(crate) struct Response {
@@ -124,6 +125,19 @@ impl Response {
         value: impl Into<Cow<'static, str>>,
     ) -> Response {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The id of what was created: `Location` ends with it.
+    pub(crate) fn created_id(&self) -> Option<Uuid> {
+        self.header("Location")?.rsplit('/').next()?.parse().ok()
+    }
+
+    /// The same answer in another form.
+    pub(crate) fn with_body_of(mut self, other: Response) -> Response {
+        self.headers.retain(|(name, _)| *name != "Content-Type");
+        self.headers.extend(other.headers);
+        self.body = other.body;
         self
     }
 

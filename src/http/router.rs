@@ -10,6 +10,9 @@ pub(crate) type Handler = Box<dyn Fn(&Request<'_>, &[Cow<'_, str>]) -> Answer + 
 
 pub(crate) type Answer = Result<Response, Problem>;
 
+/// In a path, in place of an id: the newest that the caller has created.
+pub(crate) const LATEST: &str = "latest";
+
 /// One path pattern, like `/tasks/:id/start`, with its methods.
 pub(crate) struct Route {
     pattern: &'static str,

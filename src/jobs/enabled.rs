@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::engine::TaskExecutionService;
-use crate::executor::ExecutorRegistry;
+use crate::executor::{ExecutorRegistry, Source};
 use crate::http::Problem;
 use crate::http::router::Route;
 use crate::jobs::api::auth::{self, TokenConfig, TokenVerifier};
@@ -35,6 +35,9 @@ pub(crate) fn register(registry: &mut ExecutorRegistry) {
     if registry.get("dummy").is_none() {
         registry
             .register("dummy", Dummy::new)
+            .source(Source::Demo)
+            .description("Waits for a random time between two delays")
+            .example(serde_json::json!({ "delayMinSec": 1, "delayMaxSec": 5 }))
             .check(dummy::check)
             .only_jobs();
     }

@@ -384,6 +384,24 @@ impl TaskManager {
         self.shared.budget.used()
     }
 
+    /// The session's newest task.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{NewTask, SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// assert_eq!(tasks.newest(&session), None);
+    /// let task = tasks.create(&session, NewTask::new("Report"))?;
+    /// assert_eq!(tasks.newest(&session), Some(task.id));
+    /// # Ok::<(), async_task_system::StoreError>(())
+    /// ```
+    pub fn newest(&self, key: &SessionKey) -> Option<TaskId> {
+        let session = self.find(key)?;
+        let state = session.state.read();
+        state.newest(None).next().map(|record| record.task.id)
+    }
+
     /// The limits it was made with.
     ///
     /// ```

@@ -1,6 +1,10 @@
 use std::process::Command;
+use std::time::Duration;
 
-use crate::support::TestServer;
+use async_task_system::{FieldError, Outcome, TaskContext};
+use serde_json::json;
+
+use crate::support::{FREE_PORT, Process, TempDir, TestServer};
 
 #[test]
 fn a_terminal_gets_a_text_with_its_session_and_commands_that_work() {
@@ -22,10 +26,13 @@ fn a_terminal_gets_a_text_with_its_session_and_commands_that_work() {
                 .contains(&format!("Your session: {}", server.key()))
         );
         assert_eq!(reply.header("X-App-Session"), Some(&*server.key()));
-        let host = server.addr().to_string();
-        assert!(reply.text().contains(&format!(
-            "curl -s -X POST http://{host}/api/v1/demo/tasks/sample |"
-        )));
+        // A type of the program's own, before the demos.
+        let start = format!(
+            "curl -N 'http://{}/api/v1/tasks?watch=1' -H 'Content-Type: application/json' \
+             -d '{{\"name\":\"blocked\",\"type\":\"blocked\"}}'\n",
+            server.addr()
+        );
+        assert!(reply.text().contains(&start), "{}", reply.text());
         assert!(reply.text().lines().count() <= 30, "short");
     }
 }
@@ -46,15 +53,61 @@ fn the_commands_stay_in_the_session_that_was_named() {
         return eprintln!("skipped: no curl in PATH");
     }
     let mut lines = text.lines().map(str::trim);
-    let start = lines.find(|line| line.starts_with("ID=")).expect("a start");
+    let start = lines.find(|line| line.starts_with("curl -N"));
+    server.gate.open();
+    let shown = shell(start.expect("a start"));
+    assert!(shown.starts_with("blocked\n"), "{shown}");
+    assert!(shown.contains("✔ completed in "), "{shown}");
+    let task = server.session("team-7").task("latest");
+    assert_eq!(task["type"], "blocked");
+}
+
+fn shell(command: &str) -> String {
     let output = Command::new("sh")
-        .args(["-c", &format!("{start}\necho $ID")])
+        .args(["-c", &format!("{command} 2>/dev/null")])
         .env("NO_PROXY", "*")
         .env("no_proxy", "*")
         .output()
         .expect("a shell runs");
-    let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    assert_eq!(server.session("team-7").task(&id)["id"], *id);
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn the_first_command_starts_what_the_server_has() {
+    let dir = TempDir::new();
+    let bare = Process::start(&dir, &[FREE_PORT]);
+    let text = bare.client.call_exact("GET", "/").send().expect(200).text();
+    let demo = format!(
+        "curl -N -X POST 'http://{}/api/v1/demo/tasks/sample?watch=1'\n",
+        bare.client.addr()
+    );
+    assert!(text.contains(&demo), "{text}");
+
+    let server = TestServer::start_with(&[], |registry| {
+        // A worker may never come for this one, and the next does not take its example.
+        registry.register_remote("a-remote", Duration::from_secs(30));
+        registry
+            .register("a-strict", |_| {
+                Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None)))
+            })
+            .check(|_| Err(vec![FieldError::new("width", "width is required")]));
+        registry
+            .register("b-own", |_| {
+                Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None)))
+            })
+            .example(json!({ "title": "it's 'quoted' $HOME" }));
+    });
+    let text = server.call_exact("GET", "/").send().expect(200).text();
+    let mut lines = text.lines().map(str::trim);
+    let start = lines.find(|line| line.starts_with("curl -N"));
+    let start = start.expect("a start");
+    assert!(start.contains("b-own"), "{text}");
+    if Command::new("curl").arg("--version").output().is_err() {
+        return eprintln!("skipped: no curl in PATH");
+    }
+    assert!(shell(start).contains("✔ completed in "), "{start}");
+    let metadata = &server.task("latest")["metadata"];
+    assert_eq!(metadata["title"], "it's 'quoted' $HOME");
 }
 
 #[test]

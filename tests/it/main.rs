@@ -20,6 +20,8 @@ mod config;
 mod connections;
 /// The five demo routes and what their tasks show.
 mod demo;
+/// Which types there are, creations that are watched, and `latest`.
+mod discovery;
 /// Sessions that are emptied, and what the audit log says of it.
 mod emptying;
 /// Refusals: their form, the methods, the queries and the limits.

@@ -82,11 +82,10 @@ impl JobParser<'_> {
     fn kind(&self, fields: &mut Fields<'_>) -> String {
         let faults = fields.faults();
         let kind = fields.required_text("type", 200);
-        if fields.faults() == faults && self.registry.get(&kind).is_none() {
-            let mut known: Vec<_> = self.registry.types().collect();
-            known.sort_unstable();
-            let known = known.join(", ");
-            fields.fault("type", format!("type must be one of {known}"));
+        if fields.faults() == faults
+            && let Some(message) = self.registry.unknown(&kind)
+        {
+            fields.fault("type", message);
         }
         kind
     }

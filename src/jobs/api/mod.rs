@@ -2,26 +2,23 @@
 
 pub(crate) mod auth;
 mod body;
+mod live;
 mod public_key;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::http::fields::{Fields, Query};
 use crate::http::response::Body;
-use crate::http::router::{Answer, Handler, Route};
-use crate::http::sse::EventFormat;
-use crate::http::streaming::{format, last_event_id, permit, stream_events};
+use crate::http::router::{Answer, Handler, LATEST, Route};
 use crate::http::{Problem, Request, Response};
-use crate::idempotency::{key_of, repeat};
+use crate::idempotency::{key_of, repeat, target};
 use crate::jobs::api::body::JobParser;
 use crate::jobs::database::{DatabaseError, Duty};
 use crate::jobs::job::{Entry, Job, JobStatus, NewJob};
-use crate::jobs::notify::watch::{Stopped, Watcher};
 use crate::jobs::storage::addition::{InsertOutcome, InsertRequest};
 use crate::jobs::storage::idempotency::{
     FirstResponse, Idempotency, IdempotencyKey, StoredResponse,
@@ -66,7 +63,8 @@ pub(crate) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route>
         get("/api/v1/jobs/stats", stats),
         get("/api/v1/jobs/:id", show),
         get("/api/v1/jobs/:id/history", history),
-        get("/api/v1/jobs/:id/events", events),
+        get("/api/v1/jobs/:id/events", live::events),
+        get("/api/v1/jobs/:id/watch", live::watch),
         post("/api/v1/jobs/:id/cancel", cancel),
         post("/api/v1/jobs/:id/retry", retry),
     ]
@@ -120,7 +118,7 @@ impl Call<'_> {
         let (system, request) = (self.system, self.request);
         let body = request.body()?;
         let key = key_of(request)?
-            .map(|key| IdempotencyKey::new(&self.user.name, key, request.path(), body));
+            .map(|key| IdempotencyKey::new(&self.user.name, key, &target(request), body));
         if let Some(key) = &key
             && let Some(before) = system.storage.stored(key)?
         {
@@ -145,9 +143,19 @@ impl Call<'_> {
         }
     }
 
-    /// Returns the job in the path, if the user may see it.
+    /// Returns the job in the path, which may be `latest`, if the user may see it.
     fn job(&self) -> Result<Job, Problem> {
-        let found = match self.parameters.first().map_or("", |id| id).parse::<Uuid>() {
+        let text = self.parameters.first().map_or("", |id| id);
+        if text == LATEST {
+            let message = "You have no job yet, so there is no latest one";
+            let none = || Problem::new(404, "job_not_found", message);
+            return self
+                .system
+                .storage
+                .newest(&self.user.name)?
+                .ok_or_else(none);
+        }
+        let found = match text.parse::<Uuid>() {
             Ok(id) => self.system.storage.get(id)?,
             Err(_) => None,
         };
@@ -189,11 +197,15 @@ fn location(job: &Job) -> String {
 }
 
 fn create(call: &Call<'_>) -> Answer {
-    call.add(|parser, fields| Ok(vec![parser.job(fields)?]), one)
+    live::create(call, || {
+        call.add(|parser, fields| Ok(vec![parser.job(fields)?]), one)
+    })
 }
 
 fn start_dummy(call: &Call<'_>) -> Answer {
-    call.add(|parser, fields| Ok(vec![parser.dummy(fields)]), one)
+    live::create(call, || {
+        call.add(|parser, fields| Ok(vec![parser.dummy(fields)]), one)
+    })
 }
 
 fn one(added: &[(Job, bool)]) -> Option<Response> {
@@ -346,97 +358,4 @@ fn retry(call: &Call<'_>) -> Answer {
     };
     call.system.wake();
     Ok(Response::json(200, &job))
-}
-
-/// Streams the job's history, whichever process runs the job.
-fn events(call: &Call<'_>) -> Answer {
-    Query::new(call.request, &[]).finish()?;
-    let job = call.job()?;
-    // A number above the job's newest entry belongs to another job, so the stream starts at the first entry.
-    let last_sent = last_event_id(call.request).filter(|&last_sent| last_sent <= job.seq);
-    let last_sent = last_sent.unwrap_or(0);
-    if job.status.is_final() && last_sent >= job.seq {
-        return Ok(Response::empty(204));
-    }
-    let permit = permit(call.streams)?;
-    let format = format(call.request);
-    let mut follower = JobEventStream {
-        watcher: call.system.watch.watch(job.id, job.seq),
-        system: call.system.clone(),
-        id: job.id,
-        last_sent,
-        is_behind: true,
-        has_ended: false,
-    };
-    let response = Response::stream(format.content_type(), move |out| {
-        let _permit = permit;
-        stream_events(out, format, |buffer, patience| {
-            for entry in follower.news(patience) {
-                write_entry(format, buffer, &entry, follower.id);
-            }
-            !follower.has_ended
-        })
-    });
-    Ok(response.with("Vary", "Accept"))
-}
-
-/// The position of a stream in a job's history.
-struct JobEventStream {
-    watcher: Watcher,
-    system: Arc<JobSystem>,
-    id: Uuid,
-    /// The newest entry that the client has.
-    last_sent: u32,
-    /// There may be newer entries.
-    is_behind: bool,
-    /// There will be no more entries.
-    has_ended: bool,
-}
-
-impl JobEventStream {
-    /// Returns the entries that arrive within `patience`.
-    fn news(&mut self, patience: Duration) -> Vec<Entry> {
-        if !self.is_behind && !self.has_changed(patience) {
-            return Vec::new();
-        }
-        let Ok(mut history) = self
-            .system
-            .storage
-            .history(Duty::Watch, self.id, self.last_sent)
-        else {
-            // Read-only: the server may have become a standby. 25P02, 25P03 and no code: the session must not be used
-            // again.
-            self.is_behind = true;
-            self.has_changed(patience);
-            return Vec::new();
-        };
-        self.is_behind = false;
-        // The history is empty if retention has deleted the job.
-        self.has_ended = history.last().is_none_or(Entry::is_end);
-        history.retain(|entry| entry.seq > self.last_sent);
-        self.last_sent = history.last().map_or(self.last_sent, |last| last.seq);
-        history
-    }
-
-    fn has_changed(&mut self, patience: Duration) -> bool {
-        match self.watcher.changed(patience) {
-            Ok(changed) => changed,
-            Err(Stopped) => {
-                self.has_ended = true;
-                false
-            }
-        }
-    }
-}
-
-/// Writes an entry as an event. A line of NDJSON needs no envelope, because the entry has its number and event.
-fn write_entry(format: EventFormat, buffer: &mut Vec<u8>, entry: &Entry, job: Uuid) {
-    let data = entry.of(job);
-    match format {
-        EventFormat::Sse => format.write(buffer, entry.seq.into(), &entry.event, &data),
-        EventFormat::NdJson => {
-            let _ = serde_json::to_writer(&mut *buffer, &data);
-            buffer.push(b'\n');
-        }
-    }
 }

@@ -53,6 +53,21 @@ impl Storage {
         Ok((jobs, self.total(user, query, &counts)?))
     }
 
+    /// Returns the user's newest job.
+    pub(crate) fn newest(&self, user: &str) -> Done<Option<Job>> {
+        let user = User {
+            name: user.to_owned(),
+            admin: false,
+        };
+        let query = JobQuery {
+            statuses: Vec::new(),
+            kind: None,
+            cursor: None,
+            limit: 1,
+        };
+        Ok(self.list(&user, &query)?.0.into_iter().next())
+    }
+
     /// Returns the number of jobs for each status.
     pub(crate) fn stats(&self, user: &User) -> Done<Vec<(JobStatus, u64)>> {
         // Read this before the counts. A job that begins or finishes in between may be missed, but is not counted

@@ -24,6 +24,8 @@ mod clock;
 mod counts;
 /// Processes that are killed or frozen.
 mod crash;
+/// Additions that are watched, `latest`, and jobs at `GET /executors`.
+mod discovery;
 /// What the document tells its reader to type.
 mod docs;
 /// A network that goes silent, between the process and PostgreSQL.

@@ -203,12 +203,12 @@ impl Call {
     pub(crate) fn try_open(self) -> Option<Stream> {
         let mut reader = BufReader::new(self.transmit());
         let head = Reply::read(&mut reader, "HEAD");
-        head.check("HEAD", &self.target);
+        head.check_head(&self.method, &self.target);
         if head.status == 503 {
             return None;
         }
-        let head = head.expect(200);
-        let items = Items::of("GET", &self.target, &head);
+        assert!(head.status < 300, "{head}");
+        let items = Items::of(&self.method, &self.target, &head);
         assert_eq!(head.header("Transfer-Encoding"), Some("chunked"), "{head}");
         Some(Stream {
             head,

@@ -165,6 +165,13 @@ impl Reply {
     /// What every answer of this server must have.
     #[track_caller]
     pub(super) fn check(&self, method: &str, target: &str) {
+        self.check_head(method, target);
+        self.check_body(method, target);
+    }
+
+    /// As [`check`](Self::check), of an answer whose body comes later.
+    #[track_caller]
+    pub(super) fn check_head(&self, method: &str, target: &str) {
         let context = format!("{method} {target} → {self}");
         let request_id = self.header("X-Request-Id");
         assert!(request_id.is_some_and(|id| !id.is_empty()), "{context}");
@@ -181,10 +188,18 @@ impl Reply {
         } else if !self.body.is_empty() && is_session_scoped && !kind.starts_with("text/plain") {
             assert!(kind.starts_with("application/json"), "{context}");
         }
+        document::check(method, target, self, false);
+    }
+
+    #[track_caller]
+    fn check_body(&self, method: &str, target: &str) {
+        let context = format!("{method} {target} → {self}");
+        let kind = self.header("Content-Type").unwrap_or_default();
         document::check(method, target, self, method != "HEAD");
         if self.status < 400 || method == "HEAD" || kind.starts_with("text/html") {
             return;
         }
+        let request_id = self.header("X-Request-Id");
         let body = self.json();
         assert_eq!(body["status"], self.status, "{context}");
         assert_eq!(body["success"], false, "{context}");

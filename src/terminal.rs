@@ -1,31 +1,31 @@
-//! `/tasks/:id/watch`: a task's progress drawn in a terminal.
+//! The progress of a task or a job, drawn in a terminal.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use unicode_width::UnicodeWidthChar;
 
-use super::call::Call;
 use crate::events::TaskEvent;
 use crate::http::fields::Query;
-use crate::http::router::Answer;
-use crate::http::streaming::{permit, stream_bytes};
+use crate::http::streaming::stream_bytes;
 use crate::http::{Problem, Request, Response};
 use crate::log_safe::LogSafe;
-use crate::semaphore::Semaphore;
+use crate::semaphore::Permit;
 use crate::store::{TaskWatch, WatchUpdate};
 use crate::task::{EventKind, Millis, TaskStatus, now_ms};
 
 /// Twice a second, so that the seconds shown do not jump.
 const TICK: Duration = Duration::from_millis(500);
 
-pub(super) const TEXT: &str = "text/plain";
-pub(super) const TEXT_UTF8: &str = "text/plain; charset=utf-8";
+pub(crate) const TEXT: &str = "text/plain";
+pub(crate) const TEXT_UTF8: &str = "text/plain; charset=utf-8";
 
 const DEFAULT_WIDTH: usize = 80;
 
+const PARAMETERS: [&str; 4] = ["watch", "width", "color", "plain"];
+
 /// How a task is drawn.
-pub(super) struct Screen {
+pub(crate) struct Screen {
     /// Columns.
     width: usize,
     color: bool,
@@ -35,67 +35,73 @@ pub(super) struct Screen {
 
 impl Screen {
     /// As the query's `width`, `color` and `plain` ask for.
-    pub(super) fn parse(request: &Request<'_>) -> Result<Screen, Problem> {
-        let mut query = Query::new(request, &["width", "color", "plain"]);
+    pub(crate) fn parse(request: &Request<'_>) -> Result<Screen, Problem> {
+        let mut query = Query::new(request, &PARAMETERS[1..]);
+        let screen = Screen::read(&mut query);
+        query.finish()?;
+        Ok(screen)
+    }
+
+    /// Of a request that creates something: the screen, if `watch` asks to see it.
+    pub(crate) fn wanted(request: &Request<'_>) -> Result<Option<Screen>, Problem> {
+        let mut query = Query::new(request, &PARAMETERS);
+        let screen = Screen::read(&mut query);
+        let is_wanted = query.flag(PARAMETERS[0]);
+        query.finish()?;
+        Ok(is_wanted.then_some(screen))
+    }
+
+    fn read(query: &mut Query<'_>) -> Screen {
         let width = query.parse("width", "a whole number from 20 to 500", |text| {
             text.parse().ok().filter(|w| (20..=500).contains(w))
         });
-        let (color, plain) = (query.flag("color"), query.flag("plain"));
-        query.finish()?;
-        Ok(Screen {
+        Screen {
             width: width.unwrap_or(DEFAULT_WIDTH),
-            color,
-            plain,
-        })
+            color: query.flag("color"),
+            plain: query.flag("plain"),
+        }
     }
 }
 
-pub(super) fn watch(call: &Call<'_>) -> Answer {
-    let tasks = &call.api.tasks;
-    let id = call.id()?;
-    let name = tasks.inspect(&call.session, id, |task| task.name.clone())?;
-    let screen = Screen::parse(call.request)?;
-    let watch = tasks.watch(&call.session, id, None)?;
-    draw(&call.api.streams, watch, &name, screen)
+/// What happens to a task, for [`draw`].
+pub(crate) fn of_task(
+    mut watch: TaskWatch,
+) -> impl FnMut(Duration) -> (Vec<TaskEvent>, bool) + Send {
+    move |patience| match watch.next(patience) {
+        WatchUpdate::Events(events) => (events, !watch.is_over()),
+        WatchUpdate::Log(_) | WatchUpdate::Nothing => (Vec::new(), true),
+        WatchUpdate::Over => (Vec::new(), false),
+    }
 }
 
-/// Draws a task of this name until it has ended.
-pub(super) fn draw(
-    streams: &Semaphore,
-    mut watch: TaskWatch,
+/// Draws what `next` tells within the patience it is given, until it says that no more will come.
+pub(crate) fn draw(
+    permit: Permit,
     name: &str,
     screen: Screen,
-) -> Answer {
-    let permit = permit(streams)?;
+    mut next: impl FnMut(Duration) -> (Vec<TaskEvent>, bool) + Send + 'static,
+) -> Response {
     let mut picture = Picture::new(screen);
     let title = picture.title(name);
-    Ok(Response::stream(TEXT_UTF8, move |out| {
+    Response::stream(TEXT_UTF8, move |out| {
         let _permit = permit;
         out.send(title.as_bytes())?;
         // A return to the line's begin shows nothing; `plain` has no such invisible byte.
         let heartbeat: &[u8] = if picture.screen.plain { b"" } else { b"\r" };
         stream_bytes(out, TICK, heartbeat, |buffer, patience| {
-            let update = watch.next(patience);
+            let (events, more) = next(patience);
             let mut text = String::new();
-            let more = match update {
-                WatchUpdate::Events(events) => {
-                    picture.change(&mut text, events);
-                    !watch.is_over()
-                }
-                WatchUpdate::Nothing => {
-                    picture.tick(&mut text, now_ms());
-                    true
-                }
-                WatchUpdate::Log(_) => true,
-                WatchUpdate::Over => false,
-            };
+            match events.is_empty() {
+                true => picture.tick(&mut text, now_ms()),
+                false => picture.change(&mut text, events),
+            }
             if !more {
                 picture.end(&mut text);
             }
             buffer.extend_from_slice(text.as_bytes());
             more
         })
-    }))
+    })
 }
 
 /// What stands on the screen.
