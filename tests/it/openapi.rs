@@ -57,6 +57,8 @@ fn the_page_shows_every_route_and_finds_one_by_words_and_by_address() {
     tab.wait_for(&format!("{SHOWN} === 1"));
     tab.fill("document.querySelector('#filter')", "");
     tab.wait_for(&format!("{SHOWN} === {operations}"));
+    // The types are the running server's own.
+    tab.wait_for("document.querySelector('#types').innerText.includes('blocked')");
     tab.eval("location.hash = '#createTask'");
     tab.wait_for("document.querySelector('#createTask').open");
     let text = tab.text("document.querySelector('#createTask').innerText");

@@ -46,8 +46,12 @@ fn the_tour_does_what_it_says() {
         }
     };
     has(
-        "tasks/sample",
-        &["Sample task created and started", "\"status\":\"pending\""],
+        "tasks/sample?watch=1",
+        &["Sample Long-Running Task", " 0 % "],
+    );
+    has(
+        "/latest\n",
+        &["\"name\":\"Sample Long-Running Task\"", "\"links\":"],
     );
     has("/status", &["\"success\":true", "\"currentStep\":\"Step "]);
     has("/watch", &["Sample Long-Running Task", " % Step "]);
@@ -69,6 +73,7 @@ fn the_tour_does_what_it_says() {
             "\"stats\":{\"total\":2,",
         ],
     );
+    has("/executors", &["\"type\":\"workflow\""]);
     has(
         "customer-42",
         &[

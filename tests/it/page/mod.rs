@@ -5,6 +5,8 @@ mod acts;
 mod jobs;
 /// How it looks: what is drawn, to whom, and how much of it anew.
 mod looks;
+/// Types of one's own, each with its form.
+mod own;
 mod scene;
 /// What it shows is so: late answers, other sessions, a server that has gone.
 mod truth;
