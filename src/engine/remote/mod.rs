@@ -85,6 +85,7 @@ impl Remote {
 
     /// Takes runs for a worker, the oldest first; waits for one if there is none. Returns none after the wait, if the
     /// worker has gone, or if the server stops.
+    #[allow(clippy::vec_box, reason = "runs are handed on in their boxes")]
     pub(super) fn take(&self, query: &ClaimQuery<'_>) -> Vec<Box<Run>> {
         let deadline = Instant::now() + query.wait;
         loop {

@@ -22,6 +22,7 @@ pub(super) struct Queue {
 
 struct Waiter {
     types: Vec<String>,
+    #[cfg_attr(not(feature = "jobs"), allow(dead_code))]
     limit: usize,
     notify: Sender<()>,
 }
@@ -48,6 +49,7 @@ impl Queue {
     }
 
     /// Takes up to `limit` runs of these types, the oldest first.
+    #[allow(clippy::vec_box, reason = "runs are handed on in their boxes")]
     pub(super) fn take(&mut self, types: &[String], limit: usize) -> Vec<Box<Run>> {
         let mut taken = Vec::new();
         while taken.len() < limit {
