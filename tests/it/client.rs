@@ -68,7 +68,7 @@ fn tasks_are_started_listed_and_waited_for() {
         &run(&server, &["run", "sample", "delayMs=20", "--watch"]),
         0,
     );
-    assert!(bar.contains("100%") && bar.contains("completed"), "{bar}");
+    assert!(bar.contains("100 %") && bar.contains("completed"), "{bar}");
     let list = is(&run(&server, &["ls"]), 0);
     assert!(
         list.contains(id) && list.contains("Mine") && list.contains("completed"),

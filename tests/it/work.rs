@@ -1,4 +1,5 @@
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use async_task_system::ExecutorRegistry;
@@ -310,10 +311,27 @@ fn a_worker_that_leaves_while_it_waits_takes_nothing_with_it() {
     assert_eq!(worker.claim()["id"], id);
 }
 
+/// The answer to a heartbeat, from a server that may be gone.
+fn heartbeat(server: SocketAddr, claim: &Value) -> Option<String> {
+    let lease = claim["lease"].as_str().expect("a lease");
+    let mut stream = TcpStream::connect(server).ok()?;
+    let head = format!(
+        "POST /api/v1/work/{lease}/progress HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\
+         Connection: close\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
 #[test]
-fn the_stop_ends_waiting_claims() {
+fn the_stop_ends_waiting_claims_and_is_no_cancel() {
     let server = start();
     let worker = Worker(&server);
+    let id = server.run("ocr");
+    let held = worker.claim();
+    assert_eq!(held["id"], id);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
             let body = json!({ "types": ["ocr"], "waitMs": 60_000 });
@@ -322,7 +340,20 @@ fn the_stop_ends_waiting_claims() {
         wait_until(|| server.get("/health").status == 200);
         std::thread::sleep(Duration::from_millis(50));
         let begun = Instant::now();
+        let reports = scope.spawn(|| {
+            loop {
+                match heartbeat(server.addr(), &held) {
+                    Some(answer) if answer.starts_with("HTTP/1.1 200 ") => {}
+                    answer => return answer,
+                }
+            }
+        });
         server.stop();
+        let reason = reports.join().expect("no panic");
+        // The listener may be closed before a report is refused.
+        assert!(
+            reason.is_none_or(|text| text.is_empty() || text.contains(r#""reason":"expired""#))
+        );
         assert!(begun.elapsed() < Duration::from_secs(5));
         assert_eq!(waiting.join().expect("no panic")["claims"], json!([]));
     });

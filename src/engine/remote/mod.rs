@@ -234,9 +234,13 @@ impl Remote {
         let _ = self.on_demand.set(Box::new(call));
     }
 
-    /// Sends all waiting claims away; later ones are not kept waiting.
+    /// Sends all waiting claims away, and ends all leases: for a worker that is no cancel, but the loss of its server.
     pub(super) fn close(&self) {
         self.queue.lock().close();
+        let held: Vec<_> = self.leases.lock().by_name.values().cloned().collect();
+        for lease in held {
+            lease.end(OverReason::Expired);
+        }
     }
 
     /// Takes out all runs that wait for a worker.
