@@ -5,7 +5,7 @@ mod demo;
 mod executors;
 mod health;
 mod live;
-mod log;
+mod logs;
 mod metrics;
 mod openapi;
 mod origin;
@@ -71,7 +71,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         get("/api/v1/tasks/:id", tasks::show),
         get("/api/v1/tasks/:id/status", status::status),
         get("/api/v1/tasks/:id/history", tasks::history),
-        get("/api/v1/tasks/:id/log", log::log),
+        get("/api/v1/tasks/:id/log", logs::log),
         get("/api/v1/tasks/:id/events", live::task_events),
         get("/api/v1/tasks/:id/watch", watch::watch),
         post("/api/v1/tasks/:id/share", share::share),

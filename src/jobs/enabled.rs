@@ -66,7 +66,7 @@ impl Jobs {
             ))
         })?;
         let is_shared = database.is_shared();
-        let storage = Arc::new(Storage::new(database));
+        let storage = Arc::new(Storage::new(database, config.max_log_bytes));
         let pool = execution.pool().clone();
         let registry = pool.registry().clone();
         let meter = Arc::new(JobMeter::new(config.metrics, &registry));

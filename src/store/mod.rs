@@ -49,6 +49,7 @@ use std::time::Instant;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
+pub(crate) use budget::Budget;
 pub use clean::Cleaned;
 pub(crate) use idempotency::Once;
 pub use limits::{Limits, StoreError};
@@ -61,6 +62,8 @@ pub(crate) use session::{Answer, Attempt};
 pub use shared::Observer;
 pub(crate) use shared::OnRemoval;
 pub(crate) use task_log::LogMark;
+#[cfg(feature = "jobs")]
+pub(crate) use task_log::{NewLine, TaskLog};
 pub use watch::{TaskWatch, Wait, WatchUpdate};
 pub use watch_session::{SessionUpdate, SessionWatch};
 
@@ -68,7 +71,6 @@ pub use crate::task::DEFAULT_KIND;
 
 use crate::metrics::WorkMeter;
 use crate::task::{HistoryEvent, SessionKey, Task, TaskId};
-use budget::Budget;
 use history::Mark;
 use new_task::new_task;
 use record::Record;

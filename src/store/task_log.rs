@@ -145,6 +145,26 @@ impl TaskLog {
         self.room = self.bytes.len();
     }
 
+    #[cfg(feature = "jobs")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Forgets the lines up to `mark`, and gives back the capacity of a log that is empty then.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn release(&mut self, mark: LogMark, budget: &Budget) {
+        if mark.n > self.start.n {
+            self.bytes
+                .drain(..(mark.offset - self.start.offset) as usize);
+            self.start = mark;
+        }
+        if self.bytes.is_empty() {
+            let before = self.room;
+            self.shrink();
+            budget.refund(before - self.room);
+        }
+    }
+
     /// The place ahead of the oldest line.
     pub(crate) fn start(&self) -> LogMark {
         self.start
@@ -165,10 +185,8 @@ impl TaskLog {
         Lines { log: self, mark }
     }
 
-    /// The place behind line `n`, also where that is dropped. A number that is yet to come is another task's, and counts
-    /// as none.
+    /// The place behind line `n`, also where that is dropped; at most the end.
     pub(crate) fn mark_after(&self, n: u64) -> LogMark {
-        let n = if n > self.end.n { 0 } else { n };
         if n < self.start.n {
             return LogMark { n, ..self.start };
         }

@@ -3,6 +3,7 @@
 pub(crate) mod auth;
 mod body;
 mod live;
+mod logs;
 mod public_key;
 
 use std::borrow::Cow;
@@ -63,6 +64,7 @@ pub(crate) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route>
         get("/api/v1/jobs/stats", stats),
         get("/api/v1/jobs/:id", show),
         get("/api/v1/jobs/:id/history", history),
+        get("/api/v1/jobs/:id/log", logs::log),
         get("/api/v1/jobs/:id/events", live::events),
         get("/api/v1/jobs/:id/watch", live::watch),
         post("/api/v1/jobs/:id/cancel", cancel),

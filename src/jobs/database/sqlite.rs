@@ -15,7 +15,11 @@ use super::migrate::{Migration, Migrator, VERSIONS_TABLE, migrations};
 use super::pool::{Breaks, Pool, Pooled};
 use super::{Database, DatabaseError, Dialect, Duty, PerDuty, Rows, Session, Work};
 
-const MIGRATIONS: &[Migration] = migrations!("sqlite", "2026-11-26-000003_pauses");
+const MIGRATIONS: &[Migration] = migrations!(
+    "sqlite",
+    "2026-11-26-000003_pauses",
+    "2026-12-01-000000_job_log"
+);
 
 /// The settings of each connection. Commits are not synced (`synchronous=NORMAL`).
 const SETUP: &str = "\

@@ -1,5 +1,6 @@
 //! Results of attempts, and the document in which a statement reads many of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,6 +9,7 @@ use serde_json::json;
 use crate::jobs::database::Dialect;
 use crate::jobs::job::{JobStatus, Progress};
 use crate::jobs::storage::Claim;
+use crate::jobs::storage::logs::UnwrittenLog;
 
 /// The row that is written when an attempt finishes.
 #[derive(Clone, Debug, Serialize)]
@@ -97,6 +99,8 @@ pub(crate) struct Completion {
     columns: Box<CompletionRow>,
     /// The thread of the attempt encodes it, because a single thread writes all of them.
     row: String,
+    /// The lines that are not written yet.
+    pub(crate) log: Option<Arc<UnwrittenLog>>,
     /// For the metrics, like `kind` and `ran`.
     pub(crate) status: JobStatus,
     pub(crate) kind: String,
@@ -115,9 +119,18 @@ impl Completion {
             claim: columns.claim,
             row: columns.row(dialect),
             columns: Box::new(columns),
+            log: None,
             status,
             kind,
             ran,
+        }
+    }
+
+    /// Returns the same completion without the lines.
+    pub(crate) fn without_log(&self) -> Completion {
+        Completion {
+            log: None,
+            ..self.clone()
         }
     }
 

@@ -5,6 +5,7 @@ mod availability;
 pub(crate) mod completion;
 pub(crate) mod idempotency;
 pub(crate) mod lists;
+pub(crate) mod logs;
 pub(crate) mod sql;
 pub(crate) mod work;
 
@@ -31,6 +32,8 @@ pub(crate) struct Storage {
     pub(crate) availability: Availability,
     /// Identifies this boot of the system, if the database uses the system's clock.
     pub(crate) boot: Option<String>,
+    /// The largest log of a job.
+    pub(crate) max_log_bytes: usize,
 }
 
 /// The user of a request. An admin sees all jobs, others see their own.
@@ -52,7 +55,7 @@ pub(crate) struct Claim {
 pub(crate) type Done<T> = Result<T, DatabaseError>;
 
 impl Storage {
-    pub(crate) fn new(database: Box<dyn Database>) -> Storage {
+    pub(crate) fn new(database: Box<dyn Database>, max_log_bytes: usize) -> Storage {
         let dialect = database.dialect();
         let has_local_clock = dialect == Dialect::Sqlite;
         Storage {
@@ -61,6 +64,7 @@ impl Storage {
             availability: Availability::default(),
             boot: has_local_clock.then(boot_id).flatten(),
             database,
+            max_log_bytes,
         }
     }
 

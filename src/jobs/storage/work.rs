@@ -12,7 +12,7 @@ use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
 use crate::jobs::job::{Claimed, JobStatus, Place, Progress};
 use crate::jobs::storage::completion::{Completion, document_of};
 use crate::jobs::storage::sql::work as sql;
-use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, parse, read};
+use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, logs, parse, read};
 
 /// A begin: the executor was called `age` milliseconds ago.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -184,7 +184,11 @@ impl Storage {
     }
 
     /// `rows` were written. Of the other claims, finds those that are still valid.
-    fn written(&self, rows: &[String], claims: impl Iterator<Item = Claim>) -> Done<Written> {
+    pub(super) fn written(
+        &self,
+        rows: &[String],
+        claims: impl Iterator<Item = Claim>,
+    ) -> Done<Written> {
         let done: HashSet<Uuid> = ids(rows)?.into_iter().collect();
         let others: Vec<Claim> = claims.filter(|claim| !done.contains(&claim.id)).collect();
         let locked = match others.is_empty() {
@@ -201,10 +205,38 @@ impl Storage {
     /// durable.
     pub(crate) fn finish(&self, completions: &[Completion]) -> Done<Vec<Uuid>> {
         let document = document_of(completions.iter(), self.database.dialect());
-        let rows = self
-            .database
-            .write(Duty::Complete, &self.work.finish, &document)?;
-        ids(&rows)
+        if completions
+            .iter()
+            .all(|completion| completion.log.is_none())
+        {
+            let rows = self
+                .database
+                .write(Duty::Complete, &self.work.finish, &document)?;
+            return ids(&rows);
+        }
+        let mut written = Vec::new();
+        self.database.transact(Duty::Complete, &mut |session| {
+            written = self.finish_in(session, completions, &document)?;
+            Ok(())
+        })?;
+        Ok(written)
+    }
+
+    /// Finishes attempts, and adds what is left of the logs of those whose claims were valid.
+    fn finish_in(
+        &self,
+        session: &mut dyn Session,
+        completions: &[Completion],
+        document: &str,
+    ) -> Done<Vec<Uuid>> {
+        let written = ids(&session.run(&self.work.finish, document)?)?;
+        let logged = completions.iter().filter_map(|completion| {
+            let log = completion.log.as_ref()?;
+            written.contains(&completion.claim.id).then_some(log)
+        });
+        let rows: Vec<_> = logged.flat_map(|log| &log.rows).collect();
+        logs::insert(self, session, &rows, self.max_log_bytes)?;
+        Ok(written)
     }
 
     /// As [`finish`](Self::finish), but skips locked rows. Also returns the jobs whose rows were not locked; the
@@ -228,7 +260,7 @@ impl Storage {
                 .iter()
                 .filter(|completion| free.contains(&completion.claim.id));
             let document = document_of(of_free, dialect);
-            written = ids(&session.run(&self.work.finish, &document)?)?;
+            written = self.finish_in(session, completions, &document)?;
             Ok(())
         })?;
         Ok((free, written))

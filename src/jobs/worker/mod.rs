@@ -17,6 +17,7 @@ pub(super) mod maintenance;
 mod model;
 mod presence;
 mod run;
+mod run_log;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -38,6 +39,7 @@ use crate::jobs::worker::completer::{Completer, Event, Stop};
 use crate::jobs::worker::fetcher::Fetcher;
 use crate::jobs::worker::run::{JobRun, pool_id};
 use crate::metrics::Exposition;
+use crate::store::Budget;
 use crate::threads::{self, join_until};
 
 /// The longest interval between two polls for due jobs.
@@ -101,6 +103,8 @@ struct Shared {
     notify_others: Wakeup,
     /// The number of results that wait to be written.
     unwritten: AtomicUsize,
+    /// For unwritten lines of logs.
+    log_budget: Arc<Budget>,
     /// The fetcher stopped because too many results wait to be written; `written` then wakes it.
     is_full: AtomicBool,
     /// Jobs whose worker was lost may be due.
@@ -133,9 +137,14 @@ impl Shared {
         let _ = self.events.send(Event::Reported(run));
     }
 
-    fn finished(&self, completion: Completion) {
+    fn logged(&self, run: Arc<JobRun>) {
+        let _ = self.events.send(Event::Logged(run));
+    }
+
+    /// `run` is given if it has unwritten lines.
+    fn finished(&self, completion: Completion, run: Option<Arc<JobRun>>) {
         self.unwritten.fetch_add(1, SeqCst);
-        let _ = self.events.send(Event::Finished(completion));
+        let _ = self.events.send(Event::Finished(completion, run));
     }
 
     /// The results of these claims are written, or another worker holds the job now.
@@ -249,6 +258,7 @@ impl Queue {
             has_unannounced: AtomicBool::new(false),
             notify_others,
             unwritten: AtomicUsize::new(0),
+            log_budget: Arc::new(Budget::new(run_log::MAX_UNWRITTEN)),
             is_full: AtomicBool::new(false),
             has_suspects: AtomicBool::new(true),
             stopping: AtomicBool::new(false),

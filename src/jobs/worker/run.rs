@@ -18,7 +18,8 @@ use crate::jobs::worker::Shared;
 use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
 use crate::jobs::worker::kinds::Counted;
 use crate::jobs::worker::presence::Presence;
-use crate::task::AttemptResult;
+use crate::jobs::worker::run_log::RunLog;
+use crate::task::{AttemptResult, LogStream};
 
 const MAX_STEP: usize = 400;
 const MAX_MESSAGE: usize = 2_000;
@@ -41,6 +42,7 @@ pub(super) struct JobRun {
     called: OnceLock<Instant>,
     pub(super) presence: Presence,
     reports: Mutex<Reports>,
+    pub(super) log: RunLog,
     /// A reference to itself, to pass on to the completer.
     me: std::sync::Weak<JobRun>,
     /// Counted as long as it takes one of its type's places.
@@ -62,7 +64,9 @@ impl JobRun {
         shared: Arc<Shared>,
         counted: Option<Counted>,
     ) -> Arc<JobRun> {
+        let (budget, max) = (shared.log_budget.clone(), shared.storage.max_log_bytes);
         Arc::new_cyclic(|me| JobRun {
+            log: RunLog::new(held.claim, job.attempts + 1, budget, max),
             presence: Presence::new(),
             held,
             job,
@@ -276,7 +280,8 @@ impl AttemptHandle for JobRun {
                 );
             }
         }
-        self.shared.finished(self.completion(ending));
+        let run = self.me.upgrade().filter(|run| !run.log.is_empty());
+        self.shared.finished(self.completion(ending), run);
         true
     }
 
@@ -318,6 +323,18 @@ impl Report for JobRun {
         drop(reports);
         if is_first && let Some(me) = self.me.upgrade() {
             self.shared.reported(me);
+        }
+        Ok(())
+    }
+
+    fn log(&self, stream: LogStream, text: &str) -> Result<(), TaskError> {
+        if self.is_stopped() {
+            return Err(TaskError::stopped());
+        }
+        if self.log.add(stream, text)
+            && let Some(me) = self.me.upgrade()
+        {
+            self.shared.logged(me);
         }
         Ok(())
     }

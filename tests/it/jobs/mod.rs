@@ -28,6 +28,8 @@ mod crash;
 mod discovery;
 /// What the document tells its reader to type.
 mod docs;
+/// Logs of jobs.
+mod logs;
 /// A network that goes silent, between the process and PostgreSQL.
 mod network;
 /// A database that goes away.

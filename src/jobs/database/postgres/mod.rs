@@ -16,7 +16,8 @@ const MIGRATIONS: &[Migration] = migrations!(
     "postgres",
     "2026-11-26-000002_counts",
     "2026-11-26-000003_pauses",
-    "2026-11-30-000000_counted"
+    "2026-11-30-000000_counted",
+    "2026-12-01-000000_job_log"
 );
 
 /// Settings of each session, whatever the defaults of the server, the database or the role are.

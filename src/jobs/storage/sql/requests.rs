@@ -53,6 +53,13 @@ statements! {
              SELECT {object}('seq', seq, 'at', at, 'attempt', attempt, 'progress', progress, \
              'step', step, 'detail', detail){text} FROM job_progress \
              WHERE job_id = ({arg:id}){uuid} AND seq > ({arg:after}){int}",
+        /// The rows of a log with lines behind number `after`, oldest first.
+        log: "SELECT n || ' ' || at || ' ' || attempt || '\n' || text FROM job_log \
+             WHERE job_id = ({arg:id}){uuid} AND n + lines > ({arg:after}){big} + 1 \
+             ORDER BY n LIMIT ({arg:limit}){int}",
+        /// The number of lines that are no longer kept.
+        log_dropped: "SELECT (max(n + lines) - 1 - sum(lines)) || '' FROM job_log \
+             WHERE job_id = ({arg:id}){uuid} HAVING count(*) > 0",
         versions: "SELECT id || ' ' || seq FROM jobs JOIN {rows:xid uuid} ON id = xid",
         list_all: "SELECT {job} FROM jobs WHERE id < ({arg:cursor}){uuid} \
              ORDER BY id DESC LIMIT ({arg:limit}){int}",

@@ -87,6 +87,22 @@ statements! {
               JOIN job_progress AS p ON p.job_id = jobs.id AND p.seq <= jobs.seq - {MAX_REPORTS} \
               WHERE jobs.seq % 100 = 0) RETURNING job_id || ''"
         ),
+        /// Adds lines to logs, of claims that `lock_free` or `finish` has locked. `xoff` and `xbegins` count from the end
+        /// of the job's log.
+        log: "INSERT INTO job_log (job_id, n, lines, at, attempt, begins, text) \
+             SELECT xid, coalesce((SELECT l.n + l.lines FROM job_log AS l WHERE l.job_id = xid ORDER BY l.n DESC LIMIT 1), 1) + xoff, \
+               xlines, {now} - xage, xattempt, \
+               coalesce((SELECT l.begins + octet_length(l.text) FROM job_log AS l WHERE l.job_id = xid \
+                 ORDER BY l.n DESC LIMIT 1), 0) + xbegins, xtext \
+             FROM {rows:xid uuid,xoff bigint,xlines int,xage bigint,xattempt int,xbegins bigint,xtext text} \
+             WHERE true RETURNING ''",
+        /// Deletes the oldest lines beyond `xmost` bytes. One call adds fewer rows than this may delete.
+        trim_log: "DELETE FROM job_log WHERE (job_id, n) IN (SELECT o.job_id, o.n \
+             FROM {rows:xid uuid,xmost bigint} JOIN job_log AS o ON o.job_id = xid AND o.n <= \
+               (SELECT max(l.n) FROM (SELECT n, begins FROM job_log WHERE job_id = xid ORDER BY n LIMIT 100) AS l \
+                WHERE l.begins < (SELECT e.begins + octet_length(e.text) FROM job_log AS e WHERE e.job_id = xid \
+                  ORDER BY e.n DESC LIMIT 1) - xmost)) \
+             RETURNING ''",
         /// `xagain`: null if the job has finished, else milliseconds to the next attempt. `xage`: as in `begin`.
         finish: "{ending:UPDATE jobs SET status = CASE WHEN xagain IS NULL THEN xstatus ELSE 1 END, \
              ready = CASE WHEN xagain > 0 THEN 0 ELSE 1 END, \

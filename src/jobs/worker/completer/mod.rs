@@ -43,7 +43,10 @@ pub(super) enum Event {
     Paused(Arc<JobRun>),
     /// There is a report to write.
     Reported(Arc<JobRun>),
-    Finished(Completion),
+    /// There are lines to write.
+    Logged(Arc<JobRun>),
+    /// The run is given if it has unwritten lines.
+    Finished(Completion, Option<Arc<JobRun>>),
     /// No more events follow. Everything must be written before the deadline.
     Stop(Stop),
 }
@@ -67,6 +70,9 @@ pub(super) struct Completer {
     reports_took: Duration,
     /// When the next series begins.
     reports_due: Instant,
+    /// Runs with lines to write.
+    logged: Vec<Arc<JobRun>>,
+    logs_due: Instant,
     /// Runs whose executor has paused or runs again.
     paused: Vec<Arc<JobRun>>,
     pauses_due: Instant,
@@ -88,6 +94,8 @@ impl Completer {
             reports_left: 0,
             reports_took: Duration::ZERO,
             reports_due: Instant::now(),
+            logged: Vec::new(),
+            logs_due: Instant::now(),
             paused: Vec::new(),
             pauses_due: Instant::now(),
             has_suspects: false,
@@ -159,7 +167,12 @@ impl Completer {
                 self.reported.push(run);
                 self.reports_due
             }
-            Event::Finished(completion) => {
+            Event::Logged(run) => {
+                self.logged.push(run);
+                self.logs_due
+            }
+            Event::Finished(mut completion, run) => {
+                completion.log = run.and_then(|run| run.log.take());
                 self.completions.push(completion);
                 now
             }
@@ -180,7 +193,8 @@ impl Completer {
         let begin = self.begun.iter().map(due_at).min();
         let report = (!self.reported.is_empty()).then_some(self.reports_due);
         let pause = (!self.paused.is_empty()).then_some(self.pauses_due);
-        let next = [begin, report, pause].into_iter().flatten().min();
+        let log = (!self.logged.is_empty()).then_some(self.logs_due);
+        let next = [begin, report, log, pause].into_iter().flatten().min();
         next.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -202,6 +216,9 @@ impl Completer {
             self.write_pauses(false)?;
         }
         self.write_reports()?;
+        if now >= self.logs_due || self.stop.is_some() {
+            self.write_logs()?;
+        }
         if self.backoff.is_on() {
             // After an outage nothing is claimed until a write succeeds. There may be nothing left to write, so try
             // an empty one.
@@ -277,9 +294,17 @@ impl Completer {
             let finish = || shared.storage.finish(std::slice::from_ref(completion));
             self.backoff.watch(&shared.completing, finish)
         };
-        match finish(completion) {
+        let id = completion.claim.id;
+        let mut written = finish(completion);
+        if let Err(error) = &written
+            && !error.is_outage()
+            && completion.log.is_some()
+        {
+            log::error!("The database refuses the result of job {id} with its log: {error}");
+            written = finish(&completion.without_log());
+        }
+        match written {
             Err(error) if !error.is_outage() => {
-                let id = completion.claim.id;
                 log::error!("The database refuses the result of job {id}: {error}");
                 finish(&without_texts(completion, &error, shared.storage.dialect()))
             }

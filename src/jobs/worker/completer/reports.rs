@@ -16,6 +16,14 @@ const MAX_REPORTS: usize = 500;
 const REPORT_PAUSE: u32 = 4;
 const MAX_REPORT_EVERY: Duration = Duration::from_secs(5);
 
+/// The most runs whose lines are written at once.
+const MAX_LOGS: usize = 64;
+
+/// The pause after writes that took so long.
+fn pause_after(took: Duration) -> Duration {
+    (took * REPORT_PAUSE).clamp(REPORT_EVERY, MAX_REPORT_EVERY)
+}
+
 impl Completer {
     /// Writes begins of attempts that have run for a while, or of all attempts with reports if `all`.
     pub(super) fn write_begins(&mut self, all: bool) -> Done<()> {
@@ -116,8 +124,49 @@ impl Completer {
         self.reports_took += begun.elapsed();
         if self.reports_left == 0 {
             let took = std::mem::take(&mut self.reports_took);
-            let pause = (took * REPORT_PAUSE).clamp(REPORT_EVERY, MAX_REPORT_EVERY);
-            self.reports_due = Instant::now() + pause;
+            self.reports_due = Instant::now() + pause_after(took);
+        }
+        Ok(())
+    }
+
+    /// Writes lines of logs.
+    pub(super) fn write_logs(&mut self) -> Done<()> {
+        let begun = Instant::now();
+        let mut due = std::mem::take(&mut self.logged);
+        let mut written = Ok(());
+        while !due.is_empty() && written.is_ok() {
+            let count = due.len().min(MAX_LOGS);
+            written = self.write_logs_of(&due[..count]);
+            if written.is_ok() {
+                due.drain(..count);
+            }
+        }
+        self.logged.append(&mut due);
+        self.logs_due = Instant::now() + pause_after(begun.elapsed());
+        written
+    }
+
+    fn write_logs_of(&mut self, runs: &[Arc<JobRun>]) -> Done<()> {
+        let (mut logs, mut marks) = (Vec::new(), Vec::new());
+        for run in runs {
+            let (rows, mark) = run.log.next_rows();
+            if !rows.is_empty() {
+                logs.push((run.held.claim, rows));
+                marks.push((run, mark));
+            }
+        }
+        if logs.is_empty() {
+            return Ok(());
+        }
+        let written = self.write(&logs, |(claim, _)| *claim, Storage::log)?;
+        for (run, mark) in marks {
+            let claim = run.held.claim;
+            let is_done = written.done.contains(&claim.id);
+            if !written.holds(claim) {
+                self.shared.lose(claim);
+            } else if !is_done || run.log.mark_written(mark) {
+                self.logged.push(run.clone());
+            }
         }
         Ok(())
     }
