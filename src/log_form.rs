@@ -1,6 +1,5 @@
 //! How logs are asked for, and how they look: plain lines of text, or JSON.
 
-use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 use time::OffsetDateTime;
@@ -9,9 +8,10 @@ use time::macros::format_description;
 
 use crate::http::fields::Query;
 use crate::http::{Problem, Request};
+use crate::store::LogPart;
 use crate::task::{LogLine, Millis};
 
-pub(crate) const TEXT: &str = "text/plain";
+const TEXT: &str = "text/plain";
 pub(crate) const TEXT_UTF8: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
@@ -56,6 +56,14 @@ impl LogQuery {
         self.attempt.is_none_or(|attempt| line.attempt == attempt)
     }
 
+    /// Appends a part of a log.
+    pub(crate) fn write_part(&self, out: &mut Vec<u8>, part: &LogPart) {
+        write_gap(out, part.dropped);
+        part.lines
+            .iter()
+            .for_each(|line| self.write_text(out, line));
+    }
+
     /// Appends a line of text, if it is asked for.
     pub(crate) fn write_text(&self, out: &mut Vec<u8>, line: &LogLine<'_>) {
         if !self.takes(line) {
@@ -73,14 +81,16 @@ impl LogQuery {
 /// Says in the text that lines are missing here.
 pub(crate) fn write_gap(out: &mut Vec<u8>, dropped: u64) {
     if dropped > 0 {
-        let lines = if dropped == 1 {
-            "line was"
-        } else {
-            "lines were"
-        };
-        let mut text = String::new();
-        let _ = writeln!(text, "[{dropped} {lines} dropped]");
-        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(gap(dropped).as_bytes());
+        out.push(b'\n');
+    }
+}
+
+/// `[12 lines were dropped]`
+pub(crate) fn gap(dropped: u64) -> String {
+    match dropped {
+        1 => "[1 line was dropped]".to_owned(),
+        _ => format!("[{dropped} lines were dropped]"),
     }
 }
 

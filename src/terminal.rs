@@ -9,9 +9,10 @@ use crate::events::TaskEvent;
 use crate::http::fields::Query;
 use crate::http::streaming::stream_bytes;
 use crate::http::{Problem, Request, Response};
+use crate::log_form::gap;
 use crate::log_safe::LogSafe;
 use crate::semaphore::Permit;
-use crate::store::{TaskWatch, WatchUpdate};
+use crate::store::{LogPart, TaskWatch, WatchUpdate};
 use crate::task::{EventKind, Millis, TaskStatus, now_ms};
 
 /// Twice a second, so that the seconds shown do not jump.
@@ -22,7 +23,7 @@ pub(crate) const TEXT_UTF8: &str = "text/plain; charset=utf-8";
 
 const DEFAULT_WIDTH: usize = 80;
 
-const PARAMETERS: [&str; 4] = ["watch", "width", "color", "plain"];
+const PARAMETERS: [&str; 5] = ["width", "color", "plain", "log", "watch"];
 
 /// How a task is drawn.
 pub(crate) struct Screen {
@@ -31,12 +32,22 @@ pub(crate) struct Screen {
     color: bool,
     /// A line a change, instead of one that is drawn over.
     plain: bool,
+    /// With the lines of the log.
+    pub(crate) log: bool,
 }
 
 impl Screen {
     /// As the query's `width`, `color` and `plain` ask for.
     pub(crate) fn parse(request: &Request<'_>) -> Result<Screen, Problem> {
-        let mut query = Query::new(request, &PARAMETERS[1..]);
+        Screen::of(Query::new(request, &PARAMETERS[..3]))
+    }
+
+    /// As [`parse`](Self::parse), with `log`.
+    pub(crate) fn parse_with_log(request: &Request<'_>) -> Result<Screen, Problem> {
+        Screen::of(Query::new(request, &PARAMETERS[..4]))
+    }
+
+    fn of(mut query: Query<'_>) -> Result<Screen, Problem> {
         let screen = Screen::read(&mut query);
         query.finish()?;
         Ok(screen)
@@ -46,7 +57,7 @@ impl Screen {
     pub(crate) fn wanted(request: &Request<'_>) -> Result<Option<Screen>, Problem> {
         let mut query = Query::new(request, &PARAMETERS);
         let screen = Screen::read(&mut query);
-        let is_wanted = query.flag(PARAMETERS[0]);
+        let is_wanted = query.flag(PARAMETERS[4]);
         query.finish()?;
         Ok(is_wanted.then_some(screen))
     }
@@ -59,27 +70,44 @@ impl Screen {
             width: width.unwrap_or(DEFAULT_WIDTH),
             color: query.flag("color"),
             plain: query.flag("plain"),
+            log: query.flag("log"),
         }
     }
 }
 
-/// What happens to a task, for [`draw`].
-pub(crate) fn of_task(
-    mut watch: TaskWatch,
-) -> impl FnMut(Duration) -> (Vec<TaskEvent>, bool) + Send {
-    move |patience| match watch.next(patience) {
-        WatchUpdate::Events(events) => (events, !watch.is_over()),
-        WatchUpdate::Log(_) | WatchUpdate::Nothing => (Vec::new(), true),
-        WatchUpdate::Over => (Vec::new(), false),
+/// What happens to a task or a job, for [`draw`].
+#[derive(Default)]
+pub(crate) struct News {
+    /// Lines of its log. They come ahead of the events.
+    pub(crate) log: LogPart,
+    pub(crate) events: Vec<TaskEvent>,
+    /// Whether this is the last of it.
+    pub(crate) is_over: bool,
+}
+
+/// What happens to a task.
+pub(crate) fn of_task(mut watch: TaskWatch) -> impl FnMut(Duration) -> News + Send {
+    move |patience| {
+        let mut news = News::default();
+        match watch.next(patience) {
+            WatchUpdate::Events(events) => {
+                news.events = events;
+                news.is_over = watch.is_over();
+            }
+            WatchUpdate::Log(part) => news.log = part,
+            WatchUpdate::Nothing => {}
+            WatchUpdate::Over => news.is_over = true,
+        }
+        news
     }
 }
 
-/// Draws what `next` tells within the patience it is given, until it says that no more will come.
+/// Draws what `next` tells within the patience it is given, until it is over.
 pub(crate) fn draw(
     permit: Permit,
     name: &str,
     screen: Screen,
-    mut next: impl FnMut(Duration) -> (Vec<TaskEvent>, bool) + Send + 'static,
+    mut next: impl FnMut(Duration) -> News + Send + 'static,
 ) -> Response {
     let mut picture = Picture::new(screen);
     let title = picture.title(name);
@@ -89,17 +117,15 @@ pub(crate) fn draw(
         // A return to the line's begin shows nothing; `plain` has no such invisible byte.
         let heartbeat: &[u8] = if picture.screen.plain { b"" } else { b"\r" };
         stream_bytes(out, TICK, heartbeat, |buffer, patience| {
-            let (events, more) = next(patience);
+            let news = next(patience);
             let mut text = String::new();
-            match events.is_empty() {
-                true => picture.tick(&mut text, now_ms()),
-                false => picture.change(&mut text, events),
-            }
-            if !more {
+            picture.log(&mut text, &news.log);
+            picture.change(&mut text, news.events);
+            if news.is_over {
                 picture.end(&mut text);
             }
             buffer.extend_from_slice(text.as_bytes());
-            more
+            !news.is_over
         })
     })
 }
@@ -134,6 +160,28 @@ impl Picture {
         }
         self.last = events.into_iter().last().or(self.last.take());
         self.tick(out, now_ms());
+    }
+
+    /// Writes lines of the log in the bar's place, which is drawn again below them.
+    fn log(&mut self, out: &mut String, part: &LogPart) {
+        let gap = (part.dropped > 0).then(|| gap(part.dropped));
+        let lines = part.lines.iter().map(|line| match self.screen.plain {
+            true => format!(
+                "{}  {:<9}        {}",
+                second(line.at),
+                line.stream.as_str(),
+                line.text
+            ),
+            // Terminals do not agree where a tab ends.
+            false => line.text.replace('\t', "    "),
+        });
+        for line in gap.into_iter().chain(lines) {
+            let has_bar = !std::mem::take(&mut self.line).is_empty();
+            let covered = if has_bar { self.screen.width - 1 } else { 0 };
+            let rest = " ".repeat(covered.saturating_sub(columns(&line)));
+            let begin = if has_bar { "\r" } else { "" };
+            let _ = writeln!(out, "{begin}{line}{rest}");
+        }
     }
 
     /// Draws the line again where it looks different by now.
@@ -180,12 +228,7 @@ impl Picture {
 
     /// `2026-01-31T12:00:00Z  running     40 %  Step 4: what it does`
     fn plain_line(&self, event: &TaskEvent) -> String {
-        let at = std::time::UNIX_EPOCH + Duration::from_millis(event.at);
-        let at = time::OffsetDateTime::from(at)
-            .format(time::macros::format_description!(
-                "[year]-[month]-[day]T[hour]:[minute]:[second]Z"
-            ))
-            .unwrap_or_default();
+        let at = second(event.at);
         let (kind, percent) = (event.kind.as_str(), event.snapshot.progress);
         let line = format!("{at}  {kind:<9} {percent:>3} %  {}", step(event));
         line.trim_end().to_owned()
@@ -224,6 +267,16 @@ impl Picture {
             false => text.to_owned(),
         }
     }
+}
+
+/// `2026-01-31T12:00:00Z`
+fn second(at: Millis) -> String {
+    let at = std::time::UNIX_EPOCH + Duration::from_millis(at);
+    let format =
+        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    time::OffsetDateTime::from(at)
+        .format(format)
+        .unwrap_or_default()
 }
 
 /// The step in words, or what the task waits for.
@@ -298,6 +351,7 @@ mod tests {
             width: 20,
             color: false,
             plain: true,
+            log: false,
         });
         let mut snapshot = TaskSnapshot::initial();
         snapshot.started_at = Some(0);

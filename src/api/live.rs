@@ -2,29 +2,55 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::call::Call;
 use super::tasks::StatsAnswer;
 use super::view::StatusView;
 use crate::events::TaskEvent;
-use crate::http::Response;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
-use crate::http::sse::EventFormat;
-use crate::http::streaming::{format, last_event_id, permit, stream_events};
+use crate::http::sse::{EventFormat, EventId};
+use crate::http::streaming::{format, last_event, last_event_id, permit, stream_events};
+use crate::http::{Request, Response};
 use crate::semaphore::Semaphore;
-use crate::store::{SessionUpdate, SessionWatch, TaskWatch, WatchUpdate};
+use crate::store::{
+    LogPart, SessionUpdate, SessionWatch, StoreError, TaskManager, TaskWatch, WatchUpdate,
+};
+use crate::task::{LogLine, SessionKey, TaskId};
 
 /// The most bytes of events written at once.
 const BATCH: usize = 32 * 1024;
 
-/// One task's events.
+/// One task's events, with its log where `log` asks for it.
 pub(super) fn task_events(call: &Call<'_>) -> Answer {
-    Query::new(call.request, &[]).finish()?;
-    let after = last_event_id(call.request);
-    let tasks = &call.api.tasks;
-    let watch = tasks.watch(&call.session, call.id()?, after)?;
+    let mut query = Query::new(call.request, &["log"]);
+    let with_log = query.flag("log");
+    query.finish()?;
+    let watch = watch(
+        &call.api.tasks,
+        &call.session,
+        call.id()?,
+        call.request,
+        with_log,
+    )?;
     let answer = stream_task(&call.api.streams, watch, format(call.request))?;
     Ok(answer.with("Vary", "Accept"))
+}
+
+/// A watch from where the client says that it has seen the task.
+pub(super) fn watch(
+    tasks: &TaskManager,
+    session: &SessionKey,
+    id: TaskId,
+    request: &Request<'_>,
+    with_log: bool,
+) -> Result<TaskWatch, StoreError> {
+    let watch = tasks.watch(session, id, last_event_id(request))?;
+    Ok(match with_log {
+        true => watch.with_log(last_event(request).and_then(|id| id.line).unwrap_or(0)),
+        false => watch,
+    })
 }
 
 /// A task's events to their end; 204 tells a client that has them all not to come back.
@@ -37,21 +63,64 @@ pub(super) fn stream_task(
         return Ok(Response::empty(204));
     }
     let permit = permit(streams)?;
+    let mut told = EventId {
+        number: watch.seq().into(),
+        line: watch.line(),
+    };
     Ok(Response::stream(format.content_type(), move |out| {
         let _permit = permit;
         stream_events(out, format, |buffer, patience| {
             match watch.next(patience) {
                 WatchUpdate::Events(events) => {
                     for event in &events {
-                        write(buffer, format, event.seq.into(), event);
+                        told.number = event.seq.into();
+                        write(buffer, format, told, event);
                     }
                 }
-                WatchUpdate::Nothing | WatchUpdate::Log(_) => {}
+                WatchUpdate::Log(part) => {
+                    write_lines(buffer, format, &mut told, watch.task(), &part);
+                }
+                WatchUpdate::Nothing => {}
                 WatchUpdate::Over => return false,
             }
             true
         })
     }))
+}
+
+/// A line of a task's log, as an event.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LineView<'a> {
+    task_id: TaskId,
+    #[serde(flatten)]
+    line: &'a LogLine<'a>,
+}
+
+/// That lines are missing here.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DroppedView {
+    task_id: TaskId,
+    dropped: u64,
+}
+
+fn write_lines(
+    buffer: &mut Vec<u8>,
+    format: EventFormat,
+    told: &mut EventId,
+    task_id: TaskId,
+    part: &LogPart,
+) {
+    let dropped = part.dropped;
+    if dropped > 0 {
+        told.line = told.line.map(|line| line + dropped);
+        format.write(buffer, *told, "dropped", &DroppedView { task_id, dropped });
+    }
+    for line in &part.lines {
+        told.line = Some(line.n);
+        format.write(buffer, *told, "log", &LineView { task_id, line });
+    }
 }
 
 /// The events of all of the session's tasks.
@@ -97,7 +166,7 @@ fn fill(
     true
 }
 
-fn write(buffer: &mut Vec<u8>, format: EventFormat, number: u64, event: &TaskEvent) {
+fn write(buffer: &mut Vec<u8>, format: EventFormat, id: impl Into<EventId>, event: &TaskEvent) {
     let data = StatusView::at(event);
-    format.write(buffer, number, event.kind.as_str(), &data);
+    format.write(buffer, id, event.kind.as_str(), &data);
 }

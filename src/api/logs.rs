@@ -1,18 +1,13 @@
 //! `/tasks/:id/log`: what a task's executor says besides its progress.
 
-use std::time::Duration;
-
 use super::call::Call;
 use crate::http::Response;
 use crate::http::response::PART;
 use crate::http::router::Answer;
-use crate::http::streaming::{permit, stream_bytes};
+use crate::http::streaming::{LOOK, permit, stream_bytes};
 use crate::log_form::{LogQuery, TEXT_UTF8, write_gap};
 use crate::store::{LogMark, TaskManager, WatchUpdate};
 use crate::task::{SessionKey, TaskId};
-
-/// How often a stream that has nothing to say looks whether its client is still there.
-const LOOK: Duration = Duration::from_millis(1_500);
 
 pub(super) fn log(call: &Call<'_>) -> Answer {
     let query = LogQuery::parse(call.request)?;
@@ -116,12 +111,7 @@ fn follow(call: &Call<'_>, query: LogQuery) -> Answer {
         let _permit = permit;
         stream_bytes(out, LOOK, b"", |buffer, patience| {
             match watch.next(patience) {
-                WatchUpdate::Log(part) => {
-                    write_gap(buffer, part.dropped);
-                    part.lines
-                        .iter()
-                        .for_each(|line| query.write_text(buffer, line));
-                }
+                WatchUpdate::Log(part) => query.write_part(buffer, &part),
                 WatchUpdate::Events(_) | WatchUpdate::Nothing => {}
                 WatchUpdate::Over => return false,
             }

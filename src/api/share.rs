@@ -6,15 +6,15 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::call::{Api, Call};
-use super::live::stream_task;
+use super::live::{stream_task, watch};
 use super::page;
 use super::watch::view;
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
-use crate::http::streaming::{format, last_event_id, permit};
+use crate::http::streaming::{format, permit};
 use crate::http::{Problem, Request, Response};
 use crate::store::ShareToken;
-use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
+use crate::task::{Millis, Task, TaskId, TaskStatus};
 use crate::terminal::{Screen, TEXT};
 
 const JSON: &str = "application/json";
@@ -30,8 +30,14 @@ struct ShareAnswer<'a> {
 
 pub(super) fn share(call: &Call<'_>) -> Answer {
     call.once(|| {
-        call.no_fields()?;
-        let token = call.api.tasks.share(&call.session, call.id()?)?;
+        let mut fields = call.fields()?;
+        let with_log = fields.flag("log").unwrap_or(false);
+        fields.finish()?;
+        let (tasks, id) = (&call.api.tasks, call.id()?);
+        let token = match with_log {
+            true => tasks.share_with_log(&call.session, id)?,
+            false => tasks.share(&call.session, id)?,
+        };
         let url = &*format!("/s/{token}");
         let success = true;
         let link = format!("{}{url}", page::base(call.api, call.request));
@@ -101,27 +107,28 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
         Some(token) => (token, true),
         None => (last, false),
     };
-    let Some((key, id)) = target(api, token) else {
+    let Some(shown) = ShareToken::parse(token).and_then(|token| api.tasks.shown(token)) else {
         return match wanted(request) == page::HTML && !badge {
             true => Ok(page::shared(404)),
             false => Err(ended()),
         };
     };
-    let tasks = &api.tasks;
+    let (tasks, key, id) = (&api.tasks, &shown.session, shown.task);
     if badge {
-        return tasks.inspect(&key, id, svg).map_err(|_| ended());
+        return tasks.inspect(key, id, svg).map_err(|_| ended());
     }
     let form = wanted(request);
     if form == page::HTML {
         return Ok(page::shared(200).with("Vary", "Accept"));
     }
     // A page's address may carry what other sites hang on it; a program is told what is wrong.
-    let screen = Screen::parse(request)?;
+    let mut screen = Screen::parse(request)?;
+    screen.log = shown.with_log;
     let answer = match form {
-        JSON => tasks.inspect(&key, id, json)?,
-        TEXT => view(api, &key, id, screen, permit(&api.streams)?)?,
+        JSON => tasks.inspect(key, id, json)?,
+        TEXT => view(api, key, id, screen, permit(&api.streams)?)?,
         _ => {
-            let watch = tasks.watch(&key, id, last_event_id(request))?;
+            let watch = watch(tasks, key, id, request, shown.with_log)?;
             stream_task(&api.streams, watch, format(request))?
         }
     };
@@ -132,10 +139,6 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
 fn wanted(request: &Request<'_>) -> &'static str {
     let (sse, lines) = (EventFormat::SSE_TYPE, EventFormat::NDJSON_TYPE);
     request.wanted(&[page::HTML, JSON, sse, lines], TEXT)
-}
-
-fn target(api: &Api, token: &str) -> Option<(SessionKey, TaskId)> {
-    api.tasks.shared_task(ShareToken::parse(token)?)
 }
 
 fn ended() -> Problem {

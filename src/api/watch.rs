@@ -12,7 +12,7 @@ use crate::terminal::{Screen, draw, of_task};
 pub(super) fn watch(call: &Call<'_>) -> Answer {
     let id = call.id()?;
     call.api.tasks.inspect(&call.session, id, |_| ())?;
-    let screen = Screen::parse(call.request)?;
+    let screen = Screen::parse_with_log(call.request)?;
     let permit = permit(&call.api.streams)?;
     Ok(view(call.api, &call.session, id, screen, permit)?)
 }
@@ -26,7 +26,10 @@ pub(super) fn view(
     permit: Permit,
 ) -> Result<Response, StoreError> {
     let name = api.tasks.inspect(session, id, |task| task.name.clone())?;
-    let watch = api.tasks.watch(session, id, None)?;
+    let mut watch = api.tasks.watch(session, id, None)?;
+    if screen.log {
+        watch = watch.with_log(0);
+    }
     Ok(draw(permit, &name, screen, of_task(watch)))
 }
 

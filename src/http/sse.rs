@@ -1,6 +1,50 @@
 //! Live events on the wire: `text/event-stream`, and one JSON object a line.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// An event's number. A stream that tells the log too adds the number of the newest line told: `12.345`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EventId {
+    pub(crate) number: u64,
+    pub(crate) line: Option<u64>,
+}
+
+impl EventId {
+    pub(crate) fn parse(text: &str) -> Option<EventId> {
+        let (number, line) = match text.split_once('.') {
+            Some((number, line)) => (number, Some(line.parse().ok()?)),
+            None => (text, None),
+        };
+        let number = number.parse().ok()?;
+        Some(EventId { number, line })
+    }
+}
+
+impl From<u64> for EventId {
+    fn from(number: u64) -> EventId {
+        EventId { number, line: None }
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}.{line}", self.number),
+            None => self.number.fmt(f),
+        }
+    }
+}
+
+impl Serialize for EventId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.line {
+            Some(_) => to.collect_str(self),
+            None => to.serialize_u64(self.number),
+        }
+    }
+}
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +57,7 @@ pub(crate) enum EventFormat {
 
 #[derive(Serialize)]
 struct Line<'a, D> {
-    id: u64,
+    id: EventId,
     event: &'a str,
     #[serde(flatten)]
     data: &'a D,
@@ -48,7 +92,14 @@ impl EventFormat {
     }
 
     /// Appends one event. `data` is an object of ours, which writes into memory without fail.
-    pub(crate) fn write(self, out: &mut Vec<u8>, id: u64, event: &str, data: &impl Serialize) {
+    pub(crate) fn write(
+        self,
+        out: &mut Vec<u8>,
+        id: impl Into<EventId>,
+        event: &str,
+        data: &impl Serialize,
+    ) {
+        let id = id.into();
         match self {
             EventFormat::Sse => {
                 out.extend_from_slice(format!("id: {id}\nevent: {event}\ndata: ").as_bytes());

@@ -3,12 +3,12 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::http::sse::EventFormat;
+use crate::http::sse::{EventFormat, EventId};
 use crate::http::{BodyWriter, Peer, Problem, Request};
 use crate::semaphore::{Permit, Semaphore};
 
 /// How often a stream that has nothing to say looks whether its client is still there.
-const LOOK: Duration = Duration::from_millis(1_500);
+pub(crate) const LOOK: Duration = Duration::from_millis(1_500);
 
 /// How soon after a heartbeat that was a question it looks for the answer.
 const PROBE: Duration = Duration::from_millis(100);
@@ -34,9 +34,14 @@ pub(crate) fn format(request: &Request<'_>) -> EventFormat {
     }
 }
 
-/// The number of the last event that a returning client has seen.
+/// The last event that a returning client has seen.
+pub(crate) fn last_event(request: &Request<'_>) -> Option<EventId> {
+    EventId::parse(request.header("Last-Event-ID")?.trim())
+}
+
+/// Its number.
 pub(crate) fn last_event_id(request: &Request<'_>) -> Option<u32> {
-    request.header("Last-Event-ID")?.trim().parse().ok()
+    u32::try_from(last_event(request)?.number).ok()
 }
 
 /// Sends what `next` appends, as events of this format.

@@ -55,7 +55,10 @@ pub(super) fn check(tasks: &TaskManager) {
         }
         let active = state.records().filter(|r| r.is_active()).count();
         assert_eq!(state.is_quiet(), active == 0);
-        shared += state.records().filter(|r| r.share.is_some()).count();
+        shared += state
+            .records()
+            .map(|r| r.shares.iter().flatten().count())
+            .sum::<usize>();
         for record in state.records() {
             let trail: Vec<_> = record.history.iter().collect();
             assert!(trail.iter().zip(1..).all(|(event, seq)| event.seq == seq));
@@ -275,7 +278,8 @@ fn the_account_is_right_after_every_step_and_the_limit_holds() {
             }
             (6, Some(i)) => drop(tasks.finish(&attempts[i], AttemptResult::Failed(text))),
             (7, Some(i)) => drop(tasks.cancel(&key(), attempts[i].task)),
-            (9, Some(i)) => drop(tasks.share(&key(), attempts[i].task)),
+            (9, Some(i)) if step % 2 == 0 => drop(tasks.share(&key(), attempts[i].task)),
+            (9, Some(i)) => drop(tasks.share_with_log(&key(), attempts[i].task)),
             (8, Some(i)) => match random.below(3) {
                 0 => drop(tasks.queue(&key(), attempts[i].task)),
                 _ => {

@@ -98,7 +98,8 @@ pub(crate) struct Record {
     pub(crate) history: History,
     /// Bytes that are charged and not yet used. Always enough for the entry that ends the task.
     reserve: usize,
-    pub(crate) share: Option<ShareToken>,
+    /// A link to it, and one that shows its log too.
+    pub(crate) shares: [Option<ShareToken>; 2],
     /// There is none before its first line.
     log_lines: Option<Box<TaskLog>>,
 }
@@ -110,7 +111,7 @@ impl Record {
             history: History::with_capacity(if task.queued { 64 } else { 3 }),
             task,
             reserve: ENTRY,
-            share: None,
+            shares: [None; 2],
             log_lines: None,
         };
         record.log(EventKind::Created, "", "");
@@ -137,7 +138,7 @@ impl Record {
             + json(&task.result)
             + self.history.bytes()
             + self.reserve
-            + self.share.map_or(0, |_| SHARE)
+            + self.shares.iter().flatten().count() * SHARE
             + self.task_log().map_or(0, |log| LOG_FIXED + log.room())
     }
 
@@ -269,12 +270,14 @@ impl Record {
     pub(crate) fn share(
         &mut self,
         budget: &Budget,
+        with_log: bool,
         draw: impl FnOnce() -> ShareToken,
     ) -> Option<ShareToken> {
-        if self.share.is_none() {
-            self.spend(budget, SHARE, |record| record.share = Some(draw()));
+        let place = usize::from(with_log);
+        if self.shares[place].is_none() {
+            self.spend(budget, SHARE, |record| record.shares[place] = Some(draw()));
         }
-        self.share
+        self.shares[place]
     }
 
     /// Ends the task, and refunds what is left of its reserve.

@@ -44,7 +44,15 @@ pub(crate) struct Shared {
     pub(super) on_removal: Option<Box<OnRemoval>>,
     pub(super) meter: Option<WorkMeter>,
     /// Where each share link leads. Its lock is taken last, and nothing is called under it.
-    pub(super) shares: RwLock<HashMap<ShareToken, (SessionKey, TaskId)>>,
+    pub(super) shares: RwLock<HashMap<ShareToken, Shown>>,
+}
+
+/// What a share link shows.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) session: SessionKey,
+    pub(crate) task: TaskId,
+    pub(crate) with_log: bool,
 }
 
 impl Shared {
@@ -56,8 +64,8 @@ impl Shared {
 
     /// Forgets the share link of a record that has left the store, and tells `on_removal`.
     pub(super) fn removed(&self, key: &SessionKey, record: &Record, reason: &str) {
-        if let Some(token) = record.share {
-            self.shares.write().remove(&token);
+        for token in record.shares.iter().flatten() {
+            self.shares.write().remove(token);
         }
         if let Some(on_removal) = &self.on_removal {
             on_removal(key, record.task.id, reason);

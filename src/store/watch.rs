@@ -197,6 +197,20 @@ impl TaskWatch {
         self
     }
 
+    /// The number of the event that was told last, at the start.
+    pub(crate) fn seq(&self) -> u32 {
+        self.mark.seq() - u32::from(self.first.is_some())
+    }
+
+    pub(crate) fn task(&self) -> TaskId {
+        self.task
+    }
+
+    /// The number of the line that was told last.
+    pub(crate) fn line(&self) -> Option<u64> {
+        self.log.map(LogMark::n)
+    }
+
     /// Whether the task has ended and all of its events were told.
     ///
     /// ```

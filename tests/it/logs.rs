@@ -1,12 +1,32 @@
+use std::time::Duration;
+
 use async_task_system::{LogStream, Outcome, TaskContext, TaskError, TaskInput};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Reply, TestServer, keys, pluck, wait_until};
+use crate::support::{Client, Event, Gate, Reply, Stream, TestServer, keys, pluck, wait_until};
 
 /// A server with `speaks`, which logs the text in its metadata `said`, `times` times, and `fails` where that says so;
-/// and `talks`, which says a line each few milliseconds until the gate opens.
+/// and `talks`, which says `line 1`, `line 2` and so on, until the gate opens.
 fn start(variables: &[(&str, &str)]) -> TestServer {
+    let gate = Gate::default();
+    start_with(variables, &gate)
+}
+
+fn start_with(variables: &[(&str, &str)], gate: &Gate) -> TestServer {
     TestServer::start_with(variables, |registry| {
+        let gate = gate.clone();
+        registry.register("talks", move |_: &TaskInput| {
+            let (gate, mut n) = (gate.clone(), 0);
+            Ok(move |ctx: &mut TaskContext<'_>| {
+                n += 1;
+                ctx.progress(n as u8 % 100, "", "")?;
+                ctx.log(&format!("line {n}"))?;
+                Ok(match gate.is_open() {
+                    true => Outcome::Done(None),
+                    false => Outcome::Again(Duration::from_millis(2)),
+                })
+            })
+        });
         registry.register("speaks", |_: &TaskInput| {
             Ok(|ctx: &mut TaskContext<'_>| {
                 let said: Value = ctx.arguments()?;
@@ -154,4 +174,226 @@ fn a_line_is_cut_and_a_large_log_comes_whole() {
             .all(|text| text.len() <= 8_192 && text.ends_with("ü…"))
     );
     assert_eq!(log(&server, &id, "").text().lines().count(), 300);
+}
+
+/// That these are the lines `line 1`, `line 2` and so on, to the last of the task.
+#[track_caller]
+fn expect_all(client: &Client, id: &str, lines: &[String]) {
+    for (line, n) in lines.iter().zip(1..) {
+        assert_eq!(line, &format!("line {n}"));
+    }
+    assert_eq!(lines, texts(&log_json(client, id, "")));
+}
+
+#[test]
+fn a_followed_log_goes_on_to_the_tasks_end() {
+    let gate = Gate::default();
+    let server = start_with(&[], &gate);
+    let id = server.run("talks");
+    let mut stream = server
+        .call("GET", &format!("/tasks/{id}/log?follow=1&after=0"))
+        .open();
+    for n in 1..20 {
+        assert_eq!(stream.until("\n"), Some(format!("line {n}\n")));
+    }
+    gate.open();
+    let rest = stream.rest();
+    server.wait_status(&id, "completed");
+    let all: Vec<String> = (1..20).map(|n| format!("line {n}")).collect();
+    let all = [all, rest.lines().map(str::to_owned).collect()].concat();
+    expect_all(&server, &id, &all);
+    // It has ended: what there is comes at once.
+    let call = server.call("GET", &format!("/tasks/{id}/log?follow=1&after=3"));
+    assert!(call.open().rest().starts_with("line 4\n"));
+    let pending = server.create(json!({ "name": "n" }));
+    let call = server.call("GET", &format!("/tasks/{pending}/log?follow=1"));
+    let mut stream = call.open();
+    server.act(&format!("/tasks/{pending}/cancel")).expect(200);
+    assert_eq!(stream.rest(), "");
+}
+
+fn events_of(client: &Client, id: &str, last: Option<&Event>) -> Stream {
+    let call = client.call("GET", &format!("/tasks/{id}/events?log=1"));
+    match last {
+        Some(event) => {
+            let last = format!("{}.{}", event.id, event.line.expect("two numbers"));
+            call.header("Last-Event-ID", &last).open()
+        }
+        None => call.open(),
+    }
+}
+
+#[test]
+fn events_carry_the_log_and_reconnects_lose_and_double_nothing() {
+    let gate = Gate::default();
+    let server = start_with(&[], &gate);
+    let id = server.run("talks");
+    let mut seen: Vec<Event> = Vec::new();
+    for round in 0..60 {
+        let mut stream = events_of(&server, &id, seen.last());
+        for _ in 0..round % 7 {
+            seen.push(stream.event().expect("it goes on"));
+        }
+    }
+    gate.open();
+    seen.extend(events_of(&server, &id, seen.last()).events());
+    server.wait_status(&id, "completed");
+    let (lines, others): (Vec<_>, Vec<_>) = seen.iter().partition(|event| event.name == "log");
+    let told: Vec<String> = lines
+        .iter()
+        .map(|event| event.data["text"].to_string())
+        .collect();
+    let told: Vec<String> = told
+        .iter()
+        .map(|text| text.trim_matches('"').to_owned())
+        .collect();
+    expect_all(&server, &id, &told);
+    let first = &lines[0].data;
+    assert_eq!(
+        keys(first),
+        ["at", "attempt", "n", "stream", "taskId", "text"]
+    );
+    assert_eq!(seen.last().expect("some").name, "completed");
+    let told: Vec<u64> = others.iter().map(|event| event.id).collect();
+    let history = server.history(&id).len() as u64;
+    assert_eq!(told, (told[0]..=history).collect::<Vec<_>>());
+    // Who has it all is asked not to come back.
+    let last = seen.last().expect("some");
+    let last = format!("{}.{}", last.id, last.line.expect("two numbers"));
+    let call = server.call("GET", &format!("/tasks/{id}/events?log=1"));
+    call.header("Last-Event-ID", &last).send().expect(204);
+    // Who comes for the first time after the end gets the lines, and the end last.
+    let events = events_of(&server, &id, None).events();
+    assert_eq!(events.len(), lines.len() + 1);
+    assert_eq!(events.last().expect("some").name, "completed");
+    // Without the log, nothing of it is told.
+    let mut plain = server.call("GET", &format!("/tasks/{id}/events")).open();
+    assert_eq!(plain.events().len(), 1);
+}
+
+#[test]
+fn lines_of_json_carry_the_log_and_a_gap_is_told() {
+    let server = start(&[("MAX_LOG_BYTES", "1000")]);
+    let id = speak(&server, json!({ "said": "x".repeat(90), "times": 100 }));
+    server.wait_status(&id, "completed");
+    let call = server.call("GET", &format!("/tasks/{id}/events?log=1"));
+    let mut stream = call
+        .header("Accept", "application/x-ndjson")
+        .header("Last-Event-ID", "1.50")
+        .open();
+    let lines: Vec<Value> = stream
+        .rest()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(
+        lines[0],
+        json!({ "id": "1.90", "event": "dropped", "taskId": id, "dropped": 40 })
+    );
+    assert_eq!(
+        (&lines[1]["id"], &lines[1]["event"]),
+        (&json!("1.91"), &json!("log"))
+    );
+    let end = lines.last().expect("some");
+    assert_eq!(
+        (&end["event"], &end["id"]),
+        (&json!("completed"), &json!("4.100"))
+    );
+    let text = server
+        .call("GET", &format!("/tasks/{id}/log?follow=1"))
+        .open()
+        .rest();
+    assert!(text.starts_with("[90 lines were dropped]\nxxx"), "{text}");
+}
+
+#[test]
+fn a_reader_that_is_slow_is_told_what_it_missed() {
+    let gate = Gate::default();
+    let server = start_with(&[("MAX_LOG_BYTES", "2000")], &gate);
+    let id = server.run("talks");
+    let mut stream = server
+        .call("GET", &format!("/tasks/{id}/log?follow=1"))
+        .open();
+    assert_eq!(stream.until("\n").as_deref(), Some("line 1\n"));
+    // The connection's buffers take a while to fill.
+    wait_until(|| log_json(&server, &id, "")["dropped"].as_u64() > Some(200));
+    gate.open();
+    let mut next = 2;
+    for line in stream.rest().lines() {
+        let gap = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.split(' ').next());
+        match gap {
+            Some(dropped) => next += dropped.parse::<u64>().expect("a number"),
+            None => {
+                assert_eq!(line, format!("line {next}"));
+                next += 1;
+            }
+        }
+    }
+    server.wait_status(&id, "completed");
+    let kept = log_json(&server, &id, "");
+    let last = kept["lines"]
+        .as_array()
+        .and_then(|lines| lines.last())
+        .expect("a line");
+    assert_eq!(last["n"], next - 1);
+}
+
+#[test]
+fn the_terminal_shows_lines_above_the_bar() {
+    let server = start(&[]);
+    let id = speak(&server, json!({ "said": "one\ttwo\nthree" }));
+    server.wait_status(&id, "completed");
+    let watch = |query: &str| {
+        let call = server.call("GET", &format!("/tasks/{id}/watch{query}"));
+        call.open().rest()
+    };
+    let text = watch("?log=1");
+    assert!(text.starts_with("speaks\none    two\nthree\n"), "{text}");
+    assert!(
+        text.ends_with(" s\n") && text.contains("✔ completed"),
+        "{text}"
+    );
+    let plain = watch("?log=1&plain=1");
+    let lines: Vec<&str> = plain.lines().collect();
+    assert!(
+        lines[1].ends_with("Z  out              one\ttwo"),
+        "{plain}"
+    );
+    assert!(!watch("").contains("three"));
+}
+
+#[test]
+fn a_share_link_shows_the_log_only_where_its_owner_says_so() {
+    let server = start(&[]);
+    let id = speak(&server, json!({ "said": "a secret" }));
+    server.wait_status(&id, "completed");
+    let share = |body: Value| {
+        let reply = server.post(&format!("/tasks/{id}/share"), body);
+        reply.expect(201).json()["url"]
+            .as_str()
+            .expect("a url")
+            .to_owned()
+    };
+    let (without, with) = (share(json!({})), share(json!({ "log": true })));
+    assert_eq!(
+        (
+            share(json!({ "log": false })),
+            share(json!({ "log": true }))
+        ),
+        (without.clone(), with.clone())
+    );
+    assert_ne!(without, with);
+    let show = |url: &str, accept: &str| {
+        let call = server.call_exact("GET", url).header("Accept", accept);
+        call.open().rest()
+    };
+    for accept in ["*/*", "text/event-stream", "application/x-ndjson"] {
+        assert!(show(&with, accept).contains("a secret"), "{accept}");
+        assert!(!show(&without, accept).contains("a secret"), "{accept}");
+    }
+    server
+        .post(&format!("/tasks/{id}/share"), json!({ "log": 1 }))
+        .expect(400);
 }

@@ -3,43 +3,58 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::Call;
+use super::logs::JobLine;
 use crate::events::{TaskEvent, TaskSnapshot};
-use crate::http::Response;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
-use crate::http::sse::EventFormat;
-use crate::http::streaming::{format, last_event_id, permit, stream_events};
+use crate::http::sse::{EventFormat, EventId};
+use crate::http::streaming::{format, last_event, last_event_id, permit, stream_events};
+use crate::http::{Problem, Response};
 use crate::jobs::database::Duty;
 use crate::jobs::job::{Entry, Job};
 use crate::jobs::notify::watch::{Stopped, Watcher};
+use crate::jobs::storage::Done;
 use crate::jobs::system::JobSystem;
 use crate::semaphore::Permit;
+use crate::store::LogPart;
 use crate::task::{EventKind, HistoryEvent};
-use crate::terminal::{Screen, draw};
+use crate::terminal::{News, Screen, draw};
 
-/// Streams the job's history, whichever process runs the job.
+/// Streams the job's history, whichever process runs the job; with its log if `log` asks for it.
 pub(super) fn events(call: &Call<'_>) -> Answer {
-    Query::new(call.request, &[]).finish()?;
+    let mut query = Query::new(call.request, &["log"]);
+    let with_log = query.flag("log");
+    query.finish()?;
     let job = call.job()?;
     // A number above the job's newest entry belongs to another job, so the stream starts at the first entry.
     let last_sent = last_event_id(call.request).filter(|&last_sent| last_sent <= job.seq);
     let last_sent = last_sent.unwrap_or(0);
-    if job.status.is_final() && last_sent >= job.seq {
+    let last_line = with_log.then(|| last_event(call.request).and_then(|id| id.line).unwrap_or(0));
+    let has_lines = || match last_line {
+        Some(line) => has_lines(call, &job, line),
+        None => Ok(false),
+    };
+    if job.status.is_final() && last_sent >= job.seq && !has_lines()? {
         return Ok(Response::empty(204));
     }
     let permit = permit(call.streams)?;
     let format = format(call.request);
-    let mut follower = JobEventStream::new(call, &job, last_sent);
+    let mut follower = JobEventStream::new(call, &job, last_sent, last_line);
     let response = Response::stream(format.content_type(), move |out| {
         let _permit = permit;
         stream_events(out, format, |buffer, patience| {
-            for entry in follower.news(patience) {
-                write_entry(format, buffer, &entry, follower.id);
+            let mut told = follower.told();
+            let news = follower.news(patience);
+            write_lines(format, buffer, &mut told, &news.log, follower.id);
+            for entry in &news.entries {
+                told.number = entry.seq.into();
+                write_event(format, buffer, told, &entry.event, &entry.of(follower.id));
             }
             !follower.has_ended
         })
@@ -47,53 +62,99 @@ pub(super) fn events(call: &Call<'_>) -> Answer {
     Ok(response.with("Vary", "Accept"))
 }
 
-/// The position of a stream in a job's history.
-struct JobEventStream {
+fn has_lines(call: &Call<'_>, job: &Job, after: u64) -> Result<bool, Problem> {
+    let lines = call
+        .system
+        .storage
+        .log_after(Duty::Request, job.id, after)?;
+    Ok(!lines.is_empty())
+}
+
+/// The position of a stream in a job's history and log.
+pub(super) struct JobEventStream {
     watcher: Watcher,
     system: Arc<JobSystem>,
     id: Uuid,
     /// The newest entry that the client has.
     last_sent: u32,
-    /// There may be newer entries.
+    /// The newest line that the client has, if it gets the log.
+    last_line: Option<u64>,
+    /// There may be newer entries or lines.
     is_behind: bool,
-    /// There will be no more entries.
-    has_ended: bool,
+    /// There will be no more of them.
+    pub(super) has_ended: bool,
+}
+
+/// What has happened to a job: either lines or entries.
+#[derive(Default)]
+pub(super) struct JobNews {
+    pub(super) log: LogPart,
+    entries: Vec<Entry>,
 }
 
 impl JobEventStream {
-    fn new(call: &Call<'_>, job: &Job, last_sent: u32) -> JobEventStream {
+    pub(super) fn new(
+        call: &Call<'_>,
+        job: &Job,
+        last_sent: u32,
+        last_line: Option<u64>,
+    ) -> JobEventStream {
         JobEventStream {
-            watcher: call.system.watch.watch(job.id, job.seq),
+            watcher: call.system.watch.watch(job.id, job.seq, last_line),
             system: call.system.clone(),
             id: job.id,
             last_sent,
+            last_line,
             is_behind: true,
             has_ended: false,
         }
     }
 
-    /// Returns the entries that arrive within `patience`.
-    fn news(&mut self, patience: Duration) -> Vec<Entry> {
-        if !self.is_behind && !self.has_changed(patience) {
-            return Vec::new();
+    fn told(&self) -> EventId {
+        EventId {
+            number: self.last_sent.into(),
+            line: self.last_line,
         }
-        let Ok(mut history) = self
-            .system
-            .storage
-            .history(Duty::Watch, self.id, self.last_sent)
-        else {
+    }
+
+    /// Returns what happens within `patience`.
+    pub(super) fn news(&mut self, patience: Duration) -> JobNews {
+        if !self.is_behind && !self.has_changed(patience) {
+            return JobNews::default();
+        }
+        let Ok(news) = self.read() else {
             // Read-only: the server may have become a standby. 25P02, 25P03 and no code: the session must not be used
             // again.
             self.is_behind = true;
             self.has_changed(patience);
-            return Vec::new();
+            return JobNews::default();
         };
+        news
+    }
+
+    /// The history is read first and told last: whatever ends the job was written with the last lines.
+    fn read(&mut self) -> Done<JobNews> {
+        let storage = &self.system.storage;
+        let mut history = storage.history(Duty::Watch, self.id, self.last_sent)?;
+        if let Some(last_line) = self.last_line {
+            let lines = storage.log_after(Duty::Watch, self.id, last_line)?;
+            if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
+                // There may be more of them, and the history is to be read again.
+                self.is_behind = true;
+                self.last_line = Some(last.n);
+                let dropped = first.n - 1 - last_line;
+                let log = LogPart { dropped, lines };
+                let entries = Vec::new();
+                return Ok(JobNews { log, entries });
+            }
+        }
         self.is_behind = false;
         // The history is empty if retention has deleted the job.
         self.has_ended = history.last().is_none_or(Entry::is_end);
         history.retain(|entry| entry.seq > self.last_sent);
         self.last_sent = history.last().map_or(self.last_sent, |last| last.seq);
-        history
+        let (log, entries) = (LogPart::default(), history);
+        Ok(JobNews { log, entries })
     }
 
     fn has_changed(&mut self, patience: Duration) -> bool {
@@ -107,13 +168,63 @@ impl JobEventStream {
     }
 }
 
-/// Writes an entry as an event. A line of NDJSON needs no envelope, because the entry has its number and event.
-fn write_entry(format: EventFormat, buffer: &mut Vec<u8>, entry: &Entry, job: Uuid) {
-    let data = entry.of(job);
+/// A line or a gap of the log, as an event.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LogEvent<'a, T> {
+    job_id: Uuid,
+    event: &'a str,
+    #[serde(flatten)]
+    data: T,
+}
+
+#[derive(Serialize)]
+struct Dropped {
+    dropped: u64,
+}
+
+fn write_lines(
+    format: EventFormat,
+    buffer: &mut Vec<u8>,
+    told: &mut EventId,
+    log: &LogPart,
+    job_id: Uuid,
+) {
+    if log.dropped > 0 {
+        let (event, dropped) = ("dropped", log.dropped);
+        let data = Dropped { dropped };
+        told.line = told.line.map(|line| line + dropped);
+        let data = LogEvent {
+            job_id,
+            event,
+            data,
+        };
+        write_event(format, buffer, *told, event, &data);
+    }
+    for line in &log.lines {
+        let (event, data) = ("log", JobLine::new(line));
+        told.line = Some(line.n);
+        let data = LogEvent {
+            job_id,
+            event,
+            data,
+        };
+        write_event(format, buffer, *told, event, &data);
+    }
+}
+
+/// Writes an event. A line of NDJSON needs no envelope, because what it tells has its number and event.
+fn write_event(
+    format: EventFormat,
+    buffer: &mut Vec<u8>,
+    id: EventId,
+    event: &str,
+    data: &impl Serialize,
+) {
     match format {
-        EventFormat::Sse => format.write(buffer, entry.seq.into(), &entry.event, &data),
+        EventFormat::Sse => format.write(buffer, id, event, data),
         EventFormat::NdJson => {
-            let _ = serde_json::to_writer(&mut *buffer, &data);
+            let _ = serde_json::to_writer(&mut *buffer, data);
             buffer.push(b'\n');
         }
     }
@@ -122,7 +233,7 @@ fn write_entry(format: EventFormat, buffer: &mut Vec<u8>, entry: &Entry, job: Uu
 /// Draws the job until it has ended.
 pub(super) fn watch(call: &Call<'_>) -> Answer {
     let job = call.job()?;
-    let screen = Screen::parse(call.request)?;
+    let screen = Screen::parse_with_log(call.request)?;
     Ok(view(call, &job, screen, permit(call.streams)?))
 }
 
@@ -142,12 +253,13 @@ pub(super) fn create(call: &Call<'_>, create: impl FnOnce() -> Answer) -> Answer
 }
 
 fn view(call: &Call<'_>, job: &Job, screen: Screen, permit: Permit) -> Response {
-    let mut stream = JobEventStream::new(call, job, 0);
+    let mut stream = JobEventStream::new(call, job, 0, screen.log.then_some(0));
     let mut now = TaskSnapshot::initial();
     let mut has_begun = false;
     draw(permit, &job.kind, screen, move |patience| {
-        let entries = stream.news(patience);
-        let mut events: Vec<_> = entries
+        let news = stream.news(patience);
+        let mut events: Vec<_> = news
+            .entries
             .iter()
             .filter_map(|entry| follow(entry, stream.id, &mut now))
             .collect();
@@ -156,7 +268,11 @@ fn view(call: &Call<'_>, job: &Job, screen: Screen, permit: Permit) -> Response 
             events.drain(..events.len().saturating_sub(1));
             has_begun = !events.is_empty();
         }
-        (events, !stream.has_ended)
+        News {
+            log: news.log,
+            events,
+            is_over: stream.has_ended,
+        }
     })
 }
 

@@ -6,11 +6,13 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Call;
+use super::live::JobEventStream;
 use crate::http::Response;
 use crate::http::response::PART;
 use crate::http::router::Answer;
+use crate::http::streaming::{LOOK, permit, stream_bytes};
 use crate::jobs::database::Duty;
-use crate::jobs::job::{DbMillis, rfc3339};
+use crate::jobs::job::{DbMillis, Job, rfc3339};
 use crate::jobs::storage::Done;
 use crate::jobs::system::JobSystem;
 use crate::log_form::{LogQuery, TEXT_UTF8, write_gap};
@@ -18,13 +20,17 @@ use crate::task::{LogLine, LogStream};
 
 pub(super) fn log(call: &Call<'_>) -> Answer {
     let query = LogQuery::parse(call.request)?;
-    let id = call.job()?.id;
-    Ok(show(call, query, id)?.with("Vary", "Accept"))
+    let job = call.job()?;
+    let response = match query.follow {
+        true => follow(call, query, &job)?,
+        false => show(call, query, job.id)?,
+    };
+    Ok(response.with("Vary", "Accept"))
 }
 
 /// A line as clients see it.
 #[derive(Serialize)]
-struct JobLine<'a> {
+pub(super) struct JobLine<'a> {
     n: u64,
     at: String,
     attempt: u32,
@@ -33,7 +39,7 @@ struct JobLine<'a> {
 }
 
 impl<'a> JobLine<'a> {
-    fn new(line: &'a LogLine<'_>) -> JobLine<'a> {
+    pub(super) fn new(line: &'a LogLine<'_>) -> JobLine<'a> {
         JobLine {
             n: line.n,
             at: rfc3339(line.at as DbMillis),
@@ -133,4 +139,17 @@ impl ShownLog {
             }
         })
     }
+}
+
+/// The log until the job's end.
+fn follow(call: &Call<'_>, query: LogQuery, job: &Job) -> Answer {
+    let permit = permit(call.streams)?;
+    let mut stream = JobEventStream::new(call, job, job.seq, Some(query.after));
+    Ok(Response::stream(TEXT_UTF8, move |out| {
+        let _permit = permit;
+        stream_bytes(out, LOOK, b"", |buffer, patience| {
+            query.write_part(buffer, &stream.news(patience).log);
+            !stream.has_ended
+        })
+    }))
 }

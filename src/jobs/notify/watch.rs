@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::jobs::storage::Storage;
+use crate::jobs::storage::{Storage, Version};
 use crate::threads::{self, join_until};
 
 /// The polling interval while there are watchers.
@@ -30,8 +30,10 @@ struct Watchers {
 
 struct Subscription {
     job: Uuid,
-    /// The newest history entry that the watcher knows of.
-    seq: u32,
+    /// What the watcher knows of.
+    known: Version,
+    /// Whether it is told of lines too.
+    with_log: bool,
     signal: Sender<()>,
 }
 
@@ -66,17 +68,24 @@ impl Watch {
         })
     }
 
-    /// Watches a job whose history is known up to entry `seq`.
-    pub(crate) fn watch(&self, job: Uuid, seq: u32) -> Watcher {
+    /// Watches a job whose history is known up to entry `seq`, and its log up to a line, if that is given.
+    pub(crate) fn watch(&self, job: Uuid, seq: u32, line: Option<u64>) -> Watcher {
         let (signal, changed) = crossbeam_channel::bounded(1);
         let mut watchers = self.watchers.lock();
         watchers.last += 1;
         let number = watchers.last;
         // After `close`, the dropped signal tells the watcher at once.
         if !watchers.is_closed {
-            watchers
-                .all
-                .insert(number, Subscription { job, seq, signal });
+            let subscription = Subscription {
+                job,
+                known: Version {
+                    seq,
+                    line: line.unwrap_or(0),
+                },
+                with_log: line.is_some(),
+                signal,
+            };
+            watchers.all.insert(number, subscription);
         }
         drop(watchers);
         if let Some(wake) = &*self.wake.lock() {
@@ -126,12 +135,10 @@ impl Drop for Watcher {
 fn poll_loop(storage: &Storage, watchers: &Mutex<Watchers>, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
         loop {
-            let mut jobs: Vec<Uuid> = watchers.lock().all.values().map(|w| w.job).collect();
+            let jobs = watchers.lock().jobs();
             if jobs.is_empty() {
                 break;
             }
-            jobs.sort_unstable();
-            jobs.dedup();
             let pause = match storage.versions(&jobs) {
                 Ok(versions) => {
                     watchers.lock().signal(&versions);
@@ -145,13 +152,25 @@ fn poll_loop(storage: &Storage, watchers: &Mutex<Watchers>, woken: &Receiver<()>
 }
 
 impl Watchers {
+    /// The jobs that are watched, and whether their logs are.
+    fn jobs(&self) -> HashMap<Uuid, bool> {
+        let mut jobs = HashMap::new();
+        for watched in self.all.values() {
+            *jobs.entry(watched.job).or_default() |= watched.with_log;
+        }
+        jobs
+    }
+
     /// Never blocks: if a signal is still waiting, it stands for this change too.
-    fn signal(&mut self, versions: &HashMap<Uuid, u32>) {
+    fn signal(&mut self, versions: &HashMap<Uuid, Version>) {
         for watched in self.all.values_mut() {
             // A deleted job counts as changed.
-            let seq = versions.get(&watched.job).copied().unwrap_or(u32::MAX);
-            if seq != watched.seq {
-                watched.seq = seq;
+            let mut now = versions.get(&watched.job).copied().unwrap_or(Version::GONE);
+            if !watched.with_log {
+                now.line = watched.known.line;
+            }
+            if now != watched.known {
+                watched.known = now;
                 let _ = watched.signal.try_send(());
             }
         }

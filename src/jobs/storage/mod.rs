@@ -52,6 +52,21 @@ pub(crate) struct Claim {
     pub(crate) token: i64,
 }
 
+/// The numbers of a job's newest history entry and of the newest line of its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) seq: u32,
+    pub(crate) line: u64,
+}
+
+impl Version {
+    /// Of a job that is deleted.
+    pub(crate) const GONE: Version = Version {
+        seq: u32::MAX,
+        line: 0,
+    };
+}
+
 pub(crate) type Done<T> = Result<T, DatabaseError>;
 
 impl Storage {
@@ -144,17 +159,22 @@ impl Storage {
         Ok(entries)
     }
 
-    /// Returns the number of the newest history entry of each job that exists.
-    pub(crate) fn versions(&self, jobs: &[Uuid]) -> Done<HashMap<Uuid, u32>> {
-        let rows = self.read(Duty::Watch, &self.requests.versions, &id_rows(jobs))?;
-        let versions = rows.iter().map(|row| {
-            let (id, seq) = row.split_once(' ').unwrap_or_default();
-            let seq = seq
-                .parse()
-                .map_err(|_| DatabaseError::Internal("a version is not a number".to_owned()))?;
-            Ok((id.parse()?, seq))
-        });
-        versions.collect()
+    /// Returns the version of each job that exists, with its newest line only if that is asked for.
+    pub(crate) fn versions(&self, jobs: &HashMap<Uuid, bool>) -> Done<HashMap<Uuid, Version>> {
+        let row =
+            |(id, with_log): (&Uuid, &bool)| json!({ "xid": id, "xlog": u8::from(*with_log) });
+        let document: Vec<_> = jobs.iter().map(row).collect();
+        let rows = self.read(Duty::Watch, &self.requests.versions, &document)?;
+        let version = |row: &String| {
+            read(row, |row| {
+                let mut words = row.split(' ');
+                let id = words.next()?.parse().ok()?;
+                let seq = words.next()?.parse().ok()?;
+                let line = words.next()?.parse().ok()?;
+                Some((id, Version { seq, line }))
+            })
+        };
+        rows.iter().map(version).collect()
     }
 
     /// Returns the cancelled job; `None` if the job had already finished.

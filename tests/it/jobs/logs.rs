@@ -6,11 +6,12 @@ use async_task_system::{ExecutorRegistry, LogStream, Outcome, TaskContext, TaskE
 use serde_json::{Value, json};
 
 use super::{Db, User};
-use crate::support::{Cluster, Gate, keys, pluck, wait_until};
+use crate::support::{Cluster, Event, Gate, keys, pluck, wait_until};
 
 on_both! {
     a_jobs_log_comes_as_text_and_as_json_while_it_runs_and_after
     a_jobs_log_is_bounded_and_leaves_with_the_job
+    a_jobs_log_is_followed_as_text_as_events_and_in_a_terminal
     an_attempt_that_lost_its_claim_writes_no_more_lines
 }
 
@@ -107,6 +108,55 @@ fn a_jobs_log_comes_as_text_and_as_json_while_it_runs_and_after(db: &Db) {
     User::of(&server, "bob")
         .get(&path)
         .expect_problem(403, "access_denied");
+}
+
+fn a_jobs_log_is_followed_as_text_as_events_and_in_a_terminal(db: &Db) {
+    let (gate, stopped) = <(Gate, Gate)>::default();
+    let server = db.serve_with(&[], |registry| register(registry, [&gate, &stopped]));
+    let alice = User::of(&server, "alice");
+    let id = alice.add_type("talks");
+    let open = |path: &str| alice.call("GET", &format!("/jobs/{id}{path}")).open();
+    let mut text = open("/log?follow=1");
+    assert_eq!(text.until("\n").as_deref(), Some("line 1\n"));
+    let mut events = open("/events?log=1");
+    let mut screen = open("/watch?log=1&plain=1");
+    let mut seen: Vec<Event> = Vec::new();
+    while seen.iter().filter(|event| event.name == "log").count() < 30 {
+        seen.push(events.event().expect("it goes on"));
+    }
+    // It comes back, and goes on where it was.
+    let last = seen.last().expect("some");
+    let last = format!("{}.{}", last.id, last.line.expect("two numbers"));
+    let call = alice.call("GET", &format!("/jobs/{id}/events?log=1"));
+    let mut events = call.header("Last-Event-ID", &last).open();
+    gate.open();
+    seen.extend(events.events());
+    let all = log(&alice, &id, "");
+    assert_eq!(
+        text.rest(),
+        all.strip_prefix("line 1\n").expect("the first line")
+    );
+    let (lines, others): (Vec<_>, Vec<_>) = seen.iter().partition(|event| event.name == "log");
+    for (event, line) in lines.iter().zip(all.lines()) {
+        assert_eq!(event.data["text"], line);
+        assert_eq!(event.data["jobId"], id);
+    }
+    assert_eq!(lines.len(), all.lines().count());
+    assert_eq!(seen.last().expect("some").name, "completed");
+    let told: Vec<u64> = others.iter().map(|event| event.id).collect();
+    assert_eq!(told, (1..=told.len() as u64).collect::<Vec<_>>());
+    let drawn = screen.rest();
+    let shown = drawn.lines().filter(|line| line.contains("Z  log  "));
+    assert_eq!(shown.count(), all.lines().count(), "{drawn}");
+    // It has ended, so all comes at once; and whoever has it all is asked not to come back.
+    assert_eq!(open("/log?follow=1").rest(), all);
+    let call = alice.call("GET", &format!("/jobs/{id}/events?log=1"));
+    let mut again = call.header("Accept", "application/x-ndjson").open();
+    assert_eq!(again.rest().lines().count(), seen.len());
+    let last = seen.last().expect("some");
+    let last = format!("{}.{}", last.id, last.line.expect("two numbers"));
+    let call = alice.call("GET", &format!("/jobs/{id}/events?log=1"));
+    call.header("Last-Event-ID", &last).send().expect(204);
 }
 
 fn a_jobs_log_is_bounded_and_leaves_with_the_job(db: &Db) {

@@ -22,6 +22,8 @@ pub(crate) struct Stream {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Event {
     pub(crate) id: u64,
+    /// The number of the newest line, where the stream tells the log.
+    pub(crate) line: Option<u64>,
     pub(crate) name: String,
     pub(crate) data: Value,
 }
@@ -91,8 +93,13 @@ impl Stream {
             let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
             found.unwrap_or_else(|| panic!("no {name} in {block:?}"))
         };
+        let (id, line) = match field("id").split_once('.') {
+            Some((id, line)) => (id, Some(line.parse().expect("a number"))),
+            None => (field("id"), None),
+        };
         let event = Event {
-            id: field("id").parse().expect("a number"),
+            id: id.parse().expect("a number"),
+            line,
             name: field("event").to_owned(),
             data: serde_json::from_str(field("data")).expect("JSON"),
         };

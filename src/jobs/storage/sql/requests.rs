@@ -60,7 +60,9 @@ statements! {
         /// The number of lines that are no longer kept.
         log_dropped: "SELECT (max(n + lines) - 1 - sum(lines)) || '' FROM job_log \
              WHERE job_id = ({arg:id}){uuid} HAVING count(*) > 0",
-        versions: "SELECT id || ' ' || seq FROM jobs JOIN {rows:xid uuid} ON id = xid",
+        versions: "SELECT id || ' ' || seq || ' ' || CASE WHEN xlog = 1 THEN coalesce((SELECT l.n + l.lines - 1 \
+             FROM job_log AS l WHERE l.job_id = xid ORDER BY l.n DESC LIMIT 1), 0) ELSE 0 END \
+             FROM jobs JOIN {rows:xid uuid,xlog int} ON id = xid",
         list_all: "SELECT {job} FROM jobs WHERE id < ({arg:cursor}){uuid} \
              ORDER BY id DESC LIMIT ({arg:limit}){int}",
         list_some: list("{by:jobs_ended} WHERE true", ""),
