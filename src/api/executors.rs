@@ -47,7 +47,8 @@ struct WorkerView {
 pub(super) fn list(api: &Api, request: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
     Query::new(request, &[]).finish()?;
     let execution = api.system.execution();
-    let listed = execution.registry().listed().into_iter();
+    let registry = execution.registry();
+    let listed = registry.listed().into_iter();
     let executors = listed.map(|(kind, one)| ExecutorView {
         kind,
         source: one.source,

@@ -134,7 +134,8 @@ The same with a page: open {base}/?session={session} in a browser; all routes: {
 /// Starts a task that is watched: of the operator's or the program's first type that its example suits, else a demo.
 fn start(call: &Call<'_>) -> String {
     let (base, execution) = (base(call.api, call.request), call.api.system.execution());
-    let types = execution.registry().listed().into_iter();
+    let registry = execution.registry();
+    let types = registry.listed().into_iter();
     // Workers run remote types, and there may be none.
     let mut own = types.filter(|(_, one)| !matches!(one.source, Source::Remote | Source::Demo));
     let found = own.find_map(|(kind, one)| {

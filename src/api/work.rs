@@ -208,9 +208,12 @@ pub(super) fn fail(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
     authorize(api, request)?;
     let mut fields = Fields::parse(request)?;
     let error = fields.required_text("error", MAX_TEXT);
-    let _retry = fields.flag("retry").unwrap_or(true);
+    let said = match fields.flag("retry").unwrap_or(true) {
+        true => Said::Failed(error),
+        false => Said::FailedForGood(error),
+    };
     fields.finish()?;
-    end(api, parameters, &Said::Failed(error))
+    end(api, parameters, &said)
 }
 
 pub(super) fn release(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
@@ -271,7 +274,7 @@ fn unfit(api: &Api, kind: &str) -> Option<String> {
         ));
     }
     let execution = api.system.execution();
-    let Some(registration) = execution.registry().get(kind) else {
+    let Some(registration) = execution.registry().get(kind).cloned() else {
         let has_room = execution.pool().note_adopted(kind);
         return (!has_room).then(|| format!("type must not be {kind}: there are too many types"));
     };

@@ -18,7 +18,7 @@ const UNCLAIMED_FOR: Duration = Duration::from_secs(2);
 impl Scheduler {
     /// Leaves a run to workers outside, if its type is theirs. Otherwise returns it.
     pub(super) fn offer(&self, run: Box<Run>) -> Option<Box<Run>> {
-        if run.work.is_some() || !self.registry.has_remote() {
+        if run.work.is_some() || !self.registry().has_remote() {
             return Some(run);
         }
         let Some(kind) = run.attempt.kind() else {
@@ -48,7 +48,7 @@ impl Scheduler {
     }
 
     fn lease_length(&self, kind: &str) -> Option<Duration> {
-        self.registry.get(kind)?.remote
+        self.registry().get(kind)?.remote
     }
 
     /// Claims attempts for a worker. Waits as `query` says.
@@ -70,7 +70,7 @@ impl Scheduler {
 
     /// Whether only the program that has brought a task of this type can run it.
     pub(super) fn is_adopted(&self, kind: &str) -> bool {
-        self.registry.get(kind).is_none() && self.remote.is_adopted(kind)
+        self.registry().get(kind).is_none() && self.remote.is_adopted(kind)
     }
 
     /// Leases an attempt that its worker brought itself.
@@ -109,6 +109,7 @@ impl Scheduler {
 
     fn begin_attempt(&self, attempt: &Arc<dyn AttemptHandle>) -> Option<Begun> {
         let (input, timeout) = attempt.begin()?;
+        let timeout = self.time_limit(&input.kind, timeout);
         if let Some(limit) = timeout {
             self.timer.limit(attempt.clone(), limit);
         }

@@ -394,7 +394,7 @@ impl TaskExecutionService {
     }
 
     /// The executors by type.
-    pub(crate) fn registry(&self) -> &ExecutorRegistry {
+    pub(crate) fn registry(&self) -> Arc<ExecutorRegistry> {
         self.pool.registry()
     }
 

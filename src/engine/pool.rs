@@ -97,7 +97,7 @@ impl Pool {
     }
 
     /// The registration of this type, or else that of the default type.
-    pub(crate) fn registration(&self, kind: &str) -> Option<&Registration> {
+    pub(crate) fn registration(&self, kind: &str) -> Option<Arc<Registration>> {
         self.scheduler.registration(kind)
     }
 
@@ -155,9 +155,14 @@ impl Pool {
         self.scheduler.end_lease(lease, said)
     }
 
-    /// The executors that it runs.
-    pub(crate) fn registry(&self) -> &ExecutorRegistry {
-        &self.scheduler.registry
+    /// The executors that it runs, as they are now.
+    pub(crate) fn registry(&self) -> Arc<ExecutorRegistry> {
+        self.scheduler.registry()
+    }
+
+    /// Lets attempts that begin from now on use these executors.
+    pub(crate) fn replace_registry(&self, registry: ExecutorRegistry) {
+        self.scheduler.replace_registry(registry);
     }
 
     /// How many attempts of this type run now, pauses included.

@@ -1,7 +1,7 @@
 //! Which run goes on when: the queue, the timer, and the limits on workers.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendError, Sender};
@@ -15,7 +15,7 @@ use crate::engine::timer::{Due, Timer};
 use crate::engine::type_limit::TypeLimit;
 use crate::engine::watchdog::Watchdog;
 use crate::executor::{ExecutorRegistry, Registration, Waker};
-use crate::task::{AttemptResult, DEFAULT_KIND, TaskId};
+use crate::task::{AttemptResult, TaskId};
 
 impl RunQueue for Scheduler {
     fn send(&self, run: Box<Run>) {
@@ -25,7 +25,7 @@ impl RunQueue for Scheduler {
 
 /// The queue of runs, and all that decides which run goes on when. The pool's threads share it.
 pub(super) struct Scheduler {
-    pub(super) registry: ExecutorRegistry,
+    registry: RwLock<Arc<ExecutorRegistry>>,
     pub(super) workers: usize,
     pub(super) max_result_bytes: usize,
     /// `None` after the stop: the workers end when the channel closes.
@@ -33,7 +33,7 @@ pub(super) struct Scheduler {
     pub(super) timer: Timer,
     pub(super) blocking_limit: BlockingLimit<Box<Run>>,
     /// Of the types that have a limit.
-    type_limits: HashMap<Box<str>, Arc<TypeLimit>>,
+    type_limits: RwLock<HashMap<Box<str>, Arc<TypeLimit>>>,
     pub(super) watchdog: Watchdog,
     pub(super) running: Running,
     pub(super) remote: Remote,
@@ -51,8 +51,8 @@ impl Scheduler {
             .limits()
             .map(|(kind, places)| (kind.into(), Arc::new(TypeLimit::new(places))));
         let scheduler = Scheduler {
-            type_limits: type_limits.collect(),
-            registry,
+            type_limits: RwLock::new(type_limits.collect()),
+            registry: RwLock::new(Arc::new(registry)),
             workers,
             max_result_bytes,
             runs: RwLock::new(Some(runs)),
@@ -65,10 +65,43 @@ impl Scheduler {
         (scheduler, queue)
     }
 
+    /// The executors by type, as they are now.
+    pub(super) fn registry(&self) -> Arc<ExecutorRegistry> {
+        self.registry.read().clone()
+    }
+
     /// The registration of this type, or else that of the default type.
-    pub(super) fn registration(&self, kind: &str) -> Option<&Registration> {
-        let registry = &self.registry;
-        registry.get(kind).or_else(|| registry.get(DEFAULT_KIND))
+    pub(super) fn registration(&self, kind: &str) -> Option<Arc<Registration>> {
+        self.registry.read().for_attempt(kind).cloned()
+    }
+
+    /// Lets attempts that begin from now on use these executors.
+    pub(super) fn replace_registry(self: &Arc<Scheduler>, registry: ExecutorRegistry) {
+        let registry = Arc::new(registry);
+        *self.registry.write() = registry.clone();
+        let mut limits = self.type_limits.write();
+        for (kind, places) in registry.limits() {
+            let new = || Arc::new(TypeLimit::new(places));
+            limits.entry(kind.into()).or_insert_with(new);
+        }
+        let limits = limits.clone();
+        let me: Weak<Scheduler> = Arc::downgrade(self);
+        let queue: Weak<dyn RunQueue> = me;
+        for (kind, limit) in limits {
+            let places = registry.get(&kind).and_then(|one| one.concurrency);
+            limit.set_places(places.unwrap_or(usize::MAX), &queue);
+        }
+        // The type of what waits for workers may not be theirs any more.
+        for run in self.remote.clear() {
+            self.send(run);
+        }
+    }
+
+    /// The time limit of an attempt: its own, or that of its type where this is shorter.
+    pub(super) fn time_limit(&self, kind: &str, own: Option<Duration>) -> Option<Duration> {
+        let registration = self.registry.read().get(kind).cloned();
+        let of_type = registration.and_then(|one| one.time_limit);
+        own.into_iter().chain(of_type).min()
     }
 
     /// Hands a run to the workers. After the stop the run is dropped, since its attempt is cancelled
@@ -88,7 +121,7 @@ impl Scheduler {
 
     /// Cancels what waits for this attempt, which is over.
     pub(super) fn forget(&self, id: (TaskId, u32), why: OverReason) {
-        let at_its_limit = || self.type_limits.values().find_map(|limit| limit.forget(id));
+        let at_its_limit = || self.limits().iter().find_map(|limit| limit.forget(id));
         let elsewhere = || self.remote.forget(id, why);
         let run = self
             .timer
@@ -118,21 +151,26 @@ impl Scheduler {
     }
 
     /// The limit of this attempt's type, if it has one.
-    pub(super) fn type_limit(&self, attempt: &dyn AttemptHandle) -> Option<&Arc<TypeLimit>> {
-        if self.type_limits.is_empty() {
+    pub(super) fn type_limit(&self, attempt: &dyn AttemptHandle) -> Option<Arc<TypeLimit>> {
+        let limits = self.type_limits.read();
+        if limits.is_empty() {
             return None;
         }
-        self.type_limits.get(&*attempt.kind()?)
+        limits.get(&*attempt.kind()?).cloned()
+    }
+
+    fn limits(&self) -> Vec<Arc<TypeLimit>> {
+        self.type_limits.read().values().cloned().collect()
     }
 
     /// Takes out all runs that wait for a place of their type.
     pub(super) fn clear_type_limits(&self) -> impl Iterator<Item = Box<Run>> {
-        self.type_limits.values().flat_map(|limit| limit.clear())
+        self.limits().into_iter().flat_map(|limit| limit.clear())
     }
 
     /// How many runs wait for a place of their type or among blocking executors, or for a worker outside.
     pub(super) fn waiting_for_places(&self) -> usize {
-        let of_types = self.type_limits.values().map(|limit| limit.waiting());
+        let of_types = self.limits().into_iter().map(|limit| limit.waiting());
         self.blocking_limit.waiting() + of_types.sum::<usize>() + self.remote.queued()
     }
 

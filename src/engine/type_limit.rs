@@ -12,12 +12,12 @@ use crate::task::TaskId;
 
 /// The places of one type, and the runs that wait for one, in order.
 pub(super) struct TypeLimit {
-    places: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    places: usize,
     busy: usize,
     waiting: Waiting,
     next_number: u64,
@@ -31,9 +31,37 @@ struct Place {
 
 impl TypeLimit {
     pub(super) fn new(places: usize) -> TypeLimit {
-        TypeLimit {
+        let state = State {
             places,
-            state: Mutex::default(),
+            ..State::default()
+        };
+        TypeLimit {
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Changes the number of places. What has one keeps it.
+    pub(super) fn set_places(self: &Arc<TypeLimit>, places: usize, queue: &Weak<dyn RunQueue>) {
+        self.state.lock().places = places;
+        while let Some(run) = self.next() {
+            self.send(run, queue);
+        }
+    }
+
+    /// Takes a place, if there is one, for the run that has waited longest.
+    fn next(&self) -> Option<Box<Run>> {
+        let mut state = self.state.lock();
+        let has_place = state.busy < state.places;
+        let next = has_place.then(|| state.waiting.pop_first()).flatten()?;
+        state.busy += 1;
+        Some(next)
+    }
+
+    /// Without a queue the program ends, and nothing is run any more.
+    fn send(self: &Arc<TypeLimit>, mut run: Box<Run>, queue: &Weak<dyn RunQueue>) {
+        if let Some(to) = queue.upgrade() {
+            run.place = Some(self.place(queue.clone()));
+            to.send(run);
         }
     }
 
@@ -44,7 +72,7 @@ impl TypeLimit {
         queue: Weak<dyn RunQueue>,
     ) -> Option<Box<Run>> {
         let mut state = self.state.lock();
-        if state.busy < self.places {
+        if state.busy < state.places {
             state.busy += 1;
             drop(state);
             run.place = Some(self.place(queue));
@@ -72,30 +100,21 @@ impl TypeLimit {
     }
 
     /// Takes out all runs that wait.
-    pub(super) fn clear(&self) -> impl Iterator<Item = Box<Run>> {
+    pub(super) fn clear(&self) -> impl Iterator<Item = Box<Run>> + use<> {
         self.state.lock().waiting.take()
     }
 
-    /// The place goes to the run that has waited longest, which is returned, or it is free again.
+    /// Frees a place, and takes it for the run that has waited longest, which is returned.
     fn leave(&self) -> Option<Box<Run>> {
-        let mut state = self.state.lock();
-        let next = state.waiting.pop_first();
-        if next.is_none() {
-            state.busy -= 1;
-        }
-        next
+        self.state.lock().busy -= 1;
+        self.next()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(mut run) = self.limit.leave() else {
-            return;
-        };
-        // Without a queue the program ends, and nothing is run any more.
-        if let Some(queue) = self.queue.upgrade() {
-            run.place = Some(self.limit.place(self.queue.clone()));
-            queue.send(run);
+        if let Some(run) = self.limit.leave() {
+            self.limit.send(run, &self.queue);
         }
     }
 }

@@ -101,7 +101,7 @@ fn step(scheduler: &Arc<Scheduler>, mut run: Box<Run>) {
         }
         Err(error) => {
             work.drop_quietly();
-            scheduler.finish(&*run.attempt, AttemptResult::Failed(reason(&error)));
+            scheduler.finish(&*run.attempt, failure(&error));
         }
     }
 }
@@ -112,7 +112,7 @@ fn begin(scheduler: &Scheduler, run: &mut Run) -> Option<Work> {
     let (mut input, limit) = attempt.begin()?;
     run.counted = Some(scheduler.running.count(input.kind.clone()));
     input.place = run.place.clone();
-    if let Some(limit) = limit {
+    if let Some(limit) = scheduler.time_limit(&input.kind, limit) {
         scheduler.timer.limit(attempt.clone(), limit);
         // The attempt may have ended before the timer had its limit.
         if attempt.is_stopped() {
@@ -139,7 +139,7 @@ fn begin(scheduler: &Scheduler, run: &mut Run) -> Option<Work> {
             blocking,
         }),
         Err(error) => {
-            scheduler.finish(&**attempt, AttemptResult::Failed(reason(&error)));
+            scheduler.finish(&**attempt, failure(&error));
             None
         }
     }
@@ -204,12 +204,14 @@ fn ending(scheduler: &Scheduler, result: Option<serde_json::Value>) -> AttemptRe
     }
 }
 
-fn reason(error: &TaskError) -> String {
-    let text = error.to_string();
-    if text.is_empty() {
-        "failed without a reason".to_owned()
-    } else {
-        text
+fn failure(error: &TaskError) -> AttemptResult {
+    let text = match error.to_string() {
+        text if text.is_empty() => "failed without a reason".to_owned(),
+        text => text,
+    };
+    match error.is_permanent() {
+        true => AttemptResult::FailedForGood(text),
+        false => AttemptResult::Failed(text),
     }
 }
 

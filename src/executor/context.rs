@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::executor::{StopHandle, TaskError, Waker};
-use crate::task::{LogStream, TaskId};
+use crate::task::{LogStream, SessionKey, TaskId};
 
 /// What an attempt is given to work on.
 ///
@@ -31,6 +31,10 @@ pub struct TaskInput {
     pub attempt: u32,
     /// The arguments: a task's `metadata`, a job's `arguments`.
     pub arguments: Option<Box<RawValue>>,
+    /// The session of a task; `None` for a job.
+    pub session: Option<SessionKey>,
+    /// The user of a job; `None` for a job of the system, and for a task.
+    pub user: Option<Box<str>>,
     /// Its place among the attempts of its type, if that has a limit. Whoever keeps a clone keeps it occupied.
     pub(crate) place: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -49,6 +53,8 @@ impl TaskInput {
             name,
             attempt,
             arguments,
+            session: None,
+            user: None,
             place: None,
         }
     }

@@ -143,6 +143,7 @@ pub struct TaskError(Cause);
 enum Cause {
     Stopped,
     Failed(String),
+    FailedForGood(String),
 }
 
 impl TaskError {
@@ -154,6 +155,27 @@ impl TaskError {
     /// ```
     pub fn new(message: impl Into<String>) -> TaskError {
         TaskError(Cause::Failed(message.into()))
+    }
+
+    /// A failure that another attempt would not mend: a job is not tried again.
+    ///
+    /// ```
+    /// # use async_task_system::TaskError;
+    /// let error = TaskError::permanent("there is no such customer");
+    /// assert!(error.is_permanent() && !error.is_stopped());
+    /// ```
+    pub fn permanent(message: impl Into<String>) -> TaskError {
+        TaskError(Cause::FailedForGood(message.into()))
+    }
+
+    /// Whether another attempt would not mend this.
+    ///
+    /// ```
+    /// # use async_task_system::TaskError;
+    /// assert!(!TaskError::new("the disk is full").is_permanent());
+    /// ```
+    pub fn is_permanent(&self) -> bool {
+        matches!(self.0, Cause::FailedForGood(_))
     }
 
     /// The attempt is over and nobody waits for it: cancelled, timed out or superseded.
@@ -181,7 +203,7 @@ impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Cause::Stopped => f.write_str("the attempt was stopped"),
-            Cause::Failed(message) => f.write_str(message),
+            Cause::Failed(message) | Cause::FailedForGood(message) => f.write_str(message),
         }
     }
 }

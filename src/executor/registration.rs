@@ -22,7 +22,6 @@ pub(crate) type Factory =
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Source {
     /// The operator, as a command.
-    #[allow(dead_code, reason = "there is no file of commands yet")]
     Command,
     /// The operator; workers outside this process run it.
     Remote,
@@ -55,6 +54,8 @@ pub struct Registration {
     /// A task of this type may have any metadata.
     only_jobs: bool,
     pub(crate) concurrency: Option<usize>,
+    /// An attempt that takes longer fails.
+    pub(crate) time_limit: Option<Duration>,
     /// Workers outside this process run it; how long one of their leases lasts.
     pub(crate) remote: Option<Duration>,
 }
@@ -71,6 +72,7 @@ impl Registration {
             checks: Vec::new(),
             only_jobs: false,
             concurrency: None,
+            time_limit: None,
             remote: None,
         }
     }

@@ -1,6 +1,6 @@
 //! Which executor runs which type.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crate::executor::registration::{Registration, Source};
 use crate::executor::typed::{self, Typed};
 use crate::executor::{Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
 use crate::spelling::nearest;
+use crate::task::DEFAULT_KIND;
 
 /// Which executor runs which type.
 ///
@@ -27,7 +28,9 @@ use crate::spelling::nearest;
 /// ```
 #[derive(Clone, Default)]
 pub struct ExecutorRegistry {
-    types: HashMap<Box<str>, Registration>,
+    types: HashMap<Box<str>, Arc<Registration>>,
+    /// Types that were registered once. What is left of them must not run as something else.
+    retired: HashSet<Box<str>>,
 }
 
 impl ExecutorRegistry {
@@ -186,11 +189,9 @@ impl ExecutorRegistry {
         let factory = Arc::new(move |input: &TaskInput| {
             Ok(Box::new(factory(input)?) as Box<dyn TaskExecutor>)
         });
-        let registration = Registration::new(factory, blocking);
-        self.types
-            .entry(kind.into())
-            .insert_entry(registration)
-            .into_mut()
+        let registration = Arc::new(Registration::new(factory, blocking));
+        let entry = self.types.entry(kind.into()).insert_entry(registration);
+        Arc::make_mut(entry.into_mut())
     }
 
     /// Registers a type that workers outside this process run: they claim its attempts over HTTP
@@ -244,7 +245,7 @@ impl ExecutorRegistry {
     /// last.
     pub(crate) fn listed(&self) -> Vec<(&str, &Registration)> {
         let types = self.types.iter();
-        let mut listed: Vec<_> = types.map(|(kind, one)| (&**kind, one)).collect();
+        let mut listed: Vec<_> = types.map(|(kind, one)| (&**kind, &**one)).collect();
         listed.sort_unstable_by_key(|(kind, one)| (one.source, *kind));
         listed
     }
@@ -266,7 +267,7 @@ impl ExecutorRegistry {
     /// The types that have a limit, with the limit.
     pub(crate) fn limits(&self) -> impl Iterator<Item = (&str, usize)> {
         let limit =
-            |(kind, registration): (_, &Registration)| Some((kind, registration.concurrency?));
+            |(kind, registration): (_, &Arc<Registration>)| Some((kind, registration.concurrency?));
         self.types
             .iter()
             .map(|(kind, registration)| (&**kind, registration))
@@ -274,11 +275,26 @@ impl ExecutorRegistry {
     }
 
     pub(crate) fn get_mut(&mut self, kind: &str) -> Option<&mut Registration> {
-        self.types.get_mut(kind)
+        self.types.get_mut(kind).map(Arc::make_mut)
     }
 
-    pub(crate) fn get(&self, kind: &str) -> Option<&Registration> {
+    pub(crate) fn get(&self, kind: &str) -> Option<&Arc<Registration>> {
         self.types.get(kind)
+    }
+
+    /// What runs an attempt of this type: without a registration of its own that of the default type.
+    pub(crate) fn for_attempt(&self, kind: &str) -> Option<&Arc<Registration>> {
+        match self.retired.contains(kind) {
+            true => None,
+            false => self.get(kind).or_else(|| self.get(DEFAULT_KIND)),
+        }
+    }
+
+    /// Takes the place of `before`: its types that are not here are gone.
+    pub(crate) fn succeed(&mut self, before: &ExecutorRegistry) {
+        let once = before.retired.iter().chain(before.types.keys());
+        let gone = once.filter(|kind| !self.types.contains_key(*kind));
+        self.retired = gone.cloned().collect();
     }
 }
 

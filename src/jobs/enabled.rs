@@ -68,8 +68,7 @@ impl Jobs {
         let is_shared = database.is_shared();
         let storage = Arc::new(Storage::new(database, config.max_log_bytes));
         let pool = execution.pool().clone();
-        let registry = pool.registry().clone();
-        let meter = Arc::new(JobMeter::new(config.metrics, &registry));
+        let meter = Arc::new(JobMeter::new(config.metrics, &pool.registry()));
         let notifier = match is_shared {
             true => Some(Arc::new(Notifier::start(storage.clone())?)),
             false => None,
@@ -102,7 +101,6 @@ impl Jobs {
             storage,
             inserter,
             verifier,
-            registry,
             meter,
             queue,
             pool,

@@ -209,6 +209,8 @@ pub(super) struct Progress {
 pub(super) struct Claimed {
     pub(super) id: Uuid,
     pub(super) kind: String,
+    /// `None`: a system job.
+    pub(super) user: Option<String>,
     /// JSON, exactly as the client sent it.
     pub(super) arguments: Option<String>,
     /// 1 for a job that never lost its worker, plus 1 for each time that it did.
@@ -227,12 +229,14 @@ pub(super) struct Claimed {
 }
 
 impl Claimed {
-    /// The first line has the numbers in the statement's order, then the type as a JSON string. The arguments follow
-    /// on a line of their own.
+    /// The first line has the numbers in the statement's order, then the type as a JSON string. The user, as a JSON
+    /// string or empty, and the arguments follow on lines of their own.
     pub(super) fn parse(row: &str) -> Option<Claimed> {
-        let (line, arguments) = match row.split_once('\n') {
-            Some((line, arguments)) => (line, Some(arguments.to_owned())),
-            None => (row, None),
+        let mut lines = row.splitn(3, '\n');
+        let (line, user) = (lines.next()?, lines.next()?);
+        let user = match user.trim_end() {
+            "" => None,
+            json => Some(serde_json::from_str(json).ok()?),
         };
         let mut words = line.splitn(11, ' ');
         let words = &mut words;
@@ -249,7 +253,8 @@ impl Claimed {
             priority: next(words)?,
             run: next(words)?,
             kind: serde_json::from_str(words.next()?).ok()?,
-            arguments,
+            user,
+            arguments: lines.next().map(str::to_owned),
         })
     }
 
@@ -380,9 +385,12 @@ mod tests {
         for kind in ["dummy", "of two words", "a \"quoted\"\none"] {
             for arguments in [None, Some("{\n  \"a\": \"b c\"\n}"), Some("")] {
                 let quoted = serde_json::json!(kind);
-                let tail = arguments.map_or(String::new(), |text| format!("\n{text}"));
-                let row = format!("{id} 5 2 1 0 3 -1 -40 -9 1700000000000 {quoted}{tail}");
-                let job = Claimed::parse(&row).expect("it is whole");
+                let tail = arguments.map_or(String::new(), |text| format!(" \n{text}"));
+                let row = format!("{id} 5 2 1 0 3 -1 -40 -9 1700000000000 {quoted} \n");
+                let job = Claimed::parse(&format!("{row}{tail}")).expect("it is whole");
+                assert_eq!(job.user, None);
+                let job = Claimed::parse(&format!("{row}\"al\\nice\"{tail}")).expect("it is whole");
+                assert_eq!(job.user.as_deref(), Some("al\nice"));
                 assert_eq!(
                     (job.kind.as_str(), job.arguments.as_deref()),
                     (kind, arguments)
@@ -395,6 +403,6 @@ mod tests {
                 assert_eq!((job.priority, job.run), (-9, 1_700_000_000_000));
             }
         }
-        assert!(Claimed::parse(&format!("{id} 5 2 -1 0 3 -1 0 0 0 \"dummy\"")).is_none());
+        assert!(Claimed::parse(&format!("{id} 5 2 -1 0 3 -1 0 0 0 \"dummy\" \n")).is_none());
     }
 }

@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use crate::engine::pool::Pool;
-use crate::executor::ExecutorRegistry;
 use crate::jobs::api::auth::TokenVerifier;
 use crate::jobs::inserter::Inserter;
 use crate::jobs::meter::JobMeter;
@@ -21,7 +20,6 @@ pub(super) struct JobSystem {
     pub(super) storage: Arc<Storage>,
     pub(super) inserter: Inserter,
     pub(super) verifier: TokenVerifier,
-    pub(super) registry: ExecutorRegistry,
     pub(super) meter: Arc<JobMeter>,
     pub(super) watch: Watch,
     /// `None` if only other processes run jobs.

@@ -71,13 +71,14 @@ impl TaskManager {
                 return None;
             }
             let task = &record.task;
-            let input = TaskInput::new(
+            let mut input = TaskInput::new(
                 task.id,
                 task.kind.clone(),
                 task.name.clone(),
                 task.attempt,
                 task.metadata.clone(),
             );
+            input.session = Some(task.session.clone());
             Some((input, task.timeout_ms.map(Duration::from_millis)))
         })
         .flatten()

@@ -64,6 +64,8 @@ pub const DEFAULT_KIND: &str = "sample";
 pub(crate) enum AttemptResult {
     Completed(Option<Box<RawValue>>),
     Failed(String),
+    /// Another attempt would not mend it.
+    FailedForGood(String),
 }
 
 /// The moment it is now, by the system's clock.

@@ -38,6 +38,8 @@ pub(crate) enum Said {
     /// With the result, as JSON.
     Completed(Option<String>),
     Failed(String),
+    /// Another attempt would not mend it.
+    FailedForGood(String),
     Released,
 }
 
@@ -79,6 +81,7 @@ impl Said {
                 Some(AttemptResult::Completed(result.as_ref().and_then(json)))
             }
             Said::Failed(why) => Some(AttemptResult::Failed(why.clone())),
+            Said::FailedForGood(why) => Some(AttemptResult::FailedForGood(why.clone())),
             Said::Released => None,
         }
     }

@@ -1,5 +1,7 @@
 //! Parses the bodies of requests that add jobs.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -26,7 +28,7 @@ const LAST_MS: i128 = 253_402_300_799_999;
 
 /// Parses jobs for one user.
 pub(crate) struct JobParser<'a> {
-    pub(crate) registry: &'a ExecutorRegistry,
+    pub(crate) registry: Arc<ExecutorRegistry>,
     pub(crate) user: &'a User,
 }
 

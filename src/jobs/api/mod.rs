@@ -100,7 +100,7 @@ impl From<DatabaseError> for Problem {
 impl Call<'_> {
     fn parser(&self) -> JobParser<'_> {
         JobParser {
-            registry: &self.system.registry,
+            registry: self.system.pool.registry(),
             user: &self.user,
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use crate::executor::ExecutorRegistry;
 use crate::jobs::database::Duty;
 use crate::jobs::job::{Claimed, Place};
 use crate::jobs::storage::sql::work::LANES;
@@ -37,6 +38,8 @@ const SUSPECTS_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) struct Fetcher {
     shared: Arc<Shared>,
+    /// The executors from which the groups were made.
+    registry: Arc<ExecutorRegistry>,
     /// The job types that this process has executors for. The first group has those without a limit.
     groups: Vec<Group>,
     /// How many claims may be ahead.
@@ -51,8 +54,10 @@ pub(super) struct Fetcher {
 
 impl Fetcher {
     pub(super) fn new(shared: Arc<Shared>) -> Fetcher {
+        let registry = shared.pool.registry();
         Fetcher {
-            groups: Group::all(&shared.pool),
+            groups: Group::all(&registry, &shared.pool, &[]),
+            registry,
             window: shared.options.workers,
             filled: None,
             promoted: None,
@@ -77,6 +82,11 @@ impl Fetcher {
 
     /// Claims as many jobs as there is room for. Returns the time until the next round.
     fn round(&mut self, woken: &Receiver<()>) -> Done<Duration> {
+        let registry = self.shared.pool.registry();
+        if !Arc::ptr_eq(&self.registry, &registry) {
+            self.groups = Group::all(&registry, &self.shared.pool, &self.groups);
+            self.registry = registry;
+        }
         let look_every = self.shared.options.look_every();
         if self.promoted.is_none_or(|at| at.elapsed() >= look_every) {
             let shared = self.shared.clone();

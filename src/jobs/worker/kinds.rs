@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
 
 use crate::engine::pool::Pool;
+use crate::executor::ExecutorRegistry;
 use crate::jobs::job::Place;
 use crate::jobs::storage::work::KindMark;
 
@@ -36,15 +37,20 @@ pub(super) struct Counted {
 }
 
 impl Group {
-    /// The group of types without a limit, then each type with one.
-    pub(super) fn all(pool: &Pool) -> Vec<Group> {
-        let registry = pool.registry();
+    /// The group of types without a limit, then each type with one. What is claimed counts as it did in the groups
+    /// `before`.
+    pub(super) fn all(registry: &ExecutorRegistry, pool: &Pool, before: &[Group]) -> Vec<Group> {
+        let held = |kind: &str| {
+            let same = |group: &&Group| group.limit.is_some() && group.kinds[0].kind == kind;
+            let before = before.iter().find(same).and_then(|group| group.limit.as_ref());
+            before.map_or_else(Arc::default, |limit| limit.held.clone())
+        };
         let mut limits: BTreeMap<&str, Limit> = BTreeMap::new();
         for (kind, most) in registry.limits() {
-            limits.insert(kind, Limit::new(most, None));
+            limits.insert(kind, Limit::new(most, None, held(kind)));
         }
         for kind in registry.remote_types() {
-            limits.insert(kind, Limit::new(usize::MAX, Some(pool.clone())));
+            limits.insert(kind, Limit::new(usize::MAX, Some(pool.clone()), held(kind)));
         }
         let mark = |kind: &str| KindMark {
             kind: kind.to_owned(),
@@ -90,8 +96,7 @@ impl Group {
 }
 
 impl Limit {
-    fn new(most: usize, remote: Option<Pool>) -> Limit {
-        let held = Arc::default();
+    fn new(most: usize, remote: Option<Pool>, held: Arc<AtomicUsize>) -> Limit {
         Limit { most, remote, held }
     }
 

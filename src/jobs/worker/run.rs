@@ -173,16 +173,19 @@ impl JobRun {
     fn completion(&self, ending: AttemptResult) -> Completion {
         let mut latest = self.reports.lock().latest.clone();
         let attempt = self.attempt();
+        let is_for_good = matches!(ending, AttemptResult::FailedForGood(_));
         let (status, result, message) = match ending {
             AttemptResult::Completed(result) => {
                 latest.progress = 100;
                 (JobStatus::Completed, result, None)
             }
-            AttemptResult::Failed(why) => (JobStatus::Failed, None, Some(clean(&why, MAX_MESSAGE))),
+            AttemptResult::Failed(why) | AttemptResult::FailedForGood(why) => {
+                (JobStatus::Failed, None, Some(clean(&why, MAX_MESSAGE)))
+            }
         };
         // An attempt that ended because its worker was lost is not a failure.
         let failures = attempt.saturating_sub(self.job.losses);
-        let retry = status == JobStatus::Failed && failures < self.job.max;
+        let retry = status == JobStatus::Failed && failures < self.job.max && !is_for_good;
         let error = message
             .as_ref()
             .map(|message| json!({ "message": message, "attempt": attempt }).to_string());
@@ -247,13 +250,14 @@ impl AttemptHandle for JobRun {
         let waited = until_claimed + self.claimed.elapsed();
         self.shared.meter.begun(&self.job.kind, waited);
         let arguments = self.job.arguments.clone();
-        let input = TaskInput::new(
+        let mut input = TaskInput::new(
             self.job.id,
             self.job.kind.as_str().into(),
             self.job.kind.as_str().into(),
             self.attempt(),
             arguments.and_then(|json| RawValue::from_string(json).ok()),
         );
+        input.user = self.job.user.as_deref().map(Into::into);
         Some((input, self.job.timeout.map(Duration::from_millis)))
     }
 
@@ -272,7 +276,7 @@ impl AttemptHandle for JobRun {
         }
         match &ending {
             AttemptResult::Completed(_) => log::info!("Completed execution of {}", self.name()),
-            AttemptResult::Failed(why) => {
+            AttemptResult::Failed(why) | AttemptResult::FailedForGood(why) => {
                 log::warn!(
                     "Failed execution of {}: {}",
                     self.name(),

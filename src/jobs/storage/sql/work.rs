@@ -52,7 +52,8 @@ statements! {
                  ORDER BY {rank}, y.run_at, y.id LIMIT ({arg:count}){int} {skip}} \
                ORDER BY x.priority DESC, x.run_at, x.id LIMIT ({arg:count}){int}} \
              RETURNING concat_ws(' ', id, claim, ready, attempts, losses, max_attempts, coalesce(timeout_ms, -1), \
-               {now} - run_at, priority, run_at, {quote}(kind), '\n' || arguments)",
+               {now} - run_at, priority, run_at, {quote}(kind), \
+               '\n' || CASE WHEN user_id IS NULL THEN '' ELSE {quote}(user_id){text} END, '\n' || arguments)",
         promote: "UPDATE jobs SET ready = CASE WHEN losses > 0 THEN 2 ELSE 1 END WHERE id {in_ids:SELECT id FROM jobs {by:jobs_later} \
              WHERE status = 1 AND ready = 0 AND run_at <= {now} ORDER BY run_at LIMIT 10000 {skip}} \
              RETURNING id || ''",
