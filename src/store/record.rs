@@ -229,7 +229,9 @@ impl Record {
     /// The running attempt's end. A result that the store has no room for fails the task.
     pub(crate) fn finish(&mut self, now: Millis, ending: AttemptResult, budget: &Budget) {
         match ending {
-            AttemptResult::Failed(message) | AttemptResult::FailedForGood(message) => self.end(now, TaskStatus::Failed, &message, budget),
+            AttemptResult::Failed(message) | AttemptResult::FailedForGood(message) => {
+                self.end(now, TaskStatus::Failed, &message, budget)
+            }
             AttemptResult::Completed(result) => {
                 let size = result.as_deref().map_or(0, |json| json.get().len());
                 if self.spend(budget, size, |record| record.task.result = result) {

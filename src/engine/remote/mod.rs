@@ -102,11 +102,11 @@ impl Remote {
             if let Some(on_demand) = self.on_demand.get() {
                 on_demand();
             }
-            let is_here = waiter.wait(deadline, query.is_gone);
-            self.queue.lock().leave(waiter.number);
-            if !is_here {
+            if !waiter.wait(deadline, query.is_gone) {
+                self.queue.lock().leave(waiter.number);
                 return Vec::new();
             }
+            self.queue.lock().forget(waiter.number);
         }
     }
 

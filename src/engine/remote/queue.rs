@@ -85,6 +85,11 @@ impl Queue {
         Some(Wait { number, notified })
     }
 
+    /// A claim waits no more, and looks for a run itself.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.waiters.remove(&number);
+    }
+
     /// A claim waits no more. If it was notified, and leaves without the run, another claim must be.
     pub(super) fn leave(&mut self, number: u64) {
         if self.waiters.remove(&number).is_some() {

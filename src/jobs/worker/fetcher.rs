@@ -49,7 +49,18 @@ pub(super) struct Fetcher {
     promoted: Option<Instant>,
     /// When suspects were last claimed.
     looked: Option<Instant>,
+    /// Jobs of types with a limit may wait in the lanes of suspects, for a place or for a worker.
+    are_suspects_left: bool,
     backoff: Backoff,
+}
+
+/// Which due jobs of types with a limit are left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    Nothing,
+    /// A type had no place, so nobody has looked.
+    Unknown,
+    More,
 }
 
 impl Fetcher {
@@ -62,6 +73,7 @@ impl Fetcher {
             filled: None,
             promoted: None,
             looked: None,
+            are_suspects_left: false,
             backoff: Backoff::new("fetcher"),
             shared,
         }
@@ -125,6 +137,7 @@ impl Fetcher {
         while !self.shared.is_stopping() {
             // Set the flag before claiming, so that a run that begins meanwhile wakes the fetcher.
             self.shared.has_more.store(true, SeqCst);
+            let left = self.claim_limited(1)?;
             let room = self.shared.room(1, self.window);
             if room == 0 {
                 self.shared.leave_to_others();
@@ -136,10 +149,9 @@ impl Fetcher {
                 self.shared.leave_to_others();
                 continue;
             }
-            let room = self.shared.room(1, self.window);
-            match self.claim_limited(1, room)? {
-                true => self.shared.all_claimed(),
-                false => self.shared.leave_to_others(),
+            match left {
+                Left::Nothing => self.shared.all_claimed(),
+                Left::More | Left::Unknown => self.shared.leave_to_others(),
             }
             self.shared.has_more.store(false, SeqCst);
             break;
@@ -150,28 +162,40 @@ impl Fetcher {
     /// Claims suspects, few at a time, so that a job that kills its worker takes few others with it.
     fn claim_suspects(&mut self) -> Done<()> {
         let is_early = self.looked.is_some_and(|at| at.elapsed() < SUSPECTS_EVERY);
-        if is_early || !self.shared.has_suspects.swap(false, SeqCst) {
+        let has_place = || self.groups[1..].iter().any(|group| group.room(1) > 0);
+        let may_wait = self.are_suspects_left && has_place();
+        if is_early || !(self.shared.has_suspects.swap(false, SeqCst) || may_wait) {
             return Ok(());
         }
         self.looked = Some(Instant::now());
+        self.are_suspects_left = false;
         for lane in 2..=LANES {
             let room = self.shared.room(lane, self.window);
-            if room == 0 || self.claim(0, lane, room)? == room || !self.claim_limited(lane, room)? {
+            let is_full = room == 0 || self.claim(0, lane, room)? == room;
+            let left = self.claim_limited(lane)?;
+            if is_full || left == Left::More {
                 // More may wait until these have finished or have proved harmless.
                 self.shared.has_suspects.store(true, SeqCst);
             }
+            self.are_suspects_left |= left == Left::Unknown;
         }
         Ok(())
     }
 
-    /// Claims jobs of each type that has a limit, as many as may run. Returns whether those were all.
-    fn claim_limited(&mut self, lane: u8, room: usize) -> Done<bool> {
-        let mut are_all = true;
+    /// Claims jobs of each type that has a limit, as many as may run. The window is not for them: else a backlog of
+    /// other jobs would leave them no room.
+    fn claim_limited(&mut self, lane: u8) -> Done<Left> {
+        let mut left = Left::Nothing;
         for group in 1..self.groups.len() {
+            let room = self.shared.room(lane, usize::MAX);
             let room = self.groups[group].room(room);
-            are_all &= room > 0 && self.claim(group, lane, room)? < room;
+            if room == 0 {
+                left = left.max(Left::Unknown);
+            } else if self.claim(group, lane, room)? == room {
+                left = Left::More;
+            }
         }
-        Ok(are_all)
+        Ok(left)
     }
 
     /// Claims up to `room` jobs of a group for the pool and returns their number.

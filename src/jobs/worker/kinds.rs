@@ -42,7 +42,10 @@ impl Group {
     pub(super) fn all(registry: &ExecutorRegistry, pool: &Pool, before: &[Group]) -> Vec<Group> {
         let held = |kind: &str| {
             let same = |group: &&Group| group.limit.is_some() && group.kinds[0].kind == kind;
-            let before = before.iter().find(same).and_then(|group| group.limit.as_ref());
+            let before = before
+                .iter()
+                .find(same)
+                .and_then(|group| group.limit.as_ref());
             before.map_or_else(Arc::default, |limit| limit.held.clone())
         };
         let mut limits: BTreeMap<&str, Limit> = BTreeMap::new();

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use async_task_system::ExecutorRegistry;
+use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskInput};
 use serde_json::{Value, json};
 
 use super::{Db, User};
@@ -13,6 +13,7 @@ on_both! {
     a_cancelled_job_ends_its_lease
     a_job_that_was_fetched_for_nobody_goes_to_the_process_where_a_worker_waits
     of_two_workers_of_a_job_one_completes_it
+    a_backlog_of_other_jobs_leaves_room_for_workers_and_for_limited_types
 }
 
 const TOKEN: &str = "a token of workers";
@@ -201,4 +202,27 @@ fn of_two_workers_of_a_job_one_completes_it(db: &Db) {
     ids.sort();
     assert_eq!(completed, ids, "each once");
     assert!(ids.iter().all(|id| alice.job(id)["result"] == 1));
+}
+
+fn a_backlog_of_other_jobs_leaves_room_for_workers_and_for_limited_types(db: &Db) {
+    let more = [("WORKER_TOKEN", TOKEN), ("WORKER_THREADS", "2")];
+    let server = TestServer::start_with(&db.variables(&more), move |registry| {
+        registry.register_remote("ocr", LONG);
+        let nothing = |_: &TaskInput| Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None)));
+        registry.register("limited", nothing).concurrency(1);
+    });
+    let alice = User::of(&server, "alice");
+    // They hold both workers until the gate opens, and all claims ahead are of their type.
+    alice.add_bulk(50, &json!({ "type": "blocked" }));
+    wait_until(|| alice.stats()["processing"] != 0);
+    let id = alice.add(job(1));
+    let given = claim(&server);
+    assert_eq!(given["id"], id);
+    end(&server, &given, "complete", &json!({})).expect(200);
+    alice.wait(&id, "completed");
+    let ids: Vec<String> = (0..3).map(|_| alice.add_type("limited")).collect();
+    server.gate.open();
+    for id in ids {
+        alice.wait(&id, "completed");
+    }
 }
