@@ -24,6 +24,7 @@ mod logs;
 mod meter;
 #[cfg(test)]
 mod model;
+mod new_ids;
 mod new_task;
 #[cfg(test)]
 mod races;
@@ -47,7 +48,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 
 use parking_lot::RwLock;
-use uuid::Uuid;
+
+use new_ids::NewIds;
 
 pub(crate) use budget::Budget;
 pub use clean::Cleaned;
@@ -169,6 +171,7 @@ impl TaskManager {
                 sessions: AtomicUsize::new(0),
                 stopping: AtomicBool::new(false),
                 epoch: Instant::now(),
+                ids: NewIds::default(),
                 observer,
                 on_removal,
                 meter,
@@ -217,7 +220,7 @@ impl TaskManager {
                 return Err(StoreError::SessionTaskLimit(limit));
             }
             // The id is drawn under the lock, so the session's newest task has the highest id.
-            let task = new_task(Uuid::now_v7(), key, new, queued);
+            let task = new_task(shared.ids.above(state.newest), key, new, queued);
             let record = Record::create(task.clone(), &shared.budget)
                 .ok_or(StoreError::StoreFull(shared.limits.max_store_bytes))?;
             state.insert(shared, key, record);

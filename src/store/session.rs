@@ -130,6 +130,8 @@ impl StoredResponse {
 pub(crate) struct State {
     records: BTreeMap<TaskId, Box<Record>>,
     by_status: [BTreeSet<TaskId>; 5],
+    /// The id of the task that was created last, also when it was removed.
+    pub(crate) newest: TaskId,
     /// Tasks that are queued or running.
     active: usize,
     /// Set when the session leaves the store. A caller that still holds it must look it up again.
@@ -197,6 +199,7 @@ impl State {
             shared.observe(key, id, &event);
         }
         self.hub.publish(&record.task, record.history.iter());
+        self.newest = self.newest.max(id);
         self.records.insert(id, Box::new(record));
     }
 

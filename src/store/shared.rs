@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use crate::metrics::WorkMeter;
 use crate::store::budget::Budget;
 use crate::store::limits::Limits;
+use crate::store::new_ids::NewIds;
 use crate::store::record::{Record, ShareToken};
 use crate::task::{HistoryEvent, SessionKey, TaskId};
 
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(super) sessions: AtomicUsize,
     pub(super) stopping: AtomicBool,
     pub(super) epoch: Instant,
+    pub(super) ids: NewIds,
     pub(super) observer: Option<Box<Observer>>,
     pub(super) on_removal: Option<Box<OnRemoval>>,
     pub(super) meter: Option<WorkMeter>,
