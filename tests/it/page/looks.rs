@@ -286,7 +286,19 @@ fn everyone_can_use_it() {
         return eprintln!("skipped: AXE_JS names no axe.min.js");
     };
     let axe = std::fs::read_to_string(&path).expect("AXE_JS can be read");
-    let Some(scene) = Scene::open() else { return };
+    let server = TestServer::start_with(&[], |registry| {
+        registry
+            .register("rich", |_| {
+                Ok(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None)))
+            })
+            .description("Has a field of every kind")
+            .example(
+                json!({ "flag": true, "list": [1], "number": 1, "text": "a", "texts": "a\nb" }),
+            );
+    });
+    let Some(scene) = Scene::with(server) else {
+        return;
+    };
     let (tab, mine) = (&scene.tab, &scene.mine);
     let check = |tab: &Tab, what: &str| {
         tab.eval(&format!("{axe}\n;0"));
@@ -311,9 +323,10 @@ fn everyone_can_use_it() {
     tab.wait_for(&is("cancelled", "cancelled"));
     tab.wait_for(&is("held", "running"));
     check(tab, "a list");
-    for dialog in ["workflow", "create", "switch"] {
+    for dialog in ["workflow", "create", "switch", "run"] {
         let opener = match dialog {
             "switch" => on("#session"),
+            "run" => on("#own-rich"),
             _ => on(&format!("#open-{dialog}")),
         };
         tab.click(&opener);
