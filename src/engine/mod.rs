@@ -9,6 +9,7 @@
 //! are `max_active_tasks` of them. A run that is cancelled during its pause releases its permit and
 //! goes to a worker once more, which drops its executor: a user's `Drop` runs on no other thread.
 
+mod assignment;
 pub(crate) mod audit;
 mod blocking_limit;
 mod cleanup;
@@ -32,14 +33,13 @@ pub use cleanup::TaskCleanupService;
 
 pub use crate::config::default_workers;
 
-use crate::executor::{ExecutorRegistry, FieldError, Report, StopHandle, TaskError, TaskInput};
-use crate::log_safe::LogSafe;
+use crate::executor::{ExecutorRegistry, FieldError, TaskInput};
 use crate::semaphore::{Permit, Semaphore};
 use crate::store::{Attempt, NewTask, StoreError, TaskManager};
-use crate::task::{AttemptResult, LogStream, SessionKey, Task, TaskId};
+use crate::task::{SessionKey, Task, TaskId};
+use assignment::TaskAssignment;
 use pool::{Pool, PoolStats};
 use remote::{Claimed, OverReason};
-use run::AttemptHandle;
 
 /// How the engine runs.
 ///
@@ -68,70 +68,6 @@ impl Default for EngineOptions {
             max_active_tasks: 100_000,
             max_result_bytes: 65_536,
         }
-    }
-}
-
-/// An attempt of a task in the store.
-struct TaskAssignment {
-    tasks: TaskManager,
-    attempt: Attempt,
-}
-
-impl AttemptHandle for TaskAssignment {
-    fn id(&self) -> (TaskId, u32) {
-        (self.attempt.task, self.attempt.number)
-    }
-
-    fn kind(&self) -> Option<Arc<str>> {
-        self.tasks.kind_of(&self.attempt)
-    }
-
-    fn is_over(&self) -> bool {
-        !self.tasks.is_active(&self.attempt)
-    }
-
-    fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {
-        let begun = self.tasks.begin(&self.attempt)?;
-        let (task, session) = (self.attempt.task, self.attempt.session());
-        log::info!("Starting execution of task {task} for session {session}");
-        Some(begun)
-    }
-
-    fn finish(&self, ending: AttemptResult) -> bool {
-        let Some(task) = self.tasks.finish(&self.attempt, ending) else {
-            return false;
-        };
-        let session = self.attempt.session();
-        match task.error {
-            Some(why) => log::warn!("Task {} failed: {}", task.id, LogSafe(&why)),
-            None => log::info!(
-                "Completed execution of task {} for session {session}",
-                task.id
-            ),
-        }
-        true
-    }
-}
-
-impl Report for TaskAssignment {
-    fn progress(&self, percent: u8, step: &str, description: &str) -> Result<(), TaskError> {
-        self.tasks
-            .report(&self.attempt, percent, step, description)?;
-        log::debug!("Task {} progress: {percent}%", self.attempt.task);
-        Ok(())
-    }
-
-    fn log(&self, stream: LogStream, text: &str) -> Result<(), TaskError> {
-        self.tasks.add_log(&self.attempt, stream, text)
-    }
-
-    fn is_stopped(&self) -> bool {
-        !self.tasks.is_running(&self.attempt)
-    }
-
-    fn stop_handle(&self) -> StopHandle {
-        let (tasks, attempt) = (self.tasks.clone(), self.attempt.clone());
-        StopHandle::new(move || !tasks.is_running(&attempt))
     }
 }
 

@@ -218,7 +218,9 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::executor::{Report, TaskError, TaskInput};
+    use crate::engine::run::Work;
+    use crate::executor::{Outcome, Report, TaskContext, TaskError, TaskInput};
+    use crate::store::NewTask;
 
     /// An attempt whose pause reaches the timer just before it ends.
     struct Late {
@@ -247,6 +249,11 @@ mod tests {
         fn finish(&self, _: AttemptResult) -> bool {
             let mut run = Run::new(self.me.upgrade().expect("it is in use"), None);
             run.due = Instant::now() + Duration::from_secs(3_600);
+            run.work = Some(Work {
+                input: TaskInput::from(&NewTask::new("Late")),
+                executor: Box::new(|_: &mut TaskContext<'_>| Ok(Outcome::Done(None))),
+                blocking: false,
+            });
             assert!(self.pool.timer.wait(run).is_none());
             self.over.store(true, SeqCst);
             true
