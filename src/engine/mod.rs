@@ -27,7 +27,7 @@ mod watchdog;
 mod worker;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use cleanup::TaskCleanupService;
 

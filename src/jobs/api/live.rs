@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::Call;
-use super::logs::JobLine;
+use super::call::Call;
+use super::line::JobLine;
 use crate::events::{TaskEvent, TaskSnapshot};
 use crate::http::fields::Query;
 use crate::http::router::Answer;

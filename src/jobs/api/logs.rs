@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
 use uuid::Uuid;
 
-use super::Call;
+use super::call::Call;
+use super::line::JobLine;
 use super::live::JobEventStream;
 use crate::http::Response;
 use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::streaming::{LOOK, permit, stream_bytes};
 use crate::jobs::database::Duty;
-use crate::jobs::job::{DbMillis, Job, rfc3339};
+use crate::jobs::job::Job;
 use crate::jobs::storage::Done;
 use crate::jobs::system::JobSystem;
 use crate::log_form::{LogQuery, TEXT_UTF8, write_gap};
-use crate::task::{LogLine, LogStream};
+use crate::task::LogLine;
 
 pub(super) fn log(call: &Call<'_>) -> Answer {
     let query = LogQuery::parse(call.request)?;
@@ -26,28 +26,6 @@ pub(super) fn log(call: &Call<'_>) -> Answer {
         false => show(call, query, job.id)?,
     };
     Ok(response.with("Vary", "Accept"))
-}
-
-/// A line as clients see it.
-#[derive(Serialize)]
-pub(super) struct JobLine<'a> {
-    n: u64,
-    at: String,
-    attempt: u32,
-    stream: LogStream,
-    text: &'a str,
-}
-
-impl<'a> JobLine<'a> {
-    pub(super) fn new(line: &'a LogLine<'_>) -> JobLine<'a> {
-        JobLine {
-            n: line.n,
-            at: rfc3339(line.at as DbMillis),
-            attempt: line.attempt,
-            stream: line.stream,
-            text: &line.text,
-        }
-    }
 }
 
 /// A log that is read and sent in parts.

@@ -10,8 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::jobs::database::{Duty, Session};
-use crate::jobs::storage::work::Written;
-use crate::jobs::storage::{Claim, Done, Storage, ids, read};
+use crate::jobs::storage::{Claim, Done, Storage, Written, ids, read};
 use crate::store::Budget;
 use crate::task::{LogLine, LogStream};
 

@@ -9,7 +9,7 @@ pub(crate) mod logs;
 pub(crate) mod sql;
 pub(crate) mod work;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -65,6 +65,25 @@ impl Version {
         seq: u32::MAX,
         line: 0,
     };
+}
+
+/// The results of a write. A job in neither set belongs to another worker, or was cancelled.
+#[derive(Default)]
+pub(crate) struct Written {
+    pub(crate) done: HashSet<Uuid>,
+    /// Another transaction has locked the row; write it again later.
+    pub(crate) locked: HashSet<Uuid>,
+}
+
+impl Written {
+    pub(crate) fn extend(&mut self, more: Written) {
+        self.done.extend(more.done);
+        self.locked.extend(more.locked);
+    }
+
+    pub(crate) fn holds(&self, claim: Claim) -> bool {
+        self.done.contains(&claim.id) || self.locked.contains(&claim.id)
+    }
 }
 
 pub(crate) type Done<T> = Result<T, DatabaseError>;

@@ -12,7 +12,7 @@ use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
 use crate::jobs::job::{Claimed, JobStatus, Place, Progress};
 use crate::jobs::storage::completion::{Completion, document_of};
 use crate::jobs::storage::sql::work as sql;
-use crate::jobs::storage::{Claim, Done, Storage, id_rows, ids, logs, parse, read};
+use crate::jobs::storage::{Claim, Done, Storage, Written, id_rows, ids, logs, parse, read};
 
 /// A begin: the executor was called `age` milliseconds ago.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -54,25 +54,6 @@ pub(crate) struct Renewal {
     /// 1: the executor has finished, and its result waits to be written.
     #[serde(rename = "xdone")]
     pub(crate) is_done: u8,
-}
-
-/// The results of a write. A job in neither set belongs to another worker, or was cancelled.
-#[derive(Default)]
-pub(crate) struct Written {
-    pub(crate) done: HashSet<Uuid>,
-    /// Another transaction has locked the row; write it again later.
-    pub(crate) locked: HashSet<Uuid>,
-}
-
-impl Written {
-    pub(crate) fn extend(&mut self, more: Written) {
-        self.done.extend(more.done);
-        self.locked.extend(more.locked);
-    }
-
-    pub(crate) fn holds(&self, claim: Claim) -> bool {
-        self.done.contains(&claim.id) || self.locked.contains(&claim.id)
-    }
 }
 
 /// A claim to release.

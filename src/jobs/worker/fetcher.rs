@@ -12,10 +12,10 @@ use crate::jobs::job::{Claimed, Place};
 use crate::jobs::storage::sql::work::LANES;
 use crate::jobs::storage::work::{ClaimQuery, Release};
 use crate::jobs::storage::{Claim, Done};
-use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::kinds::Group;
 use crate::jobs::worker::run::JobRun;
+use crate::jobs::worker::shared::Shared;
 
 /// The most claims that may be ahead.
 const MAX_WINDOW: usize = 2_000;

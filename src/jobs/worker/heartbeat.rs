@@ -8,10 +8,10 @@ use crate::engine::remote::OverReason;
 use crate::jobs::database::Duty;
 use crate::jobs::storage::work::{Release, Renewal};
 use crate::jobs::storage::{Claim, Done};
-use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::claims::Lapsed;
 use crate::jobs::worker::run::pool_id;
+use crate::jobs::worker::shared::Shared;
 
 const MAX_BATCH: usize = 2_000;
 

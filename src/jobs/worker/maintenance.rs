@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use crate::jobs::database::Duty;
 use crate::jobs::storage::work::Rescued;
 use crate::jobs::storage::{Claim, Done, Storage};
-use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::{Backoff, DutyState};
+use crate::jobs::worker::shared::Shared;
 use crate::threads::{self, join_until};
 
 /// How often maintenance runs, unless the workers need it more often.

@@ -11,14 +11,15 @@ use uuid::Uuid;
 use crate::engine::pool::AttemptHandle;
 use crate::executor::{Report, StopHandle, TaskError, TaskInput};
 use crate::jobs::job::{Claimed, JobStatus, Progress};
-use crate::jobs::storage::Claim;
+use crate::jobs::meter::JobMeter;
 use crate::jobs::storage::completion::{Completion, CompletionRow};
 use crate::jobs::storage::work::{Begin, Pause, Reported};
-use crate::jobs::worker::Shared;
-use crate::jobs::worker::claims::{Held, PROVEN_AFTER};
+use crate::jobs::storage::{Claim, Storage};
+use crate::jobs::worker::claims::{Claims, Held, PROVEN_AFTER};
 use crate::jobs::worker::kinds::Counted;
 use crate::jobs::worker::presence::Presence;
 use crate::jobs::worker::run_log::RunLog;
+use crate::store::Budget;
 use crate::task::{AttemptResult, LogStream};
 
 const MAX_STEP: usize = 400;
@@ -31,11 +32,57 @@ const MANY_LOSSES: u32 = 4;
 const BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(3_600);
 
+/// What a run needs of its worker.
+pub(super) trait RunHost: Send + Sync {
+    fn claims(&self) -> &Claims;
+
+    fn storage(&self) -> &Storage;
+
+    fn meter(&self) -> &JobMeter;
+
+    fn log_budget(&self) -> Arc<Budget>;
+
+    /// Returns whether the executor of this claim may be called now.
+    fn begin(&self, held: &Arc<Held>) -> bool;
+
+    /// Has the completer write what has happened.
+    fn tell(&self, event: Event);
+
+    /// `run` is given if it has unwritten lines.
+    fn finished(&self, completion: Completion, run: Option<Arc<JobRun>>);
+
+    /// Leaves a claimed job to any process that can run it.
+    fn put_back(&self, held: &Arc<Held>);
+}
+
+/// What the completer writes.
+pub(super) enum Event {
+    /// The executor was called.
+    Begun(Arc<JobRun>),
+    /// The executor has paused or runs again.
+    Paused(Arc<JobRun>),
+    /// There is a report to write.
+    Reported(Arc<JobRun>),
+    /// There are lines to write.
+    Logged(Arc<JobRun>),
+    /// The run is given if it has unwritten lines.
+    Finished(Completion, Option<Arc<JobRun>>),
+    /// No more events follow. Everything must be written before the deadline.
+    Stop(Stop),
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Stop {
+    /// Whether no executor can still be running.
+    pub(super) all_ended: bool,
+    pub(super) deadline: Instant,
+}
+
 /// A claimed job: the input of its executor, and the executor's reports. Its claim decides whether the reports count.
 pub(super) struct JobRun {
     pub(super) held: Arc<Held>,
     job: Claimed,
-    shared: Arc<Shared>,
+    host: Arc<dyn RunHost>,
     claimed: Instant,
     begun: OnceLock<Instant>,
     /// When the executor was first called. For a suspect this is later than `begun`.
@@ -61,16 +108,16 @@ impl JobRun {
     pub(super) fn new(
         job: Claimed,
         held: Arc<Held>,
-        shared: Arc<Shared>,
+        host: Arc<dyn RunHost>,
         counted: Option<Counted>,
     ) -> Arc<JobRun> {
-        let (budget, max) = (shared.log_budget.clone(), shared.storage.max_log_bytes);
+        let (budget, max) = (host.log_budget(), host.storage().max_log_bytes);
         Arc::new_cyclic(|me| JobRun {
             log: RunLog::new(held.claim, job.attempts + 1, budget, max),
             presence: Presence::new(),
             held,
             job,
-            shared,
+            host,
             claimed: Instant::now(),
             begun: OnceLock::new(),
             called: OnceLock::new(),
@@ -136,7 +183,7 @@ impl JobRun {
         if self.presence.set_paused(is_paused)
             && let Some(me) = self.me.upgrade()
         {
-            self.shared.paused(me);
+            self.host.tell(Event::Paused(me));
         }
     }
 
@@ -200,7 +247,7 @@ impl JobRun {
             message: message.map(|message| json!(message).to_string()),
             again: retry.then(|| back_off(failures).as_millis() as u64),
         };
-        let dialect = self.shared.storage.dialect();
+        let dialect = self.host.storage().dialect();
         Completion::new(row, dialect, self.job.kind.clone(), status, ran)
     }
 
@@ -229,12 +276,12 @@ impl AttemptHandle for JobRun {
     }
 
     fn begin(&self) -> Option<(TaskInput, Option<Duration>)> {
-        if !self.shared.begin(&self.held) {
+        if !self.host.begin(&self.held) {
             return None;
         }
         self.begun.get_or_init(Instant::now);
         if let Some(me) = self.me.upgrade() {
-            self.shared.begun(me);
+            self.host.tell(Event::Begun(me));
         }
         if !self.wait_until_written() {
             return None;
@@ -248,7 +295,7 @@ impl AttemptHandle for JobRun {
         log::debug!("Starting execution of job {}", self.job.id);
         let until_claimed = Duration::from_millis(self.job.waited.max(0) as u64);
         let waited = until_claimed + self.claimed.elapsed();
-        self.shared.meter.begun(&self.job.kind, waited);
+        self.host.meter().begun(&self.job.kind, waited);
         let arguments = self.job.arguments.clone();
         let mut input = TaskInput::new(
             self.job.id,
@@ -271,7 +318,7 @@ impl AttemptHandle for JobRun {
     }
 
     fn finish(&self, ending: AttemptResult) -> bool {
-        if !self.shared.claims.end(&self.held) {
+        if !self.host.claims().end(&self.held) {
             return false;
         }
         match &ending {
@@ -285,7 +332,7 @@ impl AttemptHandle for JobRun {
             }
         }
         let run = self.me.upgrade().filter(|run| !run.log.is_empty());
-        self.shared.finished(self.completion(ending), run);
+        self.host.finished(self.completion(ending), run);
         true
     }
 
@@ -294,7 +341,7 @@ impl AttemptHandle for JobRun {
     }
 
     fn lose(&self) {
-        self.shared.claims.abandon(&self.held);
+        self.host.claims().abandon(&self.held);
         log::warn!("The worker of {} was lost", self.name());
     }
 
@@ -303,7 +350,7 @@ impl AttemptHandle for JobRun {
     }
 
     fn put_back(&self) {
-        self.shared.put_back(&self.held);
+        self.host.put_back(&self.held);
     }
 }
 
@@ -326,7 +373,7 @@ impl Report for JobRun {
         let is_first = !std::mem::replace(&mut reports.is_announced, true);
         drop(reports);
         if is_first && let Some(me) = self.me.upgrade() {
-            self.shared.reported(me);
+            self.host.tell(Event::Reported(me));
         }
         Ok(())
     }
@@ -338,13 +385,13 @@ impl Report for JobRun {
         if self.log.add(stream, text)
             && let Some(me) = self.me.upgrade()
         {
-            self.shared.logged(me);
+            self.host.tell(Event::Logged(me));
         }
         Ok(())
     }
 
     fn is_stopped(&self) -> bool {
-        self.shared.claims.is_over(&self.held)
+        self.host.claims().is_over(&self.held)
     }
 
     fn stop_handle(&self) -> StopHandle {

@@ -16,10 +16,10 @@ use crate::jobs::database::{DatabaseError, Dialect, Duty};
 use crate::jobs::storage::completion::Completion;
 use crate::jobs::storage::work::Release;
 use crate::jobs::storage::{Claim, Done};
-use crate::jobs::worker::Shared;
 use crate::jobs::worker::backoff::Backoff;
 use crate::jobs::worker::presence::WORK_AFTER;
-use crate::jobs::worker::run::JobRun;
+use crate::jobs::worker::run::{Event, JobRun, Stop};
+use crate::jobs::worker::shared::Shared;
 
 /// The largest batch.
 const MAX_BATCH: usize = 2_000;
@@ -35,28 +35,6 @@ const RETRY: Duration = Duration::from_millis(5);
 
 /// The wait if there is nothing to do.
 const IDLE: Duration = Duration::from_secs(1);
-
-pub(super) enum Event {
-    /// The executor was called.
-    Begun(Arc<JobRun>),
-    /// The executor has paused or runs again.
-    Paused(Arc<JobRun>),
-    /// There is a report to write.
-    Reported(Arc<JobRun>),
-    /// There are lines to write.
-    Logged(Arc<JobRun>),
-    /// The run is given if it has unwritten lines.
-    Finished(Completion, Option<Arc<JobRun>>),
-    /// No more events follow. Everything must be written before the deadline.
-    Stop(Stop),
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Stop {
-    /// Whether no executor can still be running.
-    pub(super) all_ended: bool,
-    pub(super) deadline: Instant,
-}
 
 pub(super) struct Completer {
     shared: Arc<Shared>,

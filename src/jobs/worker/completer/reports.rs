@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Completer, MAX_BATCH, REPORT_EVERY, due_at};
-use crate::jobs::storage::work::Written;
+use crate::jobs::storage::Written;
 use crate::jobs::storage::{Claim, Done, Storage};
 use crate::jobs::worker::run::JobRun;
 
