@@ -1,4 +1,4 @@
-use async_task_system::{Outcome, TaskContext, TaskError, TaskInput};
+use async_task_system::{LogStream, Outcome, TaskContext, TaskError, TaskInput};
 use serde_json::{Value, json};
 
 use super::scene::{HOSTILE, SAMPLE, Scene, button, is, on, row};
@@ -295,6 +295,12 @@ fn everyone_can_use_it() {
             .example(
                 json!({ "flag": true, "list": [1], "number": 1, "text": "a", "texts": "a\nb" }),
             );
+        registry.register("talks", |_: &TaskInput| {
+            Ok(|ctx: &mut TaskContext<'_>| {
+                ctx.log_from(LogStream::Err, &"a line\n".repeat(50))?;
+                Ok(Outcome::Done(None))
+            })
+        });
     });
     let Some(scene) = Scene::with(server) else {
         return;
@@ -316,6 +322,7 @@ fn everyone_can_use_it() {
     check(tab, "nothing there");
     mine.run_to("fails", "failed");
     mine.run_to("quick", "completed");
+    mine.run_to("talks", "completed");
     mine.create(json!({ "name": "waits" }));
     let id = mine.run("held");
     let cancelled = mine.create(json!({ "name": "cancelled" }));
@@ -335,7 +342,7 @@ fn everyone_can_use_it() {
         tab.press("Escape", 27, "");
         tab.wait_for("!document.querySelector('dialog[open]')");
     }
-    for name in ["held", "fails"] {
+    for name in ["held", "fails", "talks"] {
         tab.click(&format!("({}).querySelector('.name')", row(name)));
         tab.wait_for("document.querySelector('#trail li')");
         check(tab, "the drawer");

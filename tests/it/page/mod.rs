@@ -3,6 +3,8 @@ mod acts;
 /// The panel of jobs.
 #[cfg(feature = "jobs")]
 mod jobs;
+/// The log of a task.
+mod log;
 /// How it looks: what is drawn, to whom, and how much of it anew.
 mod looks;
 /// Types of one's own, each with its form.
