@@ -88,6 +88,8 @@ pub(crate) struct KindMeter {
     pub(crate) completed: Counter,
     pub(crate) failed: Counter,
     pub(crate) cancelled: Counter,
+    /// Lines of logs.
+    pub(crate) lines: Counter,
     /// From being queued to its first slice.
     pub(crate) wait: Histogram,
     /// From its first slice to its end, pauses included.
@@ -110,6 +112,7 @@ impl WorkMeter {
                 completed: Counter::default(),
                 failed: Counter::default(),
                 cancelled: Counter::default(),
+                lines: Counter::default(),
                 wait: Histogram::new(WORK_TIMES),
                 run: Histogram::new(WORK_TIMES),
             };
@@ -155,6 +158,11 @@ impl WorkMeter {
                 let labels = [("type", &**kind), ("status", status)];
                 out.sample(&name, &labels, counter.value());
             }
+        }
+        let name = format!("{noun}_log_lines_total");
+        out.family(&name, "counter", "Lines of logs, by type.");
+        for (kind, meter) in &self.kinds {
+            out.sample(&name, &[("type", kind)], meter.lines.value());
         }
         let name = format!("{noun}_wait_seconds");
         out.family(&name, "histogram", "From being queued to the first slice.");

@@ -33,6 +33,12 @@ impl JobMeter {
         meter.of(kind).wait.observe(waited);
     }
 
+    /// Counts lines of logs.
+    pub(super) fn logged(&self, kind: &str, lines: u64) {
+        let Some(meter) = &self.0 else { return };
+        meter.of(kind).lines.add(lines);
+    }
+
     /// Counts those completions whose ids are in `written`.
     pub(super) fn finished(&self, completions: &[Completion], written: &[Uuid]) {
         let Some(meter) = &self.0 else { return };

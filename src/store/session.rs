@@ -257,6 +257,9 @@ impl State {
             };
             record.add_line(&line, shared.limits.max_log_bytes, &shared.budget);
         }
+        if let Some(meter) = &shared.meter {
+            meter.of(&record.task.kind).lines.add(lines.len() as u64);
+        }
         self.hub.publish_lines(attempt.task);
         true
     }

@@ -161,6 +161,9 @@ impl Queue {
         let help = "Claimed jobs whose result waits to be written.";
         let unwritten = self.shared.unwritten.load(SeqCst);
         out.gauge(&format!("{prefix}_unwritten"), help, unwritten);
+        let help = "Bytes of log lines that wait to be written.";
+        let bytes = self.shared.log_budget.used();
+        out.gauge(&format!("{prefix}_unwritten_log_bytes"), help, bytes);
     }
 
     /// Stops claiming and tells all running executors to stop.

@@ -382,9 +382,9 @@ impl Report for JobRun {
         if self.is_stopped() {
             return Err(TaskError::stopped());
         }
-        if self.log.add(stream, text)
-            && let Some(me) = self.me.upgrade()
-        {
+        let (lines, is_first) = self.log.add(stream, text);
+        self.host.meter().logged(&self.job.kind, lines);
+        if is_first && let Some(me) = self.me.upgrade() {
             self.host.tell(Event::Logged(me));
         }
         Ok(())

@@ -49,8 +49,9 @@ impl RunLog {
         }
     }
 
-    /// Adds lines. Returns whether the completer must be notified.
-    pub(super) fn add(&self, stream: LogStream, text: &str) -> bool {
+    /// Adds lines. Returns their number, and whether the completer must be notified.
+    pub(super) fn add(&self, stream: LogStream, text: &str) -> (u64, bool) {
+        let mut count = 0;
         let mut unwritten = self.lines.lock();
         for text in log_lines(text) {
             let line = NewLine {
@@ -60,8 +61,10 @@ impl RunLog {
                 text: &text,
             };
             unwritten.lines.push(&line, self.max, &self.budget);
+            count += 1;
         }
-        !std::mem::replace(&mut unwritten.is_announced, true)
+        let is_first = !std::mem::replace(&mut unwritten.is_announced, true);
+        (count, is_first)
     }
 
     fn owner(&self) -> LogOwner {
