@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::call::Api;
 use crate::executor::Source;
-use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::{Request, Response};
 use crate::task::Millis;
@@ -44,8 +43,7 @@ struct WorkerView {
     last_call_at: Millis,
 }
 
-pub(super) fn list(api: &Api, request: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
-    Query::new(request, &[]).finish()?;
+pub(super) fn list(api: &Api, _: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
     let execution = api.system.execution();
     let registry = execution.registry();
     let listed = registry.listed().into_iter();

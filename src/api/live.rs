@@ -125,7 +125,6 @@ fn write_lines(
 
 /// The events of all of the session's tasks.
 pub(super) fn session_events(call: &Call<'_>) -> Answer {
-    Query::new(call.request, &[]).finish()?;
     let permit = permit(&call.api.streams)?;
     let mut watch = call.api.tasks.watch_session(&call.session)?;
     let format = format(call.request);

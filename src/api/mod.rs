@@ -54,26 +54,28 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         )
     };
     vec![
-        get("/", page::home),
-        to_anyone("/docs", openapi::page),
+        get("/", page::home).page(),
+        to_anyone("/docs", openapi::page).page(),
         to_anyone("/worker.sh", page::worker),
         to_anyone("/metrics", metrics::show),
         to_anyone("/api/v1/openapi.json", openapi::document),
-        to_anyone("/s/:token", share::show),
+        to_anyone("/s/:token", share::show).with_query(),
         get("/api/v1/health", health::health),
         to_anyone("/api/v1/executors", executors::list),
-        get("/api/v1/tasks", tasks::list).and_post(on(tasks::create)),
+        get("/api/v1/tasks", tasks::list)
+            .and_post(on(tasks::create))
+            .with_query(),
         get("/api/v1/tasks/stats", tasks::stats),
         get("/api/v1/tasks/events", live::session_events),
         get("/api/v1/tasks/cleanup/status", tasks::cleanup_status),
         post("/api/v1/tasks/cleanup/run", tasks::cleanup_run),
         Route::delete(SESSION, on(tasks::remove_session)),
         get("/api/v1/tasks/:id", tasks::show),
-        get("/api/v1/tasks/:id/status", status::status),
+        get("/api/v1/tasks/:id/status", status::status).with_query(),
         get("/api/v1/tasks/:id/history", tasks::history),
-        get("/api/v1/tasks/:id/log", logs::log),
-        get("/api/v1/tasks/:id/events", live::task_events),
-        get("/api/v1/tasks/:id/watch", watch::watch),
+        get("/api/v1/tasks/:id/log", logs::log).with_query(),
+        get("/api/v1/tasks/:id/events", live::task_events).with_query(),
+        get("/api/v1/tasks/:id/watch", watch::watch).with_query(),
         post("/api/v1/tasks/:id/share", share::share),
         post("/api/v1/tasks/:id/start", tasks::start),
         post("/api/v1/tasks/:id/cancel", tasks::cancel),
@@ -84,11 +86,11 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         from_worker("/api/v1/work/:lease/complete", work::complete),
         from_worker("/api/v1/work/:lease/fail", work::fail),
         from_worker("/api/v1/work/:lease/release", work::release),
-        post("/api/v1/demo/tasks/sample", demo::sample),
-        post("/api/v1/demo/tasks/file-processing", demo::file_processing),
-        post("/api/v1/demo/tasks/api-call", demo::api_call),
-        post("/api/v1/demo/tasks/batch", demo::batch),
-        post("/api/v1/demo/tasks/workflow", demo::workflow),
+        post("/api/v1/demo/tasks/sample", demo::sample).with_query(),
+        post("/api/v1/demo/tasks/file-processing", demo::file_processing).with_query(),
+        post("/api/v1/demo/tasks/api-call", demo::api_call).with_query(),
+        post("/api/v1/demo/tasks/batch", demo::batch).with_query(),
+        post("/api/v1/demo/tasks/workflow", demo::workflow).with_query(),
     ]
 }
 

@@ -9,6 +9,7 @@ use super::call::{Api, Call};
 use super::live::{stream_task, watch};
 use super::page;
 use super::watch::view;
+use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
 use crate::http::streaming::{format, permit};
@@ -115,6 +116,7 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
     };
     let (tasks, key, id) = (&api.tasks, &shown.session, shown.task);
     if badge {
+        Query::new(request, &[]).finish()?;
         return tasks.inspect(key, id, svg).map_err(|_| ended());
     }
     let form = wanted(request);

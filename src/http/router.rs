@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::http::fields::Query;
 use crate::http::request::{Method, Request, cut, percent_decode};
 use crate::http::{Problem, Response};
 
@@ -20,6 +21,17 @@ pub(crate) struct Route {
     get: Option<Handler>,
     post: Option<Handler>,
     delete: Option<Handler>,
+    query: QueryRule,
+}
+
+/// Which query parameters a route takes besides `session`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum QueryRule {
+    Refused,
+    /// The handler reads and checks them.
+    Read,
+    /// None; but a page's address may carry what other sites hang on it.
+    Page,
 }
 
 impl Route {
@@ -30,6 +42,7 @@ impl Route {
             get,
             post,
             delete: None,
+            query: QueryRule::Refused,
         }
     }
 
@@ -50,6 +63,27 @@ impl Route {
         Route {
             delete: Some(handler),
             ..Route::new(pattern, None, None)
+        }
+    }
+
+    /// Its handlers read the query, and refuse what they do not know. Of other routes every parameter is refused.
+    pub(crate) fn with_query(mut self) -> Route {
+        self.query = QueryRule::Read;
+        self
+    }
+
+    /// It answers browsers with a page, whatever its query.
+    pub(crate) fn page(mut self) -> Route {
+        self.query = QueryRule::Page;
+        self
+    }
+
+    fn check_query(&self, request: &Request<'_>) -> Result<(), Problem> {
+        let is_browser = || request.wanted(&["text/html"], "text/plain") == "text/html";
+        match self.query {
+            QueryRule::Read => Ok(()),
+            QueryRule::Page if is_browser() => Ok(()),
+            QueryRule::Refused | QueryRule::Page => Query::new(request, &[]).finish(),
         }
     }
 
@@ -82,7 +116,10 @@ impl Route {
             Method::Other => None,
         };
         match handler {
-            Some(handler) => handler(request, &self.parameters(path)),
+            Some(handler) => {
+                self.check_query(request)?;
+                handler(request, &self.parameters(path))
+            }
             None => {
                 let message = format!("This path allows only {}", self.allow());
                 Err(Problem::new(405, "method_not_allowed", message).with("Allow", self.allow()))

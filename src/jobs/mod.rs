@@ -64,6 +64,6 @@ fn routes_off(first: &'static str) -> Vec<Route> {
     };
     let routes = ROUTES.into_iter();
     routes
-        .map(|pattern| Route::get(pattern, off()).and_post(off()))
+        .map(|pattern| Route::get(pattern, off()).and_post(off()).with_query())
         .collect()
 }

@@ -2,7 +2,7 @@ use std::io::{BufReader, Write};
 
 use serde_json::json;
 
-use crate::support::{NO_TASK, Reply, TestServer, id_of};
+use crate::support::{DOCUMENT, NO_TASK, Reply, TestServer, id_of};
 
 /// Every route in scope, with the methods it has; `ID` stands for a task's id.
 const ROUTES: [(&str, &str); 17] = [
@@ -348,4 +348,49 @@ fn what_is_not_http_does_no_harm() {
         drop(stream);
     }
     server.get("/health").expect(200);
+}
+
+#[test]
+fn a_query_parameter_that_a_route_does_not_know_is_refused_on_every_route() {
+    let server = TestServer::start(&[("WORKER_TOKEN", "a token of workers"), ("METRICS", "true")]);
+    let id = server.run("held");
+    let share = server.act(&format!("/tasks/{id}/share")).expect(201).json();
+    let token = share["url"]
+        .as_str()
+        .and_then(|url| url.strip_prefix("/s/"))
+        .expect("a link");
+    let paths = DOCUMENT["paths"].as_object().expect("paths");
+    for (path, methods) in paths {
+        // Without the feature their routes answer that they are off.
+        if path.starts_with("/api/v1/jobs") {
+            continue;
+        }
+        let target = path
+            .replace("{id}", &id)
+            .replace("{token}", token)
+            .replace("{lease}", &id);
+        for method in methods.as_object().expect("methods").keys() {
+            let call = server.call_exact(
+                &method.to_uppercase(),
+                &format!("{target}?nonsense=1"),
+            );
+            // A worker's call is judged by its token first.
+            let refusal = match target.contains("/work/") {
+                true => call
+                    .header("Authorization", "Bearer a token of workers")
+                    .send(),
+                false => call.send(),
+            };
+            let message = refusal.expect(400).json()["message"].to_string();
+            assert!(
+                message.contains("unknown query parameter nonsense"),
+                "{method} {path}: {message}"
+            );
+        }
+    }
+    // A page's address may carry what other sites hang on it.
+    for page in ["/", "/docs", &format!("/s/{token}")] {
+        let call = server.call_exact("GET", &format!("{page}?utm_source=x"));
+        call.header("Accept", "text/html").send().expect(200);
+    }
 }

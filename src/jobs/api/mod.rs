@@ -43,15 +43,15 @@ pub(crate) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route>
     let get = |pattern, handler: Authorized| Route::get(pattern, on(handler));
     let post = |pattern, handler: Authorized| Route::post(pattern, on(handler));
     vec![
-        get("/api/v1/jobs", list).and_post(on(create)),
+        get("/api/v1/jobs", list).and_post(on(create)).with_query(),
         post("/api/v1/jobs/bulk", bulk),
-        post("/api/v1/jobs/start-dummy-job", start_dummy),
+        post("/api/v1/jobs/start-dummy-job", start_dummy).with_query(),
         get("/api/v1/jobs/stats", stats),
         get("/api/v1/jobs/:id", show),
         get("/api/v1/jobs/:id/history", history),
-        get("/api/v1/jobs/:id/log", logs::log),
-        get("/api/v1/jobs/:id/events", live::events),
-        get("/api/v1/jobs/:id/watch", live::watch),
+        get("/api/v1/jobs/:id/log", logs::log).with_query(),
+        get("/api/v1/jobs/:id/events", live::events).with_query(),
+        get("/api/v1/jobs/:id/watch", live::watch).with_query(),
         post("/api/v1/jobs/:id/cancel", cancel),
         post("/api/v1/jobs/:id/retry", retry),
     ]
@@ -156,7 +156,6 @@ struct StatsResponse {
 }
 
 fn stats(call: &Call<'_>) -> Answer {
-    Query::new(call.request, &[]).finish()?;
     let mut stats = Stats::default();
     for (status, count) in call.system.storage.stats(&call.user)? {
         stats.total += count;
@@ -172,7 +171,6 @@ fn stats(call: &Call<'_>) -> Answer {
 }
 
 fn show(call: &Call<'_>) -> Answer {
-    Query::new(call.request, &[]).finish()?;
     Ok(Response::json(200, &call.job()?))
 }
 
@@ -185,7 +183,6 @@ struct HistoryResponse {
 }
 
 fn history(call: &Call<'_>) -> Answer {
-    Query::new(call.request, &[]).finish()?;
     let job_id = call.job()?.id;
     let history = call.system.storage.history(Duty::Request, job_id, 0)?;
     let count = history.len();
