@@ -17,7 +17,7 @@ use crate::log_safe::LogSafe;
 use crate::net::tiny::TinyTransport;
 use crate::net::{RunningTransport, Service, Transport, TransportOptions};
 use crate::system::{STOP_WITHIN, TaskSystem};
-use crate::{api, jobs, system};
+use crate::{api, demo, executors, jobs, system};
 
 /// How long requests in hand may take at the stop.
 const REQUESTS_IN_HAND: Duration = Duration::from_secs(2);
@@ -70,6 +70,9 @@ impl Server {
         if let Some(path) = &config.audit_log {
             mistakes.extend(audit::mistake(path));
         }
+        if let Some(path) = &config.executors {
+            mistakes.extend(executors::mistakes(path, &built_in_types()));
+        }
         mistakes.extend(jobs::mistakes(config));
         ConfigError::unless_none(mistakes)
     }
@@ -96,6 +99,7 @@ impl Server {
         let listeners = Transport::bind(&config.host, config.port).map_err(with_hint)?;
         api::register(&mut registry);
         jobs::register(&mut registry);
+        warn_of_commands(&config, &listeners);
         let system = TaskSystem::start_threads(&config, registry)?;
         let is_on = config.enable_session_isolation;
         let jobs = Jobs::start(&config, system.execution()).inspect_err(|_| system.stop())?;
@@ -196,8 +200,8 @@ impl Server {
         let begun = Instant::now();
         // The tasks' end is what streams and long polls wait for.
         self.transport.stop_accepting();
-        self.system.execution().close();
         self.jobs.close();
+        self.system.close();
         self.transport.stop(begun + REQUESTS_IN_HAND);
         self.system.stop_until(begun + STOP_WITHIN);
         self.jobs.stop(begun + STOP_WITHIN);
@@ -239,6 +243,31 @@ impl Service for Routed {
     fn refuse(&self, request: &Request<'_>, problem: Problem) -> Response {
         self.api.refuse(request, problem)
     }
+}
+
+/// Whoever reaches the server can start its commands.
+fn warn_of_commands(config: &Config, listeners: &[TcpListener]) {
+    let is_open = |listener: &TcpListener| {
+        listener
+            .local_addr()
+            .is_ok_and(|address| !address.ip().is_loopback())
+    };
+    let has_own = config.executors.is_some() && config.enable_session_isolation;
+    if has_own && config.executors_token.is_none() && listeners.iter().any(is_open) {
+        log::warn!(
+            "HOST={} can be reached from other machines: everybody there can start the commands of EXECUTORS. \
+             Set EXECUTORS_TOKEN, or HOST=127.0.0.1",
+            config.host
+        );
+    }
+}
+
+/// The types that every server has.
+fn built_in_types() -> ExecutorRegistry {
+    let mut registry = ExecutorRegistry::new();
+    demo::register(&mut registry);
+    jobs::register(&mut registry);
+    registry
 }
 
 /// Why `HOST` is no address, where it is written like one: a name may be found later, a number not.

@@ -9,11 +9,15 @@ use crate::demo;
 use crate::engine::audit::{self, Audit};
 use crate::engine::{EngineOptions, TaskCleanupService, TaskExecutionService};
 use crate::executor::ExecutorRegistry;
+use crate::executors::OwnTypes;
 use crate::metrics::WorkMeter;
 use crate::store::{Limits, TaskManager};
 
 /// How long the stop waits for executors; its other threads have half a second more to end.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(4);
+
+/// Commands that are left at the stop are killed so long before its end.
+const COMMANDS_BEFORE: Duration = Duration::from_secs(1);
 
 /// The engine without HTTP: store, workers, timer, cleanup. A cheap handle; clones share it. Its
 /// threads end with [`stop`](TaskSystem::stop), not with the last handle.
@@ -34,6 +38,8 @@ pub struct TaskSystem {
     execution: TaskExecutionService,
     cleanup: TaskCleanupService,
     audit: Option<Arc<Audit>>,
+    /// Those of `EXECUTORS`.
+    own_types: Option<Arc<OwnTypes>>,
 }
 
 impl TaskSystem {
@@ -83,6 +89,14 @@ impl TaskSystem {
             max_active_tasks: config.max_active_tasks,
             max_result_bytes: config.max_result_bytes,
         };
+        let own_types = match &config.executors {
+            None => None,
+            Some(path) => {
+                let max_result_bytes = config.max_result_bytes;
+                let started = OwnTypes::start(path, &mut registry, max_result_bytes);
+                Some(Arc::new(started?))
+            }
+        };
         let observer = audit.as_deref().map(Audit::observer);
         let meter = config.metrics.then(|| WorkMeter::new(registry.types()));
         let on_removal = audit.as_deref().map(Audit::on_removal);
@@ -93,6 +107,7 @@ impl TaskSystem {
             execution,
             cleanup,
             audit,
+            own_types,
         })
     }
 
@@ -161,15 +176,32 @@ impl TaskSystem {
         self.stop_until(Instant::now() + STOP_WITHIN);
     }
 
-    /// Opens the audit log anew, after somebody has moved it away.
+    /// Opens the audit log anew, after somebody has moved it away, and reads the file of `EXECUTORS` anew.
     pub(crate) fn reopen_files(&self) {
+        let pool = self.execution.pool();
+        let types = self.own_types.as_deref();
+        if let Some(registry) = types.and_then(|types| types.reload(&pool.registry())) {
+            pool.replace_registry(registry);
+        }
         if let Some(audit) = &self.audit {
             audit.reopen();
         }
     }
 
+    /// Takes no more tasks, and cancels those that are queued or running.
+    pub(crate) fn close(&self) {
+        self.execution.close();
+        if let Some(types) = &self.own_types {
+            types.close();
+        }
+    }
+
     pub(crate) fn stop_until(&self, deadline: Instant) {
         self.execution.stop(deadline);
+        if let Some(types) = &self.own_types {
+            // Jobs are given back afterwards, when their commands have ended.
+            types.stop(deadline - COMMANDS_BEFORE);
+        }
         self.cleanup.stop(deadline);
         if let Some(audit) = &self.audit {
             audit.stop(deadline);

@@ -10,6 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::config::Config;
+use crate::executor;
 use crate::http::fields::Fields;
 use crate::http::meter::HttpMeter;
 use crate::http::router::{Answer, LATEST, Router};
@@ -127,6 +128,37 @@ impl Call<'_> {
         Fields::parse(self.request)
     }
 
+    /// Refuses to create or start a task that a command runs, if that needs the operator's token and the request does
+    /// not show it.
+    pub(super) fn may_start(&self, kind: &str) -> Result<(), Problem> {
+        let Some(token) = &self.api.config.executors_token else {
+            return Ok(());
+        };
+        let registry = self.api.system.execution().registry();
+        let is_command = registry
+            .get(kind)
+            .is_some_and(|one| one.source == executor::Source::Command);
+        let shows_it = || {
+            self.request
+                .bearer()
+                .is_some_and(|given| is_same(given, token))
+        };
+        if !is_command || shows_it() {
+            return Ok(());
+        }
+        let message = "Tasks of this type need a token: Authorization: Bearer followed by the server's EXECUTORS_TOKEN";
+        Err(Problem::new(401, "unauthorized", message).with("WWW-Authenticate", "Bearer"))
+    }
+
+    /// As [`may_start`](Self::may_start), for a task that there is.
+    pub(super) fn may_start_task(&self, id: TaskId) -> Result<(), Problem> {
+        let kind = self
+            .api
+            .tasks
+            .inspect(&self.session, id, |task| task.kind.clone())?;
+        self.may_start(&kind)
+    }
+
     /// Refuses a body where the route takes none.
     pub(super) fn no_fields(&self) -> Result<(), Problem> {
         self.fields()?.finish()
@@ -166,6 +198,15 @@ pub(super) fn named<'r>(request: &'r Request<'_>) -> Option<&'r str> {
 fn invalid() -> Problem {
     let message = "A session key has 1 to 128 characters of A-Z a-z 0-9 . _ : -";
     Problem::new(400, "invalid_session_key", message)
+}
+
+/// Compares in a time that does not tell how much of it is right.
+pub(super) fn is_same(given: &str, secret: &str) -> bool {
+    let differences = given
+        .bytes()
+        .zip(secret.bytes())
+        .fold(0, |sum, (a, b)| sum | (a ^ b));
+    given.len() == secret.len() && differences == 0
 }
 
 fn cookie<'a>(header: &'a str, name: &str) -> Option<&'a str> {

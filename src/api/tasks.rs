@@ -55,6 +55,7 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
             None => {}
         }
         fields.finish()?;
+        call.may_start(&new.kind)?;
         let system = &call.api.system;
         let task = match start.unwrap_or(is_watched) {
             true => system.execution().submit_checked(&call.session, new)?,
@@ -218,6 +219,7 @@ struct StartAnswer {
 pub(super) fn start(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     let task_id = call.id()?;
+    call.may_start_task(task_id)?;
     call.api.system.execution().start(&call.session, task_id)?;
     let answer = StartAnswer {
         success: true,
@@ -238,7 +240,9 @@ pub(super) fn cancel(call: &Call<'_>) -> Answer {
 pub(super) fn retry(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     let execution = call.api.system.execution();
-    let task = execution.retry(&call.session, call.id()?)?;
+    let task_id = call.id()?;
+    call.may_start_task(task_id)?;
+    let task = execution.retry(&call.session, task_id)?;
     let answer = TaskAnswer::new(&task, Some("Task retried successfully"));
     Ok(Response::json(200, &answer))
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::call::Api;
+use super::call::{Api, is_same};
 use super::view::path;
 use crate::engine::remote::{ClaimQuery, Claimed, Lease, OverReason, Said, WorkerReport};
 use crate::http::fields::Fields;
@@ -317,13 +317,4 @@ fn authorize(api: &Api, request: &Request<'_>) -> Result<(), Problem> {
             Err(Problem::new(401, "unauthorized", message).with("WWW-Authenticate", "Bearer"))
         }
     }
-}
-
-/// Compares in a time that does not tell how much of it is right.
-pub(super) fn is_same(given: &str, secret: &str) -> bool {
-    let differences = given
-        .bytes()
-        .zip(secret.bytes())
-        .fold(0, |sum, (a, b)| sum | (a ^ b));
-    given.len() == secret.len() && differences == 0
 }

@@ -79,6 +79,10 @@ pub struct Config {
     /// Where the Job API keeps its jobs; `None`: there is no Job API.
     pub database_url: Option<Secret>,
     pub jwt_secret: Option<Secret>,
+    /// The file that adds types to those of the program.
+    pub executors: Option<PathBuf>,
+    /// What clients must show who create or start tasks of its commands; `None`: nothing.
+    pub executors_token: Option<Secret>,
     /// What workers outside this process must show; `None`: there are none.
     pub worker_token: Option<Secret>,
     pub jwt_public_key_file: Option<PathBuf>,
@@ -185,8 +189,12 @@ impl Config {
         let cors_allowed_origins = values.noted(origins);
         let database_url = values.noted(database_url);
         let jwt_secret = values.noted(jwt_secret);
-        let worker_token = values.worker_token();
+        let (worker_token, executors_token) = (
+            values.token("WORKER_TOKEN"),
+            values.token("EXECUTORS_TOKEN"),
+        );
         let worker_token = values.noted(worker_token);
+        let executors_token = values.noted(executors_token);
         let session = SessionKey::parse(values.text("DEFAULT_SESSION"));
         Config {
             host: values.text("HOST").to_owned(),
@@ -229,6 +237,8 @@ impl Config {
             enable_queue: values.flag("ENABLE_QUEUE"),
             database_url,
             jwt_secret,
+            executors: values.optional("EXECUTORS").map(PathBuf::from),
+            executors_token,
             worker_token,
             jwt_public_key_file: values.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),
             jwt_issuer: values.optional("JWT_ISSUER"),

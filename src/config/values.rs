@@ -157,12 +157,10 @@ impl Values {
         }
     }
 
-    /// The token of workers outside this process.
-    pub(super) fn worker_token(&self) -> Result<Option<Secret>, String> {
-        match self.optional("WORKER_TOKEN") {
-            Some(token) if token.len() < 16 => {
-                Err(refuse("WORKER_TOKEN", &token, "16 bytes or more"))
-            }
+    /// A token that is compared as it is.
+    pub(super) fn token(&self, name: &str) -> Result<Option<Secret>, String> {
+        match self.optional(name) {
+            Some(token) if token.len() < 16 => Err(refuse(name, &token, "16 bytes or more")),
             token => Ok(token.map(Secret::from)),
         }
     }
@@ -172,6 +170,10 @@ impl Values {
         let is_set = |name| !self.text(name).is_empty();
         let has_jobs = self.text("STORAGE") != "memory";
         let found = [
+            (
+                is_set("EXECUTORS_TOKEN") && !is_set("EXECUTORS"),
+                "EXECUTORS_TOKEN does nothing without EXECUTORS",
+            ),
             (
                 self.flag("ENABLE_QUEUE") && !has_jobs,
                 "ENABLE_QUEUE=true does nothing without STORAGE=sqlite or postgres",
@@ -212,8 +214,13 @@ pub(super) fn refuse(name: &str, value: &str, allowed: &str) -> String {
 /// Whether a value is not to be repeated; an address may have come to the wrong name.
 fn may_be_secret(name: &str, value: &str) -> bool {
     let is_address = value.contains("://") && value.contains('@');
-    is_address
-        || (["DATABASE_URL", "JWT_SECRET", "WORKER_TOKEN"].contains(&name) && !value.is_empty())
+    let are_secret = [
+        "DATABASE_URL",
+        "JWT_SECRET",
+        "EXECUTORS_TOKEN",
+        "WORKER_TOKEN",
+    ];
+    is_address || (are_secret.contains(&name) && !value.is_empty())
 }
 
 /// The number of cores, at least 4.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendError, Sender};
 use parking_lot::RwLock;
@@ -145,7 +145,9 @@ impl Scheduler {
 
     /// Ends the wait of this attempt, if it waits.
     pub(super) fn wake(&self, id: (TaskId, u32)) {
-        if let Some(run) = self.timer.wake(id) {
+        if let Some(mut run) = self.timer.wake(id) {
+            // A pause that follows counts from now, and not from when the wait would have ended.
+            run.due = Instant::now();
             self.send(run);
         }
     }
@@ -213,8 +215,8 @@ impl Scheduler {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
     use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-    use std::sync::{Arc, Weak};
     use std::time::Instant;
 
     use super::*;

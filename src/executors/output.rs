@@ -42,6 +42,8 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error>
 pub(crate) struct OutputParser {
     /// A line with exactly one percent is progress, wherever that stands.
     is_anywhere: bool,
+    /// The most bytes of a line that may be a report.
+    longest_report: usize,
     line: Vec<u8>,
     /// The last byte was a carriage return: a newline after it ends no other line.
     after_return: bool,
@@ -53,6 +55,12 @@ impl OutputParser {
             is_anywhere,
             ..OutputParser::default()
         }
+    }
+
+    /// Takes reports whose line has up to this many bytes.
+    pub(crate) fn with_reports_of(mut self, longest_report: usize) -> OutputParser {
+        self.longest_report = longest_report;
+        self
     }
 
     /// Reads the next bytes, and calls `say` for each line that ends in them.
@@ -80,7 +88,12 @@ impl OutputParser {
 
     /// The log marks a line that is cut, so one byte more is kept than a line may have.
     fn keep(&mut self, part: &[u8]) {
-        let room = (MAX_LINE + 1).saturating_sub(self.line.len());
+        let first = self.line.first().or(part.first());
+        let most = match first {
+            Some(b'{') => self.longest_report.max(MAX_LINE + 1),
+            _ => MAX_LINE + 1,
+        };
+        let room = most.saturating_sub(self.line.len());
         self.line.extend_from_slice(&part[..part.len().min(room)]);
     }
 
@@ -92,6 +105,7 @@ impl OutputParser {
                 say(read(&line, self.is_anywhere));
             }
             self.line.clear();
+            self.line.shrink_to(2 * MAX_LINE);
         }
     }
 }
@@ -285,6 +299,18 @@ mod tests {
         parser.feed(b"\nnext\n", &mut |said| lines.push(said));
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[1], Said::Log("next".to_owned()));
+    }
+
+    #[test]
+    fn a_report_may_be_longer_than_a_line_of_a_log() {
+        let line = format!("{{\"result\":\"{}\"}}\n", "x".repeat(3 * MAX_LINE));
+        let mut said = Vec::new();
+        let mut parser = OutputParser::new(false).with_reports_of(4 * MAX_LINE);
+        for part in line.as_bytes().chunks(1_000) {
+            parser.feed(part, &mut |one| said.push(one));
+        }
+        assert!(matches!(&said[..], [Said::Report(report)] if report.result.is_some()));
+        assert!(parser.line.capacity() <= 2 * MAX_LINE);
     }
 
     proptest! {

@@ -14,6 +14,8 @@ mod cleanup;
 mod client;
 /// The example clients, in Python, in a shell and in a browser.
 mod clients;
+/// Commands of `EXECUTORS`: their output, their end, and what hostile ones do.
+mod commands;
 /// What configurations are accepted, and `.env.example`.
 mod config;
 /// Limits and deadlines of connections, and clients that test them.

@@ -64,6 +64,25 @@ fn waits_hold_no_worker_and_each_ends_with_its_own_wake() {
 }
 
 #[test]
+fn a_pause_after_a_wake_counts_from_the_wake() {
+    let server = TestServer::start_with(&[], |registry| {
+        registry.register("pauses", |_: &TaskInput| {
+            let mut slices = 0;
+            Ok(move |ctx: &mut TaskContext<'_>| {
+                slices += 1;
+                ctx.waker().wake();
+                Ok(match slices {
+                    1 => Outcome::Wait(HOUR),
+                    2 => Outcome::Again(Duration::from_millis(1)),
+                    _ => Outcome::Done(None),
+                })
+            })
+        });
+    });
+    server.run_to("pauses", "completed");
+}
+
+#[test]
 fn a_wake_before_the_wait_is_not_lost() {
     let server = TestServer::start_with(&[], |registry| {
         registry.register("early", |_: &TaskInput| {

@@ -20,6 +20,8 @@ macro_rules! on_both {
 mod api;
 /// Machines whose clocks disagree.
 mod clock;
+/// Jobs that commands of `EXECUTORS` run.
+mod commands;
 /// What is kept of how many jobs there are, and databases of the last version.
 mod counts;
 /// Processes that are killed or frozen.
