@@ -1,23 +1,45 @@
 //! The program: its arguments.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use async_task_system::{Config, ExecutorRegistry, Server, client, config};
+use lexopt::prelude::*;
 
 const USAGE: &str = "\
 Background tasks with progress over HTTP.
 
-Usage: async-task-system [OPTION]
+Usage: async-task-system [OPTION | COMMAND]
 
+Without any, the server starts. Its settings are variables, listed below.
+
+  --check         check the configuration and exit
+  --help          print this and exit; after a command, print what it takes
+  --version       print the version and exit
   token --sub NAME [--role admin] [--ttl 1h]
-              print a token for the Job API, signed with JWT_SECRET
+                  print a token for the Job API, signed with JWT_SECRET
   migrate [--sql]
-              bring the Job API's tables up to date and exit, as a start does it;
-              with --sql only print what would be run
-  --check     check the configuration and exit
-  --help      print this and exit
-  --version   print the version and exit
+                  bring the Job API's tables up to date and exit, as a start does it;
+                  with --sql only print what would be run
+";
+
+const TOKEN_USAGE: &str = "\
+Prints a token for the Job API, signed with JWT_SECRET.
+
+Usage: async-task-system token --sub NAME [--role admin] [--ttl 1h]
+
+  --sub NAME      whose jobs it is for
+  --role admin    for the jobs of all
+  --ttl TIME      how long it is valid: 90s, 15m, 1h (default), 7d
+";
+
+const MIGRATE_USAGE: &str = "\
+Brings the Job API's tables up to date, as a start does it.
+
+Usage: async-task-system migrate [--sql]
+
+  --sql           only print what would be run
 ";
 
 const VARIABLES: &str = "Variables, from the environment and from .env in the current directory, with their defaults:\n";
@@ -26,37 +48,47 @@ const VARIABLES: &str = "Variables, from the environment and from .env in the cu
 const MISUSE: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let words: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
-    match words.iter().map(|word| &**word).collect::<Vec<_>>()[..] {
-        [] => async_task_system::run(ExecutorRegistry::new()),
-        [command, ..] if client::is_command(command) => client::run(command, &arguments[1..]),
-        ["--check"] => async_task_system::check(),
-        ["token", ref options @ ..] => token(options),
-        ["migrate"] => migrate(false),
-        ["migrate", "--sql"] => migrate(true),
-        ["--help" | "-h"] => {
-            print!(
-                "{USAGE}\n{}\n{VARIABLES}\n{}",
-                client::usage(),
-                config::help()
-            );
-            ExitCode::SUCCESS
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let Some((first, rest)) = words.split_first() else {
+        return async_task_system::run(ExecutorRegistry::new());
+    };
+    let done = match (first.to_str().unwrap_or_default(), rest) {
+        ("token", _) => token(rest),
+        ("migrate", _) => migrate(rest),
+        (command, _) if client::is_command(command) => Ok(client::run(command, rest)),
+        ("--check", []) => Ok(async_task_system::check()),
+        ("--help" | "-h", []) => {
+            print!("{USAGE}\n{}\n{VARIABLES}\n{}", client::usage(), config::help());
+            Ok(ExitCode::SUCCESS)
         }
-        ["--version" | "-V"] => {
+        ("--version" | "-V", []) => {
             println!("async-task-system {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
+            Ok(ExitCode::SUCCESS)
         }
         _ => {
+            let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
             let given = words.join(" ").escape_debug().to_string();
-            let hint = "settings are variables, as in PORT=3000; see --help";
-            fail(&format!("unknown option {given}: {hint}"), MISUSE)
+            Err(format!("unknown option {given}: settings are variables, as in PORT=3000").into())
         }
-    }
+    };
+    done.unwrap_or_else(|why| fail(&format!("{why}; see --help"), MISUSE))
 }
 
 /// Brings the tables up to date, or prints what that would run.
-fn migrate(only_print: bool) -> ExitCode {
+fn migrate(words: &[OsString]) -> Result<ExitCode, lexopt::Error> {
+    let mut parser = lexopt::Parser::from_args(words);
+    let mut only_print = false;
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("sql") => only_print = true,
+            Short('h') | Long("help") => return Ok(tell(MIGRATE_USAGE)),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(bring_up_to_date(only_print))
+}
+
+fn bring_up_to_date(only_print: bool) -> ExitCode {
     let judged = Config::from_env().and_then(|config| {
         Server::check(&config)?;
         Ok(config)
@@ -83,46 +115,51 @@ fn migrate(only_print: bool) -> ExitCode {
 }
 
 /// Prints a token for a test of the Job API with curl.
-fn token(options: &[&str]) -> ExitCode {
-    let usage = "usage: async-task-system token --sub NAME [--role admin] [--ttl 1h]";
-    let (mut subject, mut role, mut lifetime) = (None, None, Some(Duration::from_secs(3_600)));
-    for pair in options.chunks(2) {
-        match *pair {
-            ["--sub", name] => subject = Some(name),
-            ["--role", "admin"] => role = Some("admin"),
-            ["--role", _] => return fail("the only role is admin", MISUSE),
-            ["--ttl", text] => lifetime = parse_lifetime(text),
-            _ => return fail(usage, MISUSE),
+fn token(words: &[OsString]) -> Result<ExitCode, lexopt::Error> {
+    let mut parser = lexopt::Parser::from_args(words);
+    let (mut subject, mut role, mut lifetime) = (String::new(), None, Duration::from_secs(3_600));
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("sub") => subject = parser.value()?.string()?,
+            Long("role") => match &*parser.value()?.string()? {
+                "admin" => role = Some("admin"),
+                _ => return Err("the only role is admin".into()),
+            },
+            Long("ttl") => lifetime = parser.value()?.parse_with(parse_lifetime)?,
+            Short('h') | Long("help") => return Ok(tell(TOKEN_USAGE)),
+            other => return Err(other.unexpected()),
         }
     }
-    let (Some(subject), Some(lifetime)) = (subject.filter(|s| !s.is_empty()), lifetime) else {
-        return fail(usage, MISUSE);
-    };
+    if subject.is_empty() {
+        return Err("token needs --sub NAME".into());
+    }
     let made = Config::from_env()
         .map_err(|error| error.to_string())
-        .and_then(|config| async_task_system::token(&config, subject, role, lifetime));
-    match made {
-        Ok(token) => {
-            println!("{token}");
-            ExitCode::SUCCESS
-        }
+        .and_then(|config| async_task_system::token(&config, &subject, role, lifetime));
+    Ok(match made {
+        Ok(token) => tell(&format!("{token}\n")),
         Err(why) => fail(&why, MISUSE),
-    }
+    })
 }
 
 /// `90`, `90s`, `15m`, `1h`, `7d`.
-fn parse_lifetime(text: &str) -> Option<Duration> {
-    let (number, unit) = match text.split_at_checked(text.len().checked_sub(1)?)? {
-        (number, "s") => (number, 1),
-        (number, "m") => (number, 60),
-        (number, "h") => (number, 3_600),
-        (number, "d") => (number, 86_400),
+fn parse_lifetime(text: &str) -> Result<Duration, &'static str> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3_600),
+        Some((at, 'd')) => (&text[..at], 86_400),
         _ => (text, 1),
     };
-    let seconds = number.parse::<u64>().ok()?.checked_mul(unit)?;
-    (1..=u64::from(u32::MAX))
-        .contains(&seconds)
-        .then(|| Duration::from_secs(seconds))
+    let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
+    let is_fit = |seconds: &u64| (1..=u64::from(u32::MAX)).contains(seconds);
+    let seconds = seconds.filter(is_fit);
+    seconds.map(Duration::from_secs).ok_or("it must be a time as 90s, 15m, 1h or 7d")
+}
+
+fn tell(text: &str) -> ExitCode {
+    print!("{text}");
+    ExitCode::SUCCESS
 }
 
 fn fail(message: &str, code: u8) -> ExitCode {

@@ -1,29 +1,30 @@
-//! Requests to a server: what every command of the client sends, and how it hears of trouble.
+//! Calls to a server: who asks, how long a server that is being restarted is waited for, and what a refusal says.
 
-use std::io::{self, Read, Write};
+use std::cell::Cell;
+use std::io::{BufRead, BufReader, Read};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use ureq::http::{Method, Request, Response};
-use ureq::{Agent, Body};
 use uuid::Uuid;
 
-/// How long a command waits for a server that is being restarted.
-const PATIENCE: Duration = Duration::from_secs(5);
+use super::http::{self, Address, Request, Response};
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a command tries to reach a server. One that has answered before is being restarted.
+const AT_FIRST: Duration = Duration::from_secs(5);
+const ONCE_REACHED: Duration = Duration::from_secs(30);
 
-/// The server sends something at least every 15 s on a stream, and holds no call longer than a minute.
-const READ_WITHIN: Duration = Duration::from_secs(75);
+const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 
 /// A server, and who asks.
 pub(super) struct Api {
-    agent: Agent,
-    base: String,
+    url: String,
+    address: Result<Address, String>,
     session: Option<String>,
     token: Option<String>,
-    patience: Duration,
+    /// For a caller that repeats by itself: when a call must be over.
+    only_within: Option<Duration>,
+    was_reached: Cell<bool>,
 }
 
 /// Why a call has no answer to work with.
@@ -35,6 +36,10 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    pub(super) fn misuse(why: impl Into<String>) -> Trouble {
+        Trouble::Refused(400, String::new(), why.into())
+    }
+
     /// What to tell the person.
     pub(super) fn message(&self) -> &str {
         match self {
@@ -44,141 +49,150 @@ impl Trouble {
 }
 
 impl Api {
-    /// A server at `url`, which may end with a slash.
+    /// A server at `url`. What is wrong with the arguments is told by the first call.
     pub(super) fn new(url: &str, session: Option<String>, token: Option<String>) -> Api {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_WITHIN))
-            .timeout_per_read(Some(READ_WITHIN))
-            .max_redirects(0)
-            .build();
-        let url = url.trim_end_matches('/');
-        let base = match url.contains("://") {
-            true => url.to_owned(),
-            false => format!("http://{url}"),
-        };
+        let mut address = Address::parse(url);
+        let is_unfit =
+            |value: &Option<String>| value.iter().any(|value| value.contains(char::is_control));
+        if is_unfit(&session) || is_unfit(&token) {
+            address = Err("a session or a token must not hold control characters".to_owned());
+        }
         Api {
-            agent: config.into(),
-            base,
+            url: url.to_owned(),
+            address,
             session,
             token,
-            patience: PATIENCE,
+            only_within: None,
+            was_reached: Cell::new(false),
         }
     }
 
-    /// The same server, without repeats: for a thread that repeats by itself.
-    pub(super) fn impatient(mut self) -> Api {
-        self.patience = Duration::ZERO;
+    /// The same server, asked once and for at most this long.
+    pub(super) fn only_within(mut self, limit: Duration) -> Api {
+        self.only_within = Some(limit);
         self
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Value, Trouble> {
-        self.call(Method::GET, path, None)
+        self.json(self.send("GET", path, "application/json", None, None)?)
     }
 
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Trouble> {
-        self.call(Method::POST, path, Some(body))
+        self.json(self.send("POST", path, "application/json", None, Some(body))?)
     }
 
-    /// A call whose answer is JSON.
-    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Trouble> {
-        let mut response = self.send(method, path, body, "application/json")?;
-        let text = response.body_mut().read_to_string();
-        let text = text.map_err(|error| self.unreachable(&error))?;
+    fn json(&self, response: Response) -> Result<Value, Trouble> {
+        let mut text = String::new();
+        let read = response.take(MAX_ANSWER).read_to_string(&mut text);
+        read.map_err(|error| self.unreachable(&error))?;
         serde_json::from_str(&text).map_err(|_| {
-            let message = format!("{} does not answer as this server would", self.base);
-            Trouble::Refused(200, "not_json".to_owned(), message)
+            let message = format!("{} does not answer as this server would", self.url);
+            Trouble::Refused(200, String::new(), message)
         })
     }
 
-    /// Copies a stream of text to `out` as it comes.
-    pub(super) fn copy(&self, path: &str, out: &mut impl Write) -> Result<(), Trouble> {
-        let mut response = self.send(Method::GET, path, None, "text/plain")?;
-        let mut reader = response.body_mut().as_reader();
-        let mut part = [0; 8 * 1024];
-        loop {
-            let length = reader
-                .read(&mut part)
-                .map_err(|error| self.broken(&error))?;
-            let part = &part[..length];
-            // Whoever reads our output may have seen enough.
-            if part.is_empty() || out.write_all(part).and_then(|()| out.flush()).is_err() {
-                return Ok(());
-            }
+    /// A text, to be copied as it comes.
+    pub(super) fn text(&self, path: &str) -> Result<impl Read, Trouble> {
+        self.send("GET", path, "text/plain", None, None)
+    }
+
+    /// Calls `each` with each event after `last`, until the stream ends or breaks. Returns whether there are no more to come.
+    pub(super) fn events(
+        &self,
+        path: &str,
+        last: Option<&str>,
+        mut each: impl FnMut(&str),
+    ) -> Result<bool, Trouble> {
+        let response = self.send("GET", path, "application/x-ndjson", last, None)?;
+        if response.status == 204 {
+            return Ok(true);
         }
+        let lines = BufReader::new(response).lines().map_while(Result::ok);
+        // An empty line says that the server is still there.
+        lines
+            .filter(|line| !line.is_empty())
+            .for_each(|line| each(&line));
+        Ok(false)
     }
 
     /// Sends until the server answers, for as long as it may be restarting.
     fn send(
         &self,
-        method: Method,
+        method: &str,
         path: &str,
-        body: Option<&Value>,
         accept: &str,
-    ) -> Result<Response<Body>, Trouble> {
-        let deadline = Instant::now() + self.patience;
-        let key = Uuid::new_v4().to_string();
+        last_event: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<Response, Trouble> {
+        let address = self
+            .address
+            .as_ref()
+            .map_err(|why| Trouble::misuse(&**why))?;
+        let begun = Instant::now();
+        // A repeat creates nothing twice, also where only the answer was lost.
+        let key = body.is_some().then(|| Uuid::new_v4().to_string());
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let headers = [
+            ("Accept", Some(accept)),
+            ("X-App-Session", self.session.as_deref()),
+            ("Authorization", bearer.as_deref()),
+            ("Last-Event-ID", last_event),
+            ("Idempotency-Key", key.as_deref()),
+        ];
+        let headers: Vec<_> = headers
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect();
+        let path = format!("/api/v1{path}");
+        let body = body.map(Value::to_string);
         let mut pause = Duration::from_millis(100);
         loop {
-            let trouble = match self.try_send(method.clone(), path, body, accept, &key) {
-                Ok(response) if response.status().as_u16() < 400 => return Ok(response),
-                Ok(response) => refusal(response),
+            let deadline = self.only_within.map(|limit| begun + limit);
+            let body = body.as_deref().map(str::as_bytes);
+            let sent = http::send(
+                address,
+                &Request {
+                    method,
+                    path: &path,
+                    headers: &headers,
+                    body,
+                    deadline,
+                },
+            );
+            self.was_reached.set(self.was_reached.get() || sent.is_ok());
+            let mut asked = None;
+            let trouble = match sent {
+                Ok(response) if response.status < 400 => return Ok(response),
+                Ok(response) => {
+                    asked = response.retry_after;
+                    refusal(response)
+                }
                 Err(error) => self.unreachable(&error),
             };
-            let may_repeat = matches!(trouble, Trouble::Unreachable(_));
-            if !may_repeat || Instant::now() + pause > deadline {
+            let patience = match (self.only_within, self.was_reached.get()) {
+                (Some(_), _) => Duration::ZERO,
+                (None, false) => AT_FIRST,
+                (None, true) => ONCE_REACHED,
+            };
+            let next = pause.max(asked.unwrap_or_default());
+            if !matches!(trouble, Trouble::Unreachable(_)) || begun.elapsed() + next > patience {
                 return Err(trouble);
             }
-            sleep(pause);
+            sleep(next);
             pause = (pause * 2).min(Duration::from_secs(1));
         }
     }
 
-    fn try_send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-        accept: &str,
-        key: &str,
-    ) -> Result<Response<Body>, ureq::Error> {
-        let target = format!("{}/api/v1{path}", self.base);
-        let mut request = Request::builder().method(method).uri(target);
-        request = request.header("Accept", accept);
-        if let Some(session) = &self.session {
-            request = request.header("X-App-Session", session);
-        }
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        match body {
-            Some(body) => {
-                request = request.header("Content-Type", "application/json");
-                // A repeat creates nothing twice, also where only the answer was lost.
-                request = request.header("Idempotency-Key", key);
-                self.agent.run(request.body(body.to_string())?)
-            }
-            None => self.agent.run(request.body(())?),
-        }
-    }
-
-    fn unreachable(&self, error: &ureq::Error) -> Trouble {
-        let why = match error {
-            ureq::Error::Io(error) => error.to_string(),
-            error => error.to_string(),
-        };
-        Trouble::Unreachable(format!("cannot reach {}: {why}", self.base))
-    }
-
-    fn broken(&self, error: &io::Error) -> Trouble {
-        Trouble::Unreachable(format!("{} has gone away: {error}", self.base))
+    fn unreachable(&self, error: &std::io::Error) -> Trouble {
+        Trouble::Unreachable(format!("cannot reach {}: {error}", self.url))
     }
 }
 
 /// What the server says when it refuses. One that is stopping is as good as not there.
-fn refusal(mut response: Response<Body>) -> Trouble {
-    let status = response.status().as_u16();
-    let text = response.body_mut().read_to_string().unwrap_or_default();
+fn refusal(response: Response) -> Trouble {
+    let (status, is_later) = (response.status, response.retry_after.is_some());
+    let mut text = String::new();
+    let _ = response.take(MAX_ANSWER).read_to_string(&mut text);
     let said: Value = serde_json::from_str(&text).unwrap_or_default();
     let member = |name: &str| said[name].as_str().unwrap_or_default().to_owned();
     let (mut code, mut message) = (member("code"), member("message"));
@@ -188,9 +202,9 @@ fn refusal(mut response: Response<Body>) -> Trouble {
     if message.is_empty() {
         message = format!("the server answered with status {status}");
     }
-    match code.as_str() {
-        "server_stopping" | "database_unavailable" => Trouble::Unreachable(message),
-        _ if status == 502 || status == 504 => Trouble::Unreachable(message),
+    match status {
+        502 | 504 => Trouble::Unreachable(message),
+        503 if is_later => Trouble::Unreachable(message),
         _ => Trouble::Refused(status, code, message),
     }
 }

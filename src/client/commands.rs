@@ -1,49 +1,55 @@
 //! The commands that ask a server about tasks and jobs.
 
-use std::io::{self, IsTerminal, Write, stdout};
+use std::io::{IsTerminal, Read, Write, stdout};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::termios::tcgetwinsize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, Trouble};
 use super::options::Options;
 use super::{CANCELLED, FAILED, MISUSE, UNREACHABLE, fail};
+use crate::plain_text::plain;
 
 /// How long the server waits with an answer that says nothing new.
 const WAIT_S: u32 = 30;
 
-/// How often a job is asked for.
+/// How often what cannot be waited for is asked for.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What the server calls them.
+/// What the commands are about.
 #[derive(Clone, Copy)]
 struct Noun {
     path: &'static str,
     is_job: bool,
 }
 
+const TASKS: Noun = Noun {
+    path: "/tasks",
+    is_job: false,
+};
+const JOBS: Noun = Noun {
+    path: "/jobs",
+    is_job: true,
+};
+
 pub(super) fn run(command: &str, options: &Options) -> ExitCode {
-    let api = options.api(&["ATS_TOKEN"]);
-    let noun = match options.of_jobs {
-        true => Noun {
-            path: "/jobs",
-            is_job: true,
-        },
-        false => Noun {
-            path: "/tasks",
-            is_job: false,
-        },
+    let noun = if options.of_jobs { JOBS } else { TASKS };
+    let client = Client {
+        api: options.api(&["ATS_TOKEN"]),
+        noun,
+        as_json: options.as_json,
     };
     let done = match command {
-        "run" => start(&api, noun, options),
-        "wait" => wait_for_all(&api, noun, &options.words),
-        "watch" => watch(&api, noun, &options.words[0]),
-        "ls" => list(&api, noun, options),
-        "logs" => logs(&api, noun, options),
+        "run" => client.start(options),
+        "wait" => client.wait_for_all(&options.words),
+        "watch" => client.watch(&options.words[0]),
+        "ls" => client.list(options.status.as_deref()),
+        "logs" => client.logs(&options.words[0], options.follows),
         // Cancel or retry.
-        action => act(&api, noun, action, options),
+        action => client.act(action, &options.words[0]),
     };
     match done {
         Ok(code) => ExitCode::from(code),
@@ -55,173 +61,286 @@ pub(super) fn run(command: &str, options: &Options) -> ExitCode {
     }
 }
 
+/// The exit code.
 type Done = Result<u8, Trouble>;
 
-fn start(api: &Api, noun: Noun, options: &Options) -> Done {
-    let (kind, pairs) = options
-        .words
-        .split_first()
-        .expect("the options were checked");
-    let input = match input(pairs) {
-        Ok(input) => input,
-        Err(word) => {
-            let why = format!("{word} must be KEY=VALUE");
-            return Err(Trouble::Refused(400, String::new(), why));
+struct Client {
+    api: Api,
+    noun: Noun,
+    as_json: bool,
+}
+
+impl Client {
+    fn start(&self, options: &Options) -> Done {
+        let (kind, pairs) = (&options.words[0], &options.words[1..]);
+        let input =
+            input(pairs).map_err(|word| Trouble::misuse(format!("{word} must be KEY=VALUE")))?;
+        let name = options.name.as_ref().unwrap_or(kind);
+        let body = match self.noun.is_job {
+            true => json!({ "type": kind, "arguments": input }),
+            false => json!({ "name": name, "type": kind, "metadata": input, "start": true }),
+        };
+        let created = self.api.post(self.noun.path, &body)?;
+        let id = self.of(&created)["id"].as_str().unwrap_or_default();
+        match self.as_json {
+            true => say(&created.to_string()),
+            false if !options.watches => say(id),
+            false => {}
         }
-    };
-    let body = match noun.is_job {
-        true => json!({ "type": kind, "arguments": input }),
-        false => {
-            let name = options.name.as_ref().unwrap_or(kind);
-            json!({ "name": name, "type": kind, "metadata": input, "start": true })
+        match options.watches {
+            true => self.watch(id),
+            false => Ok(0),
         }
-    };
-    let created = api.post(noun.path, &body)?;
-    let task = if noun.is_job {
-        &created
-    } else {
-        &created["task"]
-    };
-    let id = task["id"].as_str().unwrap_or_default();
-    match options.as_json {
-        true => say(&created.to_string()),
-        false if !options.watches => say(id),
-        false => {}
     }
-    match options.watches {
-        true => watch(api, noun, id),
-        false => Ok(0),
+
+    /// The task or the job in an answer.
+    fn of<'a>(&self, answer: &'a Value) -> &'a Value {
+        if self.noun.is_job {
+            answer
+        } else {
+            &answer["task"]
+        }
+    }
+
+    fn path(&self, id: &str) -> String {
+        format!("{}/{}", self.noun.path, encoded(id))
+    }
+
+    /// The path of one that stays the same: `latest` may mean another one a moment later.
+    fn fixed(&self, id: &str) -> Result<String, Trouble> {
+        if id != "latest" {
+            return Ok(self.path(id));
+        }
+        let found = self.api.get(&self.path(id))?;
+        Ok(self.path(self.of(&found)["id"].as_str().unwrap_or(id)))
+    }
+
+    /// Waits for all, and tells the worst: failed, cancelled, completed.
+    fn wait_for_all(&self, ids: &[String]) -> Done {
+        let paths: Result<Vec<_>, _> = ids.iter().map(|id| self.fixed(id)).collect();
+        let codes: Result<Vec<_>, _> = paths?.iter().map(|path| self.wait(path)).collect();
+        let codes = codes?;
+        let worst = [FAILED, CANCELLED]
+            .into_iter()
+            .find(|code| codes.contains(code));
+        Ok(worst.unwrap_or(0))
+    }
+
+    fn wait(&self, path: &str) -> Done {
+        loop {
+            if let Some(code) = self.ended(path, WAIT_S)? {
+                return Ok(code);
+            }
+            if self.noun.is_job {
+                sleep(LOOK);
+            }
+        }
+    }
+
+    /// The exit code, once it has ended. The server is given some seconds to wait for that.
+    fn ended(&self, path: &str, wait_s: u32) -> Result<Option<u8>, Trouble> {
+        let now = match self.noun.is_job {
+            true => self.api.get(path)?,
+            false => self.api.get(&format!("{path}/status?wait={wait_s}"))?,
+        };
+        let code = match now["status"].as_str() {
+            Some("completed") => 0,
+            Some("cancelled") => CANCELLED,
+            Some("failed") => FAILED,
+            _ => return Ok(None),
+        };
+        if self.as_json {
+            say(&now.to_string());
+        } else if code == FAILED {
+            let error = &now["error"];
+            let why = error.as_str().or_else(|| error["message"].as_str());
+            let id = path.rsplit('/').next().unwrap_or_default();
+            eprintln!(
+                "{id} failed: {}",
+                plain(why.unwrap_or("no reason is known"))
+            );
+        }
+        Ok(Some(code))
+    }
+
+    /// Shows it to its end: as a bar on a terminal, else a line for each change.
+    fn watch(&self, id: &str) -> Done {
+        let path = self.fixed(id)?;
+        if self.as_json || !stdout().is_terminal() {
+            self.follow(&path, "", |line, event| match self.as_json {
+                true => say(line),
+                false => say(&change(event)),
+            })?;
+            return self.wait(&path);
+        }
+        let columns = tcgetwinsize(stdout()).map_or(80, |size| size.ws_col.clamp(20, 500));
+        let color = std::env::var_os("NO_COLOR").map_or("&color=1", |_| "");
+        loop {
+            copy(
+                self.api
+                    .text(&format!("{path}/watch?width={columns}{color}"))?,
+            );
+            // The bar of a server that is being restarted ends early.
+            if let Some(code) = self.ended(&path, 0)? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// Calls `each` with each event until there are no more to come, over restarts of the server.
+    fn follow(
+        &self,
+        path: &str,
+        query: &str,
+        mut each: impl FnMut(&str, &Value),
+    ) -> Result<(), Trouble> {
+        let (mut number, mut line) = (0, 0);
+        let mut last = None;
+        loop {
+            let before = last.clone();
+            let path = format!("{path}/events{query}");
+            let is_over = self.api.events(&path, before.as_deref(), |text| {
+                let event: Value = serde_json::from_str(text).unwrap_or_default();
+                number = seq(&event).unwrap_or(number);
+                line = event["n"]
+                    .as_u64()
+                    .unwrap_or(line + event["dropped"].as_u64().unwrap_or(0));
+                last = Some(format!("{number}.{line}"));
+                each(text, &event);
+            })?;
+            if is_over {
+                return Ok(());
+            }
+            if last == before {
+                sleep(LOOK);
+            }
+        }
+    }
+
+    fn list(&self, status: Option<&str>) -> Done {
+        let status = status.map(|status| format!("&status={}", encoded(status)));
+        let page = self.api.get(&format!(
+            "{}?limit=50{}",
+            self.noun.path,
+            status.unwrap_or_default()
+        ))?;
+        if self.as_json {
+            say(&page.to_string());
+            return Ok(0);
+        }
+        let rows = page[&self.noun.path[1..]]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        for row in rows {
+            let member = |name: &str| plain(row[name].as_str().unwrap_or_default());
+            let name = member(if self.noun.is_job { "type" } else { "name" });
+            let (id, status, step) = (member("id"), member("status"), member("currentStep"));
+            let line = format!(
+                "{id}  {status:<10} {:>3} %  {name}  {step}",
+                row["progress"]
+            );
+            say(line.trim_end());
+        }
+        let total = page["total"].as_u64().unwrap_or_default();
+        if total > rows.len() as u64 {
+            say(&format!("The newest {} of {total}.", rows.len()));
+        }
+        Ok(0)
+    }
+
+    fn logs(&self, id: &str, follows: bool) -> Done {
+        match (follows, self.as_json) {
+            (true, as_json) => {
+                self.follow(
+                    &self.fixed(id)?,
+                    "?log=1",
+                    |line, event| match event["event"].as_str() {
+                        Some("log" | "dropped") if as_json => say(line),
+                        Some("log") => say(event["text"].as_str().unwrap_or_default()),
+                        Some("dropped") => say(&format!("[dropped lines: {}]", event["dropped"])),
+                        _ => {}
+                    },
+                )?
+            }
+            (false, true) => say(&self.api.get(&format!("{}/log", self.path(id)))?.to_string()),
+            (false, false) => copy(self.api.text(&format!("{}/log", self.path(id)))?),
+        }
+        Ok(0)
+    }
+
+    fn act(&self, action: &str, id: &str) -> Done {
+        let done = self
+            .api
+            .post(&format!("{}/{action}", self.path(id)), &json!({}))?;
+        let task = self.of(&done);
+        match self.as_json {
+            true => say(&done.to_string()),
+            false => say(&format!(
+                "{} {}",
+                task["id"].as_str().unwrap_or(id),
+                task["status"].as_str().unwrap_or_default()
+            )),
+        }
+        Ok(0)
     }
 }
 
 /// `n=3 on=true name=x list=[1,2]`: JSON where it is JSON, else text. The word that is no pair, otherwise.
-fn input<'a>(pairs: &'a [String]) -> Result<Map<String, Value>, &'a String> {
-    let pair = |word: &'a String| {
-        let (key, value) = word.split_once('=').ok_or(word)?;
+fn input(pairs: &[String]) -> Result<Map<String, Value>, &String> {
+    let pair = |word| {
+        let (key, value) = String::as_str(word).split_once('=').ok_or(word)?;
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
         Ok((key.to_owned(), value))
     };
     pairs.iter().map(pair).collect()
 }
 
-/// Waits for all, and tells the worst: unreachable, failed, cancelled, completed.
-fn wait_for_all(api: &Api, noun: Noun, ids: &[String]) -> Done {
-    let mut codes = Vec::new();
-    for id in ids {
-        codes.push(wait(api, noun, id)?);
-    }
-    let worst = [FAILED, CANCELLED]
-        .into_iter()
-        .find(|code| codes.contains(code));
-    Ok(worst.unwrap_or(0))
-}
-
-/// Waits until it has ended. Returns the exit code.
-fn wait(api: &Api, noun: Noun, id: &str) -> Done {
-    loop {
-        let now = match noun.is_job {
-            true => api.get(&format!("/jobs/{id}"))?,
-            false => api.get(&format!("/tasks/{id}/status?wait={WAIT_S}"))?,
-        };
-        match now["status"].as_str() {
-            Some("completed") => return Ok(0),
-            Some("cancelled") => return Ok(CANCELLED),
-            Some("failed") => {
-                let error = &now["error"];
-                let why = error.as_str().or_else(|| error["message"].as_str());
-                eprintln!("{id} failed: {}", why.unwrap_or("no reason is known"));
-                return Ok(FAILED);
-            }
-            _ if noun.is_job => sleep(LOOK),
-            _ => {}
+/// An id or a status as a part of an address.
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b',' => {
+            char::from(byte).to_string()
         }
-    }
-}
-
-/// Shows it to its end. Returns the exit code.
-fn watch(api: &Api, noun: Noun, id: &str) -> Done {
-    if noun.is_job {
-        return wait(api, noun, id);
-    }
-    let plain = if stdout().is_terminal() {
-        ""
-    } else {
-        "?plain=1"
+        _ => format!("%{byte:02X}"),
     };
-    // `latest` may mean another task a moment later.
-    let task = api.get(&format!("/tasks/{id}"))?;
-    let id = task["task"]["id"].as_str().unwrap_or(id);
-    api.copy(&format!("/tasks/{id}/watch{plain}"), &mut stdout())?;
-    wait(api, noun, id)
+    text.bytes().map(byte).collect()
 }
 
-fn list(api: &Api, noun: Noun, options: &Options) -> Done {
-    let status = options
-        .status
-        .as_ref()
-        .map(|status| format!("&status={status}"));
-    let path = format!("{}?limit=50{}", noun.path, status.unwrap_or_default());
-    let page = api.get(&path)?;
-    if options.as_json {
-        say(&page.to_string());
-        return Ok(0);
-    }
-    let empty = Vec::new();
-    let rows = page[&noun.path[1..]].as_array().unwrap_or(&empty);
-    let mut text = String::new();
-    for row in rows {
-        let member = |name: &str| row[name].as_str().unwrap_or_default();
-        let what = if noun.is_job {
-            member("type")
-        } else {
-            member("name")
-        };
-        text += &format!(
-            "{}  {:<10} {:>3}%  {what}  {}\n",
-            member("id"),
-            member("status"),
-            row["progress"],
-            member("currentStep"),
-        );
-    }
-    let total = page["total"].as_u64().unwrap_or_default();
-    if total > rows.len() as u64 {
-        text += &format!("{} of {total}\n", rows.len());
-    }
-    let _ = stdout().write_all(text.as_bytes());
-    Ok(0)
+/// The number of an event. A task's is in its `id`, before that of the line.
+fn seq(event: &Value) -> Option<u64> {
+    let id = &event["id"];
+    let first = || id.as_str()?.split('.').next()?.parse().ok();
+    event["seq"].as_u64().or(id.as_u64()).or_else(first)
 }
 
-fn logs(api: &Api, noun: Noun, options: &Options) -> Done {
-    let id = &options.words[0];
-    let follow = if options.follows { "?follow=1" } else { "" };
-    let path = format!("{}/{id}/log", noun.path);
-    match options.as_json {
-        true => say(&api.get(&path)?.to_string()),
-        false => api.copy(&format!("{path}{follow}"), &mut stdout())?,
-    }
-    Ok(0)
+/// A change of a task or a job, in one line.
+fn change(event: &Value) -> String {
+    let member = |names: [&str; 2]| names.into_iter().find_map(|name| event[name].as_str());
+    let state = member(["status", "event"]).unwrap_or_default();
+    let step = member(["currentStep", "step"]).unwrap_or_default();
+    let line = format!("{:>3} %  {state:<9}  {step}", event["progress"]);
+    plain(line.trim_end()).into_owned()
 }
 
-fn act(api: &Api, noun: Noun, action: &str, options: &Options) -> Done {
-    let id = &options.words[0];
-    let path = format!("{}/{id}/{action}", noun.path);
-    let done = api.post(&path, &json!({}))?;
-    let task = if noun.is_job { &done } else { &done["task"] };
-    match options.as_json {
-        true => say(&done.to_string()),
-        false => say(&format!(
-            "{} {}",
-            task["id"].as_str().unwrap_or(id),
-            task["status"].as_str().unwrap_or_default()
-        )),
+/// Copies a text to standard output as it comes.
+fn copy(mut from: impl Read) {
+    let mut part = [0; 8 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut part) {
+        print_all(&part[..length]);
     }
-    Ok(0)
 }
 
-/// Prints a line. Whoever reads our output may have gone.
 fn say(line: &str) {
-    let _: io::Result<()> = writeln!(stdout(), "{line}");
+    print_all(format!("{line}\n").as_bytes());
+}
+
+/// Prints it. Whoever has read our output may have seen enough.
+fn print_all(bytes: &[u8]) {
+    let mut out = stdout();
+    if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,38 @@
 //! `exec`: runs a command here, and shows it on a server. Output, signals and exit code are the command's own.
 
-use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write, stderr, stdin, stdout};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write, stderr, stdout};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getpgrp, kill_process, kill_process_group, waitid,
+};
+use rustix::termios::tcgetpgrp;
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::options::Options;
-use super::reporter::{End, Reporter, TaskToAdopt};
+use super::reporter::{END_WITHIN, End, Notice, Reporter};
 use super::{MISUSE, fail};
 use crate::executors::output::{OutputParser, Said};
+
+const FORWARDED: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
 
 /// How long a command that was cancelled on the server has for its own end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long output is waited for after the command's end: a process that it has left behind may keep the pipe open.
+/// How long output may pause after the command's end: a process that it has left behind may keep the pipe open.
 const LATE_OUTPUT: Duration = Duration::from_secs(2);
 
 /// What a shell exits with where there is no such program, or where it cannot be run.
@@ -34,209 +43,267 @@ const NOT_RUN: u8 = 126;
 enum Event {
     OutputEnded,
     Signal(i32),
-    Cancelled,
-    Exited(ExitStatus),
+    Server(Notice),
+    Exited,
 }
 
 pub(super) fn exec(options: Options) -> ExitCode {
-    let (program, arguments) = options
-        .command
-        .split_first()
-        .expect("the options were checked");
-    let signals = match Signals::new([SIGINT, SIGTERM, SIGHUP]) {
+    let (program, arguments) = (&options.command[0], &options.command[1..]);
+    let signals = FORWARDED.into_iter().filter(|signal| !is_ignored(*signal));
+    let signals = match Signals::new(signals) {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot listen to signals: {error}"), MISUSE),
     };
-    // A command of a terminal stays in its group, where the terminal's signals and input reach it.
-    let is_apart = !stdin().is_terminal();
+    // With a terminal the command stays in its group, where the terminal's signals and input reach it.
+    let terminal = File::open("/dev/tty").ok();
     let mut command = Command::new(program);
     command
         .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if is_apart {
+    if terminal.is_none() {
         command.process_group(0);
     }
     let child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            let code = match error.kind() {
-                std::io::ErrorKind::NotFound => NOT_FOUND,
-                _ => NOT_RUN,
-            };
+            let is_missing = error.kind() == ErrorKind::NotFound;
+            let code = if is_missing { NOT_FOUND } else { NOT_RUN };
             let message = format!("cannot run {}: {error}", program.to_string_lossy());
             return fail(&message, code);
         }
     };
-    let status = Run::new(child, is_apart, &options).to_its_end(signals);
-    exit_code(status)
+    Run::start(child, terminal, &options, signals).to_its_end()
+}
+
+/// Whether whoever started us wants this signal to be ignored, as `nohup` does. The command inherits that.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// A command that runs.
 struct Run {
     child: Child,
-    /// It has a process group of its own.
-    is_apart: bool,
+    /// Without one, the command has a process group of its own.
+    terminal: Option<File>,
     reporter: Reporter,
-    speaker: thread::JoinHandle<()>,
-    cancelled: Receiver<()>,
-    /// The last line of its standard error.
-    last_error: Arc<Mutex<Option<String>>>,
+    events: Receiver<Event>,
+    output: Arc<Output>,
+}
+
+/// How far the output is passed on.
+#[derive(Default)]
+struct Output {
+    /// How often output has come.
+    parts: AtomicUsize,
+    /// How many threads wait until somebody reads our output.
+    writing: AtomicUsize,
+    /// The last line of standard error.
+    last_error: Mutex<Option<String>>,
 }
 
 impl Run {
-    fn new(child: Child, is_apart: bool, options: &Options) -> Run {
-        let (cancel, cancelled) = channel();
-        let task = TaskToAdopt {
-            api: options.api(&["WORKER_TOKEN", "ATS_TOKEN"]).impatient(),
-            body: task_body(options),
-        };
-        let (reporter, speaker) = Reporter::start(task, cancel);
-        Run {
-            child,
-            is_apart,
-            reporter,
-            speaker,
-            cancelled,
-            last_error: Arc::default(),
-        }
-    }
-
-    fn to_its_end(mut self, mut signals: Signals) -> ExitStatus {
+    fn start(
+        mut child: Child,
+        terminal: Option<File>,
+        options: &Options,
+        mut signals: Signals,
+    ) -> Run {
         let (tell, events) = channel();
-        let outputs = [
-            self.child
-                .stdout
-                .take()
-                .map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
-            self.child
-                .stderr
-                .take()
-                .map(|pipe| Box::new(pipe) as Box<dyn Read + Send>),
-        ];
-        for (is_error, pipe) in [false, true].into_iter().zip(outputs) {
-            let Some(pipe) = pipe else { continue };
-            let (reporter, last_error, tell) =
-                (self.reporter.clone(), self.last_error.clone(), tell.clone());
-            thread::spawn(move || {
-                let note = |said: Said| {
-                    if let (true, Said::Log(line)) = (is_error, &said) {
-                        *last_error.lock() = Some(line.clone());
-                    }
-                    reporter.say(said);
-                };
-                match is_error {
-                    false => pass_on(pipe, &mut stdout(), note),
-                    true => pass_on(pipe, &mut stderr(), note),
-                }
-                let _ = tell.send(Event::OutputEnded);
-            });
-        }
+        let of_server = tell.clone();
+        let api = options.api(&["WORKER_TOKEN", "ATS_TOKEN"]);
+        let reporter = Reporter::start(api, task_body(options), move |notice| {
+            let _ = of_server.send(Event::Server(notice));
+        });
+        let output = Arc::<Output>::default();
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        output.pass_on(
+            false,
+            out.map(OwnedFd::from),
+            stdout().as_fd(),
+            &reporter,
+            &tell,
+        );
+        output.pass_on(
+            true,
+            err.map(OwnedFd::from),
+            stderr().as_fd(),
+            &reporter,
+            &tell,
+        );
         let of_signals = tell.clone();
         thread::spawn(move || {
             for signal in signals.forever() {
                 let _ = of_signals.send(Event::Signal(signal));
             }
         });
-        let of_server = tell.clone();
-        let cancelled = std::mem::replace(&mut self.cancelled, channel().1);
+        let pid = Pid::from_child(&child);
         thread::spawn(move || {
-            if cancelled.recv().is_ok() {
-                let _ = of_server.send(Event::Cancelled);
-            }
+            // Its number stays its own until it is waited for once more.
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while matches!(waitid(WaitId::Pid(pid), options), Err(Errno::INTR)) {}
+            let _ = tell.send(Event::Exited);
         });
-        let pid = self.child.id();
-        let is_apart = self.is_apart;
-        let mut child = self.child;
-        thread::spawn(move || {
-            if let Ok(status) = child.wait() {
-                let _ = tell.send(Event::Exited(status));
-            }
-        });
-        let status = heed(&events, pid, is_apart);
-        self.reporter
-            .end(ending(status, self.last_error.lock().take()));
-        let _ = self.speaker.join();
-        status
-    }
-}
-
-/// Passes signals on until the command and its output have ended.
-fn heed(events: &Receiver<Event>, pid: u32, is_apart: bool) -> ExitStatus {
-    let mut outputs = 2;
-    let mut exited: Option<(ExitStatus, Instant)> = None;
-    let mut kill_at: Option<Instant> = None;
-    loop {
-        if let Some((status, at)) = exited
-            && (outputs == 0 || at.elapsed() >= LATE_OUTPUT)
-        {
-            return status;
+        Run {
+            child,
+            terminal,
+            reporter,
+            events,
+            output,
         }
-        let wait = match (exited, kill_at) {
-            (Some((_, at)), _) => LATE_OUTPUT.saturating_sub(at.elapsed()),
-            (None, Some(at)) => at.saturating_duration_since(Instant::now()),
-            (None, None) => Duration::from_secs(3_600),
+    }
+
+    fn to_its_end(mut self) -> ExitCode {
+        self.pass_signals();
+        let status = match self.child.wait() {
+            Ok(status) => status,
+            Err(error) => return fail(&format!("cannot wait for the command: {error}"), 1),
         };
-        match events.recv_timeout(wait) {
-            Ok(Event::OutputEnded) => outputs -= 1,
-            Ok(Event::Exited(status)) => exited = Some((status, Instant::now())),
-            // The process id may be another's by now.
-            Ok(_) if exited.is_some() => {}
-            // The terminal has sent it to the command as well.
-            Ok(Event::Signal(SIGINT)) if !is_apart => {}
-            Ok(Event::Signal(signal)) => send(pid, is_apart, signal),
-            Ok(Event::Cancelled) => {
-                send(pid, is_apart, SIGTERM);
-                kill_at = Some(Instant::now() + GRACE);
+        self.reporter
+            .end(ending(status, self.output.last_error.lock().take()));
+        let deadline = Instant::now() + END_WITHIN + Duration::from_secs(1);
+        // Whoever sends a signal now waits for us only.
+        while let Ok(event) = self
+            .events
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            if matches!(event, Event::Signal(_) | Event::Server(Notice::Finished)) {
+                break;
             }
-            Err(RecvTimeoutError::Timeout) if exited.is_none() && kill_at.is_some() => {
-                send(pid, is_apart, signal_hook::consts::SIGKILL);
-                kill_at = None;
-            }
-            Err(_) => {}
         }
+        exit_code(status)
+    }
+
+    /// Passes signals on until the command and its output have ended.
+    fn pass_signals(&self) {
+        let (mut outputs, mut has_exited, mut was_cancelled) = (2, false, false);
+        let mut limit: Option<Instant> = None;
+        let mut parts = 0;
+        while !has_exited || outputs > 0 {
+            let wait = limit.map_or(Duration::from_secs(3_600), |limit| {
+                limit.saturating_duration_since(Instant::now())
+            });
+            match self.events.recv_timeout(wait) {
+                Ok(Event::OutputEnded) => outputs -= 1,
+                Ok(Event::Signal(_)) if has_exited => break,
+                Ok(Event::Signal(SIGINT | SIGQUIT)) if self.has_typed_it() => {}
+                Ok(Event::Signal(signal)) => self.send(signal),
+                Ok(Event::Server(Notice::Cancelled)) => {
+                    was_cancelled = true;
+                    self.send(SIGTERM);
+                    limit = Some(Instant::now() + GRACE);
+                }
+                Ok(Event::Server(Notice::Finished)) => {}
+                Ok(Event::Exited) => {
+                    has_exited = true;
+                    limit = limit.or(Some(Instant::now() + LATE_OUTPUT));
+                }
+                Err(_) if !has_exited => {
+                    limit = None;
+                    if was_cancelled {
+                        self.send(signal_hook::consts::SIGKILL);
+                    }
+                }
+                Err(_) => {
+                    let now = self.output.parts.load(Ordering::Relaxed);
+                    if now == parts && self.output.writing.load(Ordering::Relaxed) == 0 {
+                        break;
+                    }
+                    parts = now;
+                    limit = Some(Instant::now() + LATE_OUTPUT);
+                }
+            }
+        }
+        if was_cancelled && self.terminal.is_none() {
+            // What the command has left behind.
+            self.send(signal_hook::consts::SIGKILL);
+        }
+    }
+
+    /// Whether the terminal has sent the signal to the command as well.
+    fn has_typed_it(&self) -> bool {
+        let group = self.terminal.as_ref().map(tcgetpgrp);
+        group.is_some_and(|group| group == Ok(getpgrp()))
+    }
+
+    fn send(&self, signal: i32) {
+        let (pid, signal) = (
+            Pid::from_child(&self.child),
+            Signal::from_named_raw(signal).unwrap_or(Signal::KILL),
+        );
+        // It may have ended in this moment.
+        let _ = match self.terminal {
+            None => kill_process_group(pid, signal),
+            Some(_) => kill_process(pid, signal),
+        };
     }
 }
 
-fn send(pid: u32, is_apart: bool, signal: i32) {
-    let signal = match signal {
-        SIGINT => Signal::INT,
-        SIGHUP => Signal::HUP,
-        SIGTERM => Signal::TERM,
-        _ => Signal::KILL,
-    };
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return;
-    };
-    // It may have ended in this moment.
-    let _ = match is_apart {
-        true => kill_process_group(pid, signal),
-        false => kill_process(pid, signal),
-    };
+impl Output {
+    /// Copies the output as it comes, and reads what it says, on a thread of its own.
+    fn pass_on(
+        self: &Arc<Output>,
+        is_error: bool,
+        pipe: Option<OwnedFd>,
+        to: BorrowedFd<'_>,
+        reporter: &Reporter,
+        tell: &Sender<Event>,
+    ) {
+        let (output, reporter, tell) = (self.clone(), reporter.clone(), tell.clone());
+        // Past the buffers of the standard library.
+        let to = to.try_clone_to_owned();
+        thread::spawn(move || {
+            let note = |said: Said| {
+                if let (true, Said::Log(line)) = (is_error, &said) {
+                    *output.last_error.lock() = Some(line.clone());
+                }
+                reporter.say(said);
+            };
+            if let (Some(pipe), Ok(to)) = (pipe, to) {
+                output.copy(pipe.into(), to.into(), note);
+            }
+            let _ = tell.send(Event::OutputEnded);
+        });
+    }
+
+    fn copy(&self, mut pipe: File, mut to: File, mut note: impl FnMut(Said)) {
+        let mut parser = OutputParser::new(false);
+        let mut part = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = pipe.read(&mut part) {
+            self.parts.fetch_add(1, Ordering::Relaxed);
+            self.writing.fetch_add(1, Ordering::Relaxed);
+            let is_written = write_all(&mut to, &part[..length]);
+            self.writing.fetch_sub(1, Ordering::Relaxed);
+            parser.feed(&part[..length], &mut note);
+            // Whoever reads our output has gone. The command learns it as it would without us.
+            if !is_written {
+                break;
+            }
+        }
+        parser.finish(&mut note);
+    }
 }
 
-/// Copies the output as it comes, and reads what it says.
-fn pass_on(mut pipe: impl Read, out: &mut impl Write, mut note: impl FnMut(Said)) {
-    let mut parser = OutputParser::new(false);
-    let mut part = vec![0; 64 * 1024];
-    let mut is_read = true;
-    while let Ok(length @ 1..) = pipe.read(&mut part) {
-        let part = &part[..length];
-        // Whoever reads our output may have gone; the command then learns it as it would without us.
-        is_read = is_read && out.write_all(part).and_then(|()| out.flush()).is_ok();
-        if !is_read {
-            break;
+/// Writes all, also where somebody else has made the output non-blocking. Whether anybody reads it.
+fn write_all(to: &mut File, mut part: &[u8]) -> bool {
+    while !part.is_empty() {
+        match to.write(part) {
+            Ok(length) => part = &part[length..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let _ = poll(&mut [PollFd::new(to, PollFlags::OUT)], None);
+            }
+            Err(_) => return false,
         }
-        parser.feed(part, &mut note);
     }
-    parser.finish(&mut note);
+    true
 }
 
 fn task_body(options: &Options) -> serde_json::Value {
-    let words = options
-        .command
-        .iter()
-        .map(|word: &OsString| word.to_string_lossy());
+    let words = options.command.iter().map(|word| word.to_string_lossy());
     let line: Vec<_> = words.collect();
     let name = options.name.clone().unwrap_or_else(|| line.join(" "));
     let name: String = name.chars().take(200).collect();

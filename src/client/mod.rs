@@ -3,6 +3,7 @@
 mod api;
 mod commands;
 mod exec;
+mod http;
 mod options;
 mod reporter;
 
@@ -10,6 +11,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use self::options::Options;
+use crate::plain_text::plain;
 
 /// Wrong arguments, or what the server refuses because of them.
 const MISUSE: u8 = 2;
@@ -19,23 +21,57 @@ const FAILED: u8 = 1;
 const CANCELLED: u8 = 3;
 const UNREACHABLE: u8 = 4;
 
-const USAGE: &str = "\
-Commands for a server that runs (`--url`, or ATS_URL; http://localhost:3000 by default):
+/// Each command: its name, its arguments, what it does, and what else its `--help` tells.
+const COMMANDS: [[&str; 4]; 8] = [
+    [
+        "run",
+        "TYPE [KEY=VALUE...] [--name N] [--watch]",
+        "start a task and print its id; --watch shows it",
+        "A VALUE is read as JSON where it is JSON, else as text: n=3 on=true list=[1,2] file=a.txt\n\
+         With --jobs the pairs are the job's arguments. GET /api/v1/executors lists the types.\n",
+    ],
+    ["wait", "ID...", "wait until all have ended", ""],
+    ["watch", "ID", "show how it goes until it has ended", ""],
+    [
+        "ls",
+        "[--status S]",
+        "list the newest tasks",
+        "S is one status or several: failed,cancelled\n",
+    ],
+    [
+        "logs",
+        "ID [-f]",
+        "print the log; -f goes on until it has ended",
+        "",
+    ],
+    ["cancel", "ID", "cancel it", ""],
+    [
+        "retry",
+        "ID",
+        "start it once more, after a failure or a cancel",
+        "",
+    ],
+    [
+        "exec",
+        "[--name N] [--type T] -- COMMAND...",
+        "run a command here and show it there as a task",
+        "The token is WORKER_TOKEN, else ATS_TOKEN. Without --name the whole command line is shown. Output, signals and the\n\
+         exit code are the command's own. It runs all the same where the server cannot be reached.\n",
+    ],
+];
 
-  run TYPE [KEY=VALUE...] [--name N] [--watch]
-                  create and start a task, and print its id; --watch shows it to its end
-  wait ID...      wait until the tasks have ended
-  watch ID        show a bar until the task has ended
-  ls [--status S] list the newest tasks
-  logs ID [-f]    print a task's log; -f goes on until the task has ended
-  cancel ID, retry ID
-  exec [--name N] [--type T] -- COMMAND...
-                  run a command here and show it there, with WORKER_TOKEN
+const OPTIONS: &str = "\
+  --url U         where the server is (ATS_URL, else http://127.0.0.1:3000)
+  --session S     whose tasks (ATS_SESSION)
+  --token T       the bearer token (ATS_TOKEN)
+";
 
-ID may be `latest`. Further options: --session S (ATS_SESSION), --token T (ATS_TOKEN), --jobs (for jobs instead of
-tasks), --json (what the server says, as it says it).
-wait, watch and run --watch exit with 0 if all have completed, 1 if one has failed, 3 if one was cancelled, 4 if the
-server cannot be reached; with 2 for wrong arguments.
+const MORE_OPTIONS: &str = "\
+  --jobs          jobs instead of tasks
+  --json          what the server says, as it says it
+
+ID may be `latest`. Exit codes: 0 done, or completed; 1 failed, or refused; 2 wrong arguments; 3 cancelled;
+4 the server cannot be reached.
 ";
 
 /// The usage of the client's commands.
@@ -43,8 +79,26 @@ server cannot be reached; with 2 for wrong arguments.
 /// ```
 /// assert!(async_task_system::client::usage().contains("run TYPE"));
 /// ```
-pub fn usage() -> &'static str {
-    USAGE
+pub fn usage() -> String {
+    let lines = COMMANDS.map(|[name, arguments, what, _]| match arguments.len() {
+        ..8 => format!("  {name:<6} {arguments:<8}{what}\n"),
+        _ => format!("  {name:<6} {arguments}\n                {what}\n"),
+    });
+    let lines = lines.concat();
+    format!("Commands for a server that runs:\n\n{lines}\n{OPTIONS}{MORE_OPTIONS}")
+}
+
+/// The `--help` of one command.
+fn help(command: &str) -> String {
+    let found = COMMANDS.iter().find(|[name, ..]| *name == command);
+    let [name, arguments, what, more] = found.copied().unwrap_or_default();
+    let (first, rest) = what.split_at(1);
+    let gap = if more.is_empty() { "" } else { "\n" };
+    let options = if name == "exec" { "" } else { MORE_OPTIONS };
+    let first = first.to_uppercase();
+    format!(
+        "{first}{rest}.\n\nUsage: async-task-system {name} {arguments}\n\n{more}{gap}{OPTIONS}{options}"
+    )
 }
 
 /// Whether `name` is one of the client's commands.
@@ -54,10 +108,7 @@ pub fn usage() -> &'static str {
 /// assert!(!async_task_system::client::is_command("serve"));
 /// ```
 pub fn is_command(name: &str) -> bool {
-    let names = [
-        "run", "wait", "watch", "ls", "logs", "cancel", "retry", "exec",
-    ];
-    names.contains(&name)
+    COMMANDS.iter().any(|[own, ..]| *own == name)
 }
 
 /// Runs one of the client's commands, for the `main` of a program that embeds the server and wants to have them too.
@@ -75,6 +126,10 @@ pub fn run(command: &str, words: &[OsString]) -> ExitCode {
         Ok(options) => options,
         Err(why) => return fail(&format!("{why}; see --help"), MISUSE),
     };
+    if options.wants_help {
+        print!("{}", help(command));
+        return ExitCode::SUCCESS;
+    }
     match command {
         "exec" => exec::exec(options),
         _ => commands::run(command, &options),
@@ -82,6 +137,6 @@ pub fn run(command: &str, words: &[OsString]) -> ExitCode {
 }
 
 fn fail(message: &str, code: u8) -> ExitCode {
-    eprintln!("async-task-system: {message}");
+    eprintln!("async-task-system: {}", plain(message));
     ExitCode::from(code)
 }

@@ -6,6 +6,9 @@ use lexopt::prelude::*;
 
 use super::api::Api;
 
+/// Where the server listens by default.
+const DEFAULT_URL: &str = "http://127.0.0.1:3000";
+
 /// What was asked for.
 #[derive(Default)]
 pub(super) struct Options {
@@ -19,6 +22,7 @@ pub(super) struct Options {
     pub(super) follows: bool,
     pub(super) of_jobs: bool,
     pub(super) as_json: bool,
+    pub(super) wants_help: bool,
     /// The words that are no options.
     pub(super) words: Vec<String>,
     /// The command of `exec`.
@@ -45,6 +49,7 @@ impl Options {
                 Short('f') | Long("follow") if command == "logs" => options.follows = true,
                 Long("job" | "jobs") if command != "exec" => options.of_jobs = true,
                 Long("json") if command != "exec" => options.as_json = true,
+                Short('h') | Long("help") => options.wants_help = true,
                 // The command begins here, and all its options are its own.
                 Value(word) if command == "exec" => {
                     options.command.push(word);
@@ -54,7 +59,9 @@ impl Options {
                 other => return Err(other.unexpected()),
             }
         }
-        options.check(command)?;
+        if !options.wants_help {
+            options.check(command)?;
+        }
         Ok(options)
     }
 
@@ -62,6 +69,7 @@ impl Options {
         let words = self.words.len();
         let wanted = match command {
             "exec" if self.command.is_empty() => "exec needs a command, as in exec -- make",
+            _ if self.words.iter().any(String::is_empty) => "an id or a type must not be empty",
             "run" if words == 0 => "run needs a type, as in run sample delayMs=100",
             "wait" if words == 0 => "wait needs an id, or latest",
             "watch" | "logs" | "cancel" | "retry" if words != 1 => "one id is needed, or latest",
@@ -71,24 +79,20 @@ impl Options {
         Err(wanted.into())
     }
 
-    /// The server that is meant. `token` names the variable of the token.
+    /// The server that is meant. `token` names the variables of the token.
     pub(super) fn api(&self, token: &[&str]) -> Api {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let url = self.url.clone().or_else(|| variable("ATS_URL"));
-        let session = self.session.clone().or_else(|| variable("ATS_SESSION"));
-        let token = self
-            .token
-            .clone()
-            .or_else(|| token.iter().find_map(|name| variable(name)));
-        let url = url.unwrap_or_else(|| "http://localhost:3000".to_owned());
-        Api::new(&url, session, token)
+        let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned());
+        let of_variables = || token.iter().find_map(|name| variable(name));
+        let token = self.token.clone().or_else(of_variables);
+        Api::new(&url, self.session(), token)
     }
 
-    /// The session that `exec` shows its task in.
     pub(super) fn session(&self) -> Option<String> {
-        let variable = std::env::var("ATS_SESSION")
-            .ok()
-            .filter(|value| !value.is_empty());
-        self.session.clone().or(variable)
+        self.session.clone().or_else(|| variable("ATS_SESSION"))
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -11,22 +10,40 @@ use serde_json::{Value, json};
 
 use super::api::{Api, Trouble};
 use crate::executors::output::Said;
+use crate::plain_text::plain;
 
 /// How many bytes of the log wait for the server. The oldest lines are dropped.
 const MAX_WAITING: usize = 256 * 1024;
 
-/// How many bytes of the log one report carries; the server takes bodies of 64 KiB.
-const MAX_PART: usize = 32 * 1024;
+/// What a line that waits costs besides its bytes.
+const LINE_COST: usize = 64;
+
+/// How many bytes of the log one report carries. The server takes bodies of 64 KiB, and JSON may double each byte.
+const MAX_PART: usize = 20 * 1024;
 
 /// How long reports are gathered before they are sent.
 const GATHER: Duration = Duration::from_millis(200);
 
-const RETRY: Duration = Duration::from_secs(1);
+/// How long one call may take.
+const CALL_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long the last report is tried for.
-const END_WITHIN: Duration = Duration::from_secs(10);
+/// Between two tries to reach the server.
+const RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(8);
+
+/// How long the server is told of the end.
+pub(super) const END_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the command's side hears.
+pub(super) enum Notice {
+    /// The server wants the command to end.
+    Cancelled,
+    /// There is nothing more to tell the server.
+    Finished,
+}
 
 /// How the command has ended.
+#[derive(Clone)]
 pub(super) enum End {
     /// With the words for its failure, unless its output has said why.
     Failed(String),
@@ -45,7 +62,8 @@ struct News {
     result: Option<Value>,
     error: Option<String>,
     retry: Option<bool>,
-    end: Option<End>,
+    /// How and when the command has ended.
+    end: Option<(End, Instant)>,
 }
 
 #[derive(Default)]
@@ -58,27 +76,27 @@ struct Shared {
 #[derive(Clone)]
 pub(super) struct Reporter(Arc<Shared>);
 
-/// The task to create.
-pub(super) struct TaskToAdopt {
-    pub(super) api: Api,
-    pub(super) body: Value,
-}
-
 impl Reporter {
-    /// Starts the thread that speaks to the server. `cancel` gets a message if somebody cancels the task there.
-    pub(super) fn start(task: TaskToAdopt, cancel: Sender<()>) -> (Reporter, JoinHandle<()>) {
+    /// Starts the thread that speaks to the server. `task` is what it asks the server to adopt.
+    pub(super) fn start(api: Api, task: Value, tell: impl Fn(Notice) + Send + 'static) -> Reporter {
         let shared = Arc::<Shared>::default();
         let inside = shared.clone();
-        let body = move || {
-            let speaker = Speaker {
+        thread::spawn(move || {
+            let api = api.only_within(CALL_WITHIN);
+            let mut speaker = Speaker {
+                api,
                 task,
-                cancel,
                 shared: inside,
+                was_reached: false,
                 has_warned: false,
             };
-            speaker.run();
-        };
-        (Reporter(shared), thread::spawn(body))
+            if let Err(Over::Cancelled(reason)) = speaker.speak() {
+                eprintln!("async-task-system: the server ends the command: {reason}");
+                tell(Notice::Cancelled);
+            }
+            tell(Notice::Finished);
+        });
+        Reporter(shared)
     }
 
     /// Takes what a line says. Never waits for the server.
@@ -112,20 +130,20 @@ impl Reporter {
 
     /// The command has ended.
     pub(super) fn end(&self, end: End) {
-        self.0.news.lock().end = Some(end);
+        self.0.news.lock().end = Some((end, Instant::now()));
         self.0.changed.notify_one();
     }
 }
 
 impl News {
     fn log(&mut self, line: String) {
-        self.log_bytes += line.len();
+        self.log_bytes += line.len() + LINE_COST;
         self.log.push_back(line);
         while self.log_bytes > MAX_WAITING {
             let Some(oldest) = self.log.pop_front() else {
                 break;
             };
-            self.log_bytes -= oldest.len();
+            self.log_bytes -= oldest.len() + LINE_COST;
             self.dropped += 1;
         }
     }
@@ -141,7 +159,7 @@ impl News {
         let mut lines = Vec::new();
         if self.dropped > 0 {
             lines.push(format!(
-                "({} lines were not sent: the server was too slow)",
+                "[not sent to a server that was slow or away: {} lines]",
                 self.dropped
             ));
             self.dropped = 0;
@@ -152,7 +170,7 @@ impl News {
             .pop_front_if(|line| size == 0 || size + line.len() <= MAX_PART)
         {
             size += line.len() + 8;
-            self.log_bytes -= line.len();
+            self.log_bytes -= line.len() + LINE_COST;
             lines.push(line);
         }
         let mut report = json!({});
@@ -171,9 +189,10 @@ impl News {
 
 /// The thread that speaks to the server.
 struct Speaker {
-    task: TaskToAdopt,
-    cancel: Sender<()>,
+    api: Api,
+    task: Value,
     shared: Arc<Shared>,
+    was_reached: bool,
     has_warned: bool,
 }
 
@@ -183,125 +202,140 @@ struct Held {
     beat: Duration,
 }
 
+/// Why there is no more to say.
+enum Over {
+    /// The server wants the command to end, for this reason.
+    Cancelled(String),
+    /// The server was restarted or away for too long: it knows the task no more.
+    Lost,
+    /// The server refuses this body, not the next one.
+    Unfit,
+    /// The server refuses, or the time after the command's end is up.
+    GivenUp,
+}
+
 impl Speaker {
-    fn run(mut self) {
-        while let Some(held) = self.adopt() {
-            let why = match self.report_all(&held) {
-                Ok(()) => return,
-                Err(why) => why,
-            };
-            match &*why {
-                "cancelled" | "timed_out" => {
-                    self.warn(&format!("the server ends the task: {why}"));
-                    let _ = self.cancel.send(());
-                    return;
-                }
-                // The server was restarted, or away for too long: its task is lost, so it gets another.
-                "expired" => {}
-                why => return self.warn(&format!("the server takes no more reports: {why}")),
-            }
-        }
-    }
-
-    /// Creates the task. `None` if the server refuses, or the command ends before the server can be reached.
-    fn adopt(&mut self) -> Option<Held> {
+    /// Shows the command to its end. A task that is lost is followed by another.
+    fn speak(&mut self) -> Result<(), Over> {
         loop {
-            match self.task.api.post("/work/adopt", &self.task.body) {
-                Ok(adopted) => {
-                    let claim = &adopted["claim"];
-                    let beat = claim["leaseMs"].as_u64().unwrap_or(30_000) / 3;
-                    return Some(Held {
-                        lease: claim["lease"].as_str()?.to_owned(),
-                        beat: Duration::from_millis(beat.max(100)),
-                    });
-                }
-                Err(Trouble::Unreachable(why)) => {
-                    self.warn(&format!("{why}; the command runs all the same"))
-                }
-                Err(trouble) => {
-                    self.warn(&format!(
-                        "{}; the command runs all the same",
-                        trouble.message()
-                    ));
-                    return None;
-                }
-            }
-            if self.wait(RETRY, |news| news.end.is_some()) {
-                return None;
+            let held = self.adopt()?;
+            match self.report_all(&held) {
+                Err(Over::Lost) => self.pause(RETRY)?,
+                other => return other,
             }
         }
     }
 
-    /// Reports until the command has ended. The error says why the lease is over.
-    fn report_all(&mut self, held: &Held) -> Result<(), String> {
-        let mut last = Instant::now();
+    fn adopt(&mut self) -> Result<Held, Over> {
+        let task = self.task.clone();
+        let adopted = self.post("/work/adopt", &task)?;
+        let claim = &adopted["claim"];
+        let beat = claim["leaseMs"].as_u64().unwrap_or(30_000) / 3;
+        Ok(Held {
+            lease: claim["lease"].as_str().unwrap_or_default().to_owned(),
+            beat: Duration::from_millis(beat.max(100)),
+        })
+    }
+
+    fn report_all(&mut self, held: &Held) -> Result<(), Over> {
+        let path = format!("/work/{}/progress", held.lease);
         loop {
-            self.wait(held.beat.saturating_sub(last.elapsed()), |news| {
-                news.end.is_some() || !news.is_empty()
-            });
-            if !self.wait(GATHER, |news| news.end.is_some()) {
-                self.send(held, None)?;
-                last = Instant::now();
-                continue;
+            self.wait(held.beat, |news| news.end.is_some() || !news.is_empty());
+            let has_ended = self.wait(GATHER, |news| news.end.is_some());
+            let report = self.shared.news.lock().take_report();
+            let says_nothing = report.as_object().is_some_and(serde_json::Map::is_empty);
+            if has_ended && says_nothing {
+                return self.end(held);
             }
-            let deadline = Instant::now() + END_WITHIN;
-            while !self.shared.news.lock().is_empty() {
-                self.send(held, Some(deadline))?;
+            match self.post(&path, &report) {
+                Ok(_) | Err(Over::Unfit) => {}
+                Err(over) => return Err(over),
             }
-            return self.end(held, deadline);
+            // The end matters more than the last lines.
+            if self.has_ended_for(END_WITHIN / 2) {
+                return self.end(held);
+            }
         }
     }
 
-    /// Sends one report, and the same again while the server cannot be reached.
-    fn send(&mut self, held: &Held, deadline: Option<Instant>) -> Result<(), String> {
-        let report = self.shared.news.lock().take_report();
-        self.post(&format!("/work/{}/progress", held.lease), &report, deadline)
-    }
-
-    fn end(&mut self, held: &Held, deadline: Instant) -> Result<(), String> {
+    fn end(&mut self, held: &Held) -> Result<(), Over> {
         let (how, body) = {
-            let mut news = self.shared.news.lock();
-            let said = news.error.take();
-            match news.end.take() {
-                Some(End::Failed(why)) => {
-                    let error = said.unwrap_or(why);
+            let news = self.shared.news.lock();
+            match &news.end {
+                Some((End::Failed(why), _)) => {
+                    let error = news.error.as_ref().unwrap_or(why);
                     (
                         "fail",
                         json!({ "error": error, "retry": news.retry.unwrap_or(true) }),
                     )
                 }
-                _ => ("complete", json!({ "result": news.result.take() })),
+                _ => ("complete", json!({ "result": news.result })),
             }
         };
-        self.post(
-            &format!("/work/{}/{how}", held.lease),
-            &body,
-            Some(deadline),
-        )
+        let path = format!("/work/{}", held.lease);
+        match self.post(&format!("{path}/{how}"), &body) {
+            // A result that is refused, since it is too large or too deep, must not hide that the command has completed.
+            Err(Over::Unfit) if body["result"] != Value::Null => {
+                let log = json!({ "log": "[the result was refused by the server]" });
+                self.post(&format!("{path}/progress"), &log)?;
+                self.post(&format!("{path}/complete"), &json!({}))?;
+                Ok(())
+            }
+            other => other.map(drop),
+        }
     }
 
-    fn post(&mut self, path: &str, body: &Value, deadline: Option<Instant>) -> Result<(), String> {
+    /// Sends until the server answers.
+    fn post(&mut self, path: &str, body: &Value) -> Result<Value, Over> {
+        let mut pause = RETRY;
         loop {
-            match self.task.api.post(path, body) {
-                Ok(_) => return Ok(()),
-                Err(Trouble::Refused(410, reason, _)) => return Err(reason),
-                Err(Trouble::Refused(_, _, message)) => {
-                    // One report that does not fit is no reason to give up.
-                    self.warn(&message);
-                    return Ok(());
+            match self.api.post(path, body) {
+                Ok(answer) => {
+                    self.was_reached = true;
+                    return Ok(answer);
                 }
-                Err(Trouble::Unreachable(why)) => self.warn(&why),
+                Err(Trouble::Refused(410, reason, _)) if reason == "expired" => {
+                    return Err(Over::Lost);
+                }
+                Err(Trouble::Refused(410, reason, _)) if reason != "ended" => {
+                    return Err(Over::Cancelled(reason));
+                }
+                Err(trouble) => {
+                    self.warn(trouble.message());
+                    match trouble {
+                        Trouble::Refused(400 | 413, ..) => return Err(Over::Unfit),
+                        Trouble::Refused(..) => return Err(Over::GivenUp),
+                        Trouble::Unreachable(_) => {}
+                    }
+                }
             }
-            // Once the command has ended, the last report has its time and no more.
-            let deadline = deadline.or_else(|| {
-                let has_ended = self.shared.news.lock().end.is_some();
-                has_ended.then(|| Instant::now() + RETRY)
-            });
-            if deadline.is_some_and(|deadline| Instant::now() + RETRY > deadline) {
-                return Err("it cannot be reached".to_owned());
-            }
+            self.pause(pause)?;
+            pause = (pause * 2).min(MAX_RETRY);
+        }
+    }
+
+    /// Waits before the next try, but not past the time that there is after the command's end. A server that was never
+    /// reached gets none.
+    fn pause(&self, pause: Duration) -> Result<(), Over> {
+        if self.wait(pause, |news| news.end.is_some()) && self.was_reached {
             thread::sleep(RETRY);
         }
+        let patience = if self.was_reached {
+            END_WITHIN
+        } else {
+            Duration::ZERO
+        };
+        match self.has_ended_for(patience) {
+            true => Err(Over::GivenUp),
+            false => Ok(()),
+        }
+    }
+
+    fn has_ended_for(&self, time: Duration) -> bool {
+        let news = self.shared.news.lock();
+        news.end
+            .as_ref()
+            .is_some_and(|(_, at)| at.elapsed() >= time)
     }
 
     /// Waits until `is_there`, for at most `timeout`; whether it is.
@@ -318,7 +352,10 @@ impl Speaker {
     /// Warns once: the output is the command's.
     fn warn(&mut self, message: &str) {
         if !std::mem::replace(&mut self.has_warned, true) {
-            eprintln!("async-task-system: {message}");
+            eprintln!(
+                "async-task-system: {}; the command runs all the same",
+                plain(message)
+            );
         }
     }
 }

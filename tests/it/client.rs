@@ -1,37 +1,43 @@
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use async_task_system::{Outcome, TaskContext, TaskInput};
 use serde_json::{Value, json};
 
-use crate::support::{BINARY, Client, TempDir, TestServer, stderr, stdout, wait_until};
+use crate::support::tour::{blocks, run as run_blocks};
+use crate::support::{BINARY, Client, Gate, TempDir, TestServer, stderr, stdout, wait_until};
 
-const TOKEN: &str = "a token of workers";
+pub(crate) const TOKEN: &str = "a token of workers";
 
-fn serve(port: &str) -> TestServer {
+pub(crate) fn serve(port: &str) -> TestServer {
     TestServer::start(&[("WORKER_TOKEN", TOKEN), ("PORT", port)])
 }
 
 /// The program as a client of this server.
-fn program(server: &Client, words: &[&str]) -> Command {
+pub(crate) fn program(server: SocketAddr, words: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command
         .args(words)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("ATS_URL", format!("http://{}", server.addr()))
+        .env("ATS_URL", format!("http://{server}"))
         .env("ATS_SESSION", "me")
         .env("WORKER_TOKEN", TOKEN)
         .stdin(Stdio::null());
     command
 }
 
-fn run(server: &Client, words: &[&str]) -> Output {
-    program(server, words).output().expect("the program runs")
+pub(crate) fn run(server: &Client, words: &[&str]) -> Output {
+    program(server.addr(), words).output().expect("the program runs")
 }
 
 #[track_caller]
-fn is(output: &Output, code: i32) -> String {
+pub(crate) fn is(output: &Output, code: i32) -> String {
     assert_eq!(
         output.status.code(),
         Some(code),
@@ -43,7 +49,7 @@ fn is(output: &Output, code: i32) -> String {
 }
 
 /// The newest task of the session, once there is one.
-fn newest(me: &Client) -> Value {
+pub(crate) fn newest(me: &Client) -> Value {
     let mut newest = Value::Null;
     wait_until(|| {
         newest = me.get("/tasks?limit=1").expect(200).json()["tasks"][0].clone();
@@ -114,6 +120,11 @@ fn what_is_wrong_is_told_with_a_code() {
         (&["ls", "--nmae"], "--nmae"),
         (&["exec", "--"], "exec needs a command"),
         (&["cancel", crate::support::NO_TASK], "Task not found"),
+        (&["wait", "no id/at all"], "id"),
+        (&["cancel", ""], "must not be empty"),
+        (&["ls", "--status", "done&x=1"], "status"),
+        (&["ls", "--url", "https://127.0.0.1"], "must begin with http://"),
+        (&["ls", "--session", "a\nb: c"], "control characters"),
     ] {
         let output = run(&server, words);
         is(&output, 2);
@@ -123,7 +134,7 @@ fn what_is_wrong_is_told_with_a_code() {
             stderr(&output)
         );
     }
-    let gone = program(&server, &["ls", "--url", "http://127.0.0.1:1"])
+    let gone = program(server.addr(), &["ls", "--url", "http://127.0.0.1:1"])
         .output()
         .expect("it runs");
     is(&gone, 4);
@@ -135,208 +146,136 @@ fn what_is_wrong_is_told_with_a_code() {
 }
 
 #[test]
+fn each_command_tells_what_it_takes() {
+    let server = serve("0");
+    for command in ["run", "wait", "watch", "ls", "logs", "cancel", "retry", "exec", "token", "migrate"] {
+        for flag in ["--help", "-h"] {
+            let help = is(&run(&server, &[command, flag]), 0);
+            let usage = format!("Usage: async-task-system {command}");
+            assert!(help.contains(&usage) && help.lines().all(|line| line.len() < 120), "{help}");
+        }
+    }
+    assert_eq!(server.total(), 0);
+}
+
+#[test]
+fn names_cannot_steer_the_terminal() {
+    let server = serve("0");
+    let name = "a\u{1b}[2Jb\nc";
+    server.session("me").create(json!({ "name": name }));
+    let list = is(&run(&server, &["ls"]), 0);
+    assert!(list.ends_with("  0 %  abc\n") && list.lines().count() == 1, "{list:?}");
+}
+
+#[test]
+fn a_log_is_printed_and_followed() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let server = TestServer::start_with(&[], move |registry| {
+        registry.register("talks", move |_: &TaskInput| {
+            let (gate, mut n) = (opened.clone(), 0);
+            Ok(move |ctx: &mut TaskContext<'_>| {
+                n += 1;
+                ctx.log(&format!("line {n}"))?;
+                Ok(match gate.is_open() && n >= 300 {
+                    true => Outcome::Done(None),
+                    false => Outcome::Again(Duration::from_millis(1)),
+                })
+            })
+        });
+    });
+    is(&run(&server, &["run", "talks"]), 0);
+    let mut following = program(server.addr(), &["logs", "latest", "-f"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut followed = BufReader::new(following.stdout.take().expect("a pipe"));
+    let mut first = String::new();
+    followed.read_line(&mut first).expect("a line");
+    assert_eq!(first, "line 1\n", "it does not wait for the end");
+    gate.open();
+    let mut rest = String::new();
+    followed.read_to_string(&mut rest).expect("text");
+    assert!(following.wait().expect("it ends").success());
+    let whole = is(&run(&server, &["logs", "latest"]), 0);
+    assert_eq!(first + &rest, whole);
+    let json: Value = serde_json::from_str(&is(&run(&server, &["logs", "latest", "--json"]), 0)).expect("JSON");
+    assert_eq!(json["count"], whole.lines().count());
+    let lines = is(&run(&server, &["logs", "latest", "--json", "-f"]), 0);
+    let last: Value = serde_json::from_str(lines.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&last["event"], &last["n"]), (&json!("log"), &json["count"]));
+    let watched = is(&run(&server, &["watch", "latest", "--json"]), 0);
+    assert!(watched.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{watched}");
+}
+
+/// A server of the test: answers each connection with the next of these, and closes it without an answer for an empty
+/// one. Returns what was sent to it as well.
+fn scripted(answers: &[&str]) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut answers: VecDeque<String> = answers.iter().map(|answer| (*answer).to_owned()).collect();
+    let calls = Arc::<AtomicUsize>::default();
+    let counted = calls.clone();
+    std::thread::spawn(move || {
+        while let Some(answer) = answers.pop_front() {
+            let (mut socket, _) = listener.accept().expect("a client");
+            let _ = socket.read(&mut [0; 4_096]);
+            counted.fetch_add(1, SeqCst);
+            let _ = socket.write_all(answer.as_bytes());
+        }
+    });
+    (address, calls)
+}
+
+#[test]
+fn a_server_that_is_being_restarted_is_asked_again() {
+    let list = "HTTP/1.1 200 OK\r\nContent-Length: 23\r\n\r\n{\"tasks\":[],\"total\":60}";
+    let stopping = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n{\"message\":\"stopping\"}";
+    let (address, calls) = scripted(&[stopping, "", "HTTP/1.1 502 Bad Gateway\r\n\r\n", list]);
+    let begun = Instant::now();
+    let output = program(address, &["ls"]).output().expect("it runs");
+    assert_eq!(is(&output, 0), "The newest 0 of 60.\n");
+    assert_eq!(calls.load(SeqCst), 4);
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it waits as asked");
+
+    let (address, calls) = scripted(&["HTTP/1.1 503 Service Unavailable\r\n\r\n{\"message\":\"It is off\"}", list]);
+    let output = program(address, &["ls"]).output().expect("it runs");
+    is(&output, 1);
+    assert!(stderr(&output).contains("It is off"));
+    assert_eq!(calls.load(SeqCst), 1, "it is refused for good");
+}
+
+#[test]
+fn the_document_of_the_client_does_what_it_says() {
+    const DOCUMENT: &str = include_str!("../../docs/client.md");
+    let server = serve("0");
+    let folder = std::path::Path::new(BINARY).parent().expect("a folder");
+    let setting = format!(
+        "export PATH={}:$PATH ATS_URL=http://{} ATS_SESSION=me WORKER_TOKEN='{TOKEN}'\n",
+        folder.display(),
+        server.addr()
+    );
+    let mut scripts: Vec<&str> = blocks(DOCUMENT, "sh").into_iter().map(|(_, block)| block).collect();
+    assert!(scripts.len() >= 2, "{scripts:?}");
+    scripts.insert(0, &setting);
+    let printed = run_blocks("localhost:3000", &scripts, 0);
+    assert!(printed[1].contains("100 %") && printed[1].contains("\ndone\n"), "{}", printed[1]);
+    assert!(printed[2].contains("45% Copying"), "{}", printed[2]);
+    let task = newest(&server.session("me"));
+    assert_eq!((&task["name"], &task["status"]), (&json!("Nightly backup"), &json!("completed")));
+}
+
+#[test]
 fn a_wait_outlives_a_restart_of_the_server() {
     let server = serve("0");
     let port = server.addr().port().to_string();
     drop(server);
     let nobody = Client::new(format!("127.0.0.1:{port}").parse().expect("an address"));
-    let mut waiting = program(&nobody, &["run", "sample", "delayMs=0", "--watch"])
+    let mut waiting = program(nobody.addr(), &["run", "sample", "delayMs=0", "--watch"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("it runs");
     std::thread::sleep(Duration::from_millis(300));
     let _server = serve(&port);
     assert!(waiting.wait().expect("it ends").success());
-}
-
-#[test]
-fn a_command_is_run_here_and_shown_there() {
-    let server = serve("0");
-    let me = server.session("me");
-    let script = r#"
-        echo '10% Reading'; echo a line; printf 'bytes \377\n'; echo oops >&2
-        echo '{"progress": 60, "step": "Writing", "log": "half", "result": {"n": 1}}'
-        while [ ! -e "$1" ]; do sleep 0.05; done
-        printf 'no end'
-    "#;
-    let dir = TempDir::new();
-    let go = dir.file("go").display().to_string();
-    let words = [
-        "exec", "--name", "Nightly", "--type", "backup", "--", "sh", "-c", script, "x", &go,
-    ];
-    let mut running = program(&server, &words)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it runs");
-    let mut output = BufReader::new(running.stdout.take().expect("a pipe"));
-    let mut first = String::new();
-    output
-        .read_line(&mut first)
-        .expect("the output comes at once");
-    assert_eq!(first, "10% Reading\n");
-    let id = newest(&me)["id"].as_str().expect("an id").to_owned();
-    let task = me.wait_step(&id, "Writing");
-    assert_eq!(
-        (
-            &task["name"],
-            &task["type"],
-            &task["progress"],
-            &task["status"]
-        ),
-        (
-            &json!("Nightly"),
-            &json!("backup"),
-            &json!(60),
-            &json!("running")
-        )
-    );
-    std::fs::write(&go, "").expect("it is written");
-    let mut rest = Vec::new();
-    output.read_to_end(&mut rest).expect("it ends");
-    assert!(running.wait().expect("it ends").success());
-    assert!(
-        rest.starts_with(b"a line\nbytes \xff\n") && rest.ends_with(b"}\nno end"),
-        "{rest:?}"
-    );
-    let task = me.wait_status(&id, "completed");
-    assert_eq!(task["result"], json!({ "n": 1 }));
-    let log = me.get(&format!("/tasks/{id}/log")).expect(200).text();
-    for line in ["a line", "bytes \u{fffd}", "oops", "half", "no end"] {
-        assert!(log.lines().any(|own| own == line), "{line}: {log}");
-    }
-}
-
-#[test]
-fn exit_codes_are_the_commands_own_and_told_on_the_server() {
-    let server = serve("0");
-    let me = server.session("me");
-    for (script, code, error) in [
-        ("exit 3", 3, "exit status 3"),
-        ("echo broken >&2; exit 1", 1, "broken"),
-        (
-            "echo '{\"error\": \"no disk\"}'; echo x >&2; exit 4",
-            4,
-            "no disk",
-        ),
-        ("kill -9 $$", 137, "killed by signal 9"),
-    ] {
-        is(&run(&server, &["exec", "--", "sh", "-c", script]), code);
-        let task = newest(&me);
-        assert_eq!(
-            (&task["status"], &task["error"]),
-            (&json!("failed"), &json!(error)),
-            "{task}"
-        );
-    }
-    let before = me.total();
-    is(&run(&server, &["exec", "--", "/no/such/program"]), 127);
-    is(&run(&server, &["exec", "--", "/"]), 126);
-    assert_eq!(me.total(), before, "what did not run is not shown");
-}
-
-#[test]
-fn without_a_server_or_its_leave_the_command_runs_all_the_same() {
-    let server = serve("0");
-    let mut command = program(&server, &["exec", "--", "sh", "-c", "echo done; exit 5"]);
-    let refused = command
-        .env("WORKER_TOKEN", "a wrong token")
-        .output()
-        .expect("it runs");
-    assert_eq!(is(&refused, 5), "done\n");
-    assert!(
-        stderr(&refused).contains("the command runs all the same"),
-        "{}",
-        stderr(&refused)
-    );
-    server.stop();
-    let begun = Instant::now();
-    let alone = run(&server, &["exec", "--", "sh", "-c", "echo done; exit 6"]);
-    assert_eq!(is(&alone, 6), "done\n");
-    assert!(
-        stderr(&alone).contains("cannot reach"),
-        "{}",
-        stderr(&alone)
-    );
-    assert!(
-        begun.elapsed() < Duration::from_secs(4),
-        "it is not delayed"
-    );
-}
-
-/// A running `exec` of a script that prints `ready` first.
-fn exec(server: &Client, script: &str) -> (Child, BufReader<ChildStdout>) {
-    let words = ["exec", "--", "sh", "-c", script];
-    let child = program(server, &words)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut child = child.expect("it runs");
-    let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
-    let mut line = String::new();
-    output.read_line(&mut line).expect("a line");
-    assert_eq!(line, "ready\n");
-    (child, output)
-}
-
-#[test]
-fn signals_are_passed_on() {
-    let server = serve("0");
-    let me = server.session("me");
-    for (signal, code) in [("TERM", 11), ("INT", 12), ("HUP", 13)] {
-        let script = "exec 2>/dev/null; trap 'exit 11' TERM; trap 'exit 12' INT; trap 'exit 13' HUP; echo ready; while :; do sleep 0.05; done";
-        let (mut child, _output) = exec(&server, script);
-        let pid = child.id().to_string();
-        Command::new("kill")
-            .args([&format!("-{signal}"), &pid])
-            .status()
-            .expect("kill runs");
-        assert_eq!(
-            child.wait().expect("it ends").code(),
-            Some(code),
-            "{signal}"
-        );
-        assert_eq!(newest(&me)["error"], format!("exit status {code}"));
-    }
-}
-
-#[test]
-fn a_cancel_on_the_server_ends_the_command_with_its_children() {
-    let server = serve("0");
-    let me = server.session("me");
-    let dir = TempDir::new();
-    let mark = dir.file("alive").display().to_string();
-    let script = format!("(while :; do date > {mark}; sleep 0.05; done) & echo ready; wait");
-    let (mut child, _output) = exec(&server, &script);
-    let id = newest(&me)["id"].as_str().expect("an id").to_owned();
-    me.act(&format!("/tasks/{id}/cancel")).expect(200);
-    assert_eq!(child.wait().expect("it ends").code(), Some(143));
-    std::fs::remove_file(&mark).ok();
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(std::fs::metadata(&mark).is_err(), "its child has ended");
-}
-
-#[test]
-fn a_server_that_is_restarted_shows_the_command_again() {
-    let server = serve("0");
-    let port = server.addr().port().to_string();
-    let dir = TempDir::new();
-    let go = dir.file("go").display().to_string();
-    let script = format!(
-        "echo ready; while [ ! -e {go} ]; do sleep 0.05; echo '30% Waiting'; done; echo '80% Going'"
-    );
-    let (mut child, mut output) = exec(&server, &script);
-    newest(&server.session("me"));
-    drop(server);
-    let server = serve(&port);
-    let me = server.session("me");
-    let id = newest(&me)["id"].as_str().expect("an id").to_owned();
-    me.wait_step(&id, "Waiting");
-    std::fs::write(&go, "").expect("it is written");
-    let mut rest = String::new();
-    output.read_to_string(&mut rest).expect("text");
-    assert!(child.wait().expect("it ends").success());
-    assert!(rest.ends_with("80% Going\n"));
-    assert_eq!(me.wait_status(&id, "completed")["currentStep"], "Going");
-    let _ = std::io::stdout().flush();
 }

@@ -8,9 +8,9 @@ mod bodies;
 mod browser;
 /// What pages from elsewhere may do: nothing.
 mod browsers;
-mod cleanup;
 /// Removal of finished tasks, by the clock and when asked.
-/// The commands of the client, and `exec`.
+mod cleanup;
+/// The commands of the client.
 mod client;
 /// The example clients, in Python, in a shell and in a browser.
 mod clients;
@@ -28,6 +28,8 @@ mod discovery;
 mod emptying;
 /// Refusals: their form, the methods, the queries and the limits.
 mod errors;
+/// `exec`: commands that run here and are shown on a server.
+mod exec;
 /// How executors run: panics, time limits, blocking ones, results.
 mod execution;
 /// What the machine may lack: descriptors, threads, room on the disk; and the stop under load.
