@@ -58,7 +58,11 @@ fn main() -> ExitCode {
         (command, _) if client::is_command(command) => Ok(client::run(command, rest)),
         ("--check", []) => Ok(async_task_system::check()),
         ("--help" | "-h", []) => {
-            print!("{USAGE}\n{}\n{VARIABLES}\n{}", client::usage(), config::help());
+            print!(
+                "{USAGE}\n{}\n{VARIABLES}\n{}",
+                client::usage(),
+                config::help()
+            );
             Ok(ExitCode::SUCCESS)
         }
         ("--version" | "-V", []) => {
@@ -154,7 +158,9 @@ fn parse_lifetime(text: &str) -> Result<Duration, &'static str> {
     let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
     let is_fit = |seconds: &u64| (1..=u64::from(u32::MAX)).contains(seconds);
     let seconds = seconds.filter(is_fit);
-    seconds.map(Duration::from_secs).ok_or("it must be a time as 90s, 15m, 1h or 7d")
+    seconds
+        .map(Duration::from_secs)
+        .ok_or("it must be a time as 90s, 15m, 1h or 7d")
 }
 
 fn tell(text: &str) -> ExitCode {

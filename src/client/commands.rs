@@ -9,8 +9,8 @@ use rustix::termios::tcgetwinsize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, Trouble};
+use super::exit::{CANCELLED, FAILED, MISUSE, UNREACHABLE, fail};
 use super::options::Options;
-use super::{CANCELLED, FAILED, MISUSE, UNREACHABLE, fail};
 use crate::plain_text::plain;
 
 /// How long the server waits with an answer that says nothing new.

@@ -22,9 +22,9 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use super::exit::{MISUSE, fail};
 use super::options::Options;
 use super::reporter::{END_WITHIN, End, Notice, Reporter};
-use super::{MISUSE, fail};
 use crate::executors::output::{OutputParser, Said};
 
 const FORWARDED: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];

@@ -3,6 +3,7 @@
 mod api;
 mod commands;
 mod exec;
+mod exit;
 mod http;
 mod options;
 mod reporter;
@@ -10,16 +11,8 @@ mod reporter;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use self::exit::{MISUSE, fail};
 use self::options::Options;
-use crate::plain_text::plain;
-
-/// Wrong arguments, or what the server refuses because of them.
-const MISUSE: u8 = 2;
-
-/// The exit codes of commands that tell how a task ended.
-const FAILED: u8 = 1;
-const CANCELLED: u8 = 3;
-const UNREACHABLE: u8 = 4;
 
 /// Each command: its name, its arguments, what it does, and what else its `--help` tells.
 const COMMANDS: [[&str; 4]; 8] = [
@@ -134,9 +127,4 @@ pub fn run(command: &str, words: &[OsString]) -> ExitCode {
         "exec" => exec::exec(options),
         _ => commands::run(command, &options),
     }
-}
-
-fn fail(message: &str, code: u8) -> ExitCode {
-    eprintln!("async-task-system: {}", plain(message));
-    ExitCode::from(code)
 }

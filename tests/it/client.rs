@@ -10,7 +10,7 @@ use async_task_system::{Outcome, TaskContext, TaskInput};
 use serde_json::{Value, json};
 
 use crate::support::tour::{blocks, run as run_blocks};
-use crate::support::{BINARY, Client, Gate, TempDir, TestServer, stderr, stdout, wait_until};
+use crate::support::{BINARY, Client, Gate, TestServer, stderr, stdout, wait_until};
 
 pub(crate) const TOKEN: &str = "a token of workers";
 
@@ -33,7 +33,9 @@ pub(crate) fn program(server: SocketAddr, words: &[&str]) -> Command {
 }
 
 pub(crate) fn run(server: &Client, words: &[&str]) -> Output {
-    program(server.addr(), words).output().expect("the program runs")
+    program(server.addr(), words)
+        .output()
+        .expect("the program runs")
 }
 
 #[track_caller]
@@ -120,10 +122,13 @@ fn what_is_wrong_is_told_with_a_code() {
         (&["ls", "--nmae"], "--nmae"),
         (&["exec", "--"], "exec needs a command"),
         (&["cancel", crate::support::NO_TASK], "Task not found"),
-        (&["wait", "no id/at all"], "id"),
+        (&["wait", "no id/at all"], "Task not found"),
         (&["cancel", ""], "must not be empty"),
         (&["ls", "--status", "done&x=1"], "status"),
-        (&["ls", "--url", "https://127.0.0.1"], "must begin with http://"),
+        (
+            &["ls", "--url", "https://127.0.0.1"],
+            "must begin with http://",
+        ),
         (&["ls", "--session", "a\nb: c"], "control characters"),
     ] {
         let output = run(&server, words);
@@ -148,11 +153,16 @@ fn what_is_wrong_is_told_with_a_code() {
 #[test]
 fn each_command_tells_what_it_takes() {
     let server = serve("0");
-    for command in ["run", "wait", "watch", "ls", "logs", "cancel", "retry", "exec", "token", "migrate"] {
+    for command in [
+        "run", "wait", "watch", "ls", "logs", "cancel", "retry", "exec", "token", "migrate",
+    ] {
         for flag in ["--help", "-h"] {
             let help = is(&run(&server, &[command, flag]), 0);
             let usage = format!("Usage: async-task-system {command}");
-            assert!(help.contains(&usage) && help.lines().all(|line| line.len() < 120), "{help}");
+            assert!(
+                help.contains(&usage) && help.lines().all(|line| line.len() < 120),
+                "{help}"
+            );
         }
     }
     assert_eq!(server.total(), 0);
@@ -164,7 +174,10 @@ fn names_cannot_steer_the_terminal() {
     let name = "a\u{1b}[2Jb\nc";
     server.session("me").create(json!({ "name": name }));
     let list = is(&run(&server, &["ls"]), 0);
-    assert!(list.ends_with("  0 %  abc\n") && list.lines().count() == 1, "{list:?}");
+    assert!(
+        list.ends_with("  0 %  abc\n") && list.lines().count() == 1,
+        "{list:?}"
+    );
 }
 
 #[test]
@@ -199,13 +212,22 @@ fn a_log_is_printed_and_followed() {
     assert!(following.wait().expect("it ends").success());
     let whole = is(&run(&server, &["logs", "latest"]), 0);
     assert_eq!(first + &rest, whole);
-    let json: Value = serde_json::from_str(&is(&run(&server, &["logs", "latest", "--json"]), 0)).expect("JSON");
+    let json: Value =
+        serde_json::from_str(&is(&run(&server, &["logs", "latest", "--json"]), 0)).expect("JSON");
     assert_eq!(json["count"], whole.lines().count());
     let lines = is(&run(&server, &["logs", "latest", "--json", "-f"]), 0);
     let last: Value = serde_json::from_str(lines.lines().last().expect("a line")).expect("JSON");
-    assert_eq!((&last["event"], &last["n"]), (&json!("log"), &json["count"]));
+    assert_eq!(
+        (&last["event"], &last["n"]),
+        (&json!("log"), &json["count"])
+    );
     let watched = is(&run(&server, &["watch", "latest", "--json"]), 0);
-    assert!(watched.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{watched}");
+    assert!(
+        watched
+            .lines()
+            .all(|line| serde_json::from_str::<Value>(line).is_ok()),
+        "{watched}"
+    );
 }
 
 /// A server of the test: answers each connection with the next of these, and closes it without an answer for an empty
@@ -230,15 +252,22 @@ fn scripted(answers: &[&str]) -> (SocketAddr, Arc<AtomicUsize>) {
 #[test]
 fn a_server_that_is_being_restarted_is_asked_again() {
     let list = "HTTP/1.1 200 OK\r\nContent-Length: 23\r\n\r\n{\"tasks\":[],\"total\":60}";
-    let stopping = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n{\"message\":\"stopping\"}";
+    let stopping =
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\r\n{\"message\":\"stopping\"}";
     let (address, calls) = scripted(&[stopping, "", "HTTP/1.1 502 Bad Gateway\r\n\r\n", list]);
     let begun = Instant::now();
     let output = program(address, &["ls"]).output().expect("it runs");
     assert_eq!(is(&output, 0), "The newest 0 of 60.\n");
     assert_eq!(calls.load(SeqCst), 4);
-    assert!(begun.elapsed() >= Duration::from_secs(1), "it waits as asked");
+    assert!(
+        begun.elapsed() >= Duration::from_secs(1),
+        "it waits as asked"
+    );
 
-    let (address, calls) = scripted(&["HTTP/1.1 503 Service Unavailable\r\n\r\n{\"message\":\"It is off\"}", list]);
+    let (address, calls) = scripted(&[
+        "HTTP/1.1 503 Service Unavailable\r\n\r\n{\"message\":\"It is off\"}",
+        list,
+    ]);
     let output = program(address, &["ls"]).output().expect("it runs");
     is(&output, 1);
     assert!(stderr(&output).contains("It is off"));
@@ -255,14 +284,24 @@ fn the_document_of_the_client_does_what_it_says() {
         folder.display(),
         server.addr()
     );
-    let mut scripts: Vec<&str> = blocks(DOCUMENT, "sh").into_iter().map(|(_, block)| block).collect();
+    let mut scripts: Vec<&str> = blocks(DOCUMENT, "sh")
+        .into_iter()
+        .map(|(_, block)| block)
+        .collect();
     assert!(scripts.len() >= 2, "{scripts:?}");
     scripts.insert(0, &setting);
     let printed = run_blocks("localhost:3000", &scripts, 0);
-    assert!(printed[1].contains("100 %") && printed[1].contains("\ndone\n"), "{}", printed[1]);
+    assert!(
+        printed[1].contains("100 %") && printed[1].contains("\ndone\n"),
+        "{}",
+        printed[1]
+    );
     assert!(printed[2].contains("45% Copying"), "{}", printed[2]);
     let task = newest(&server.session("me"));
-    assert_eq!((&task["name"], &task["status"]), (&json!("Nightly backup"), &json!("completed")));
+    assert_eq!(
+        (&task["name"], &task["status"]),
+        (&json!("Nightly backup"), &json!("completed"))
+    );
 }
 
 #[test]

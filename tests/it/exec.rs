@@ -1,12 +1,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::client::{TOKEN, is, newest, program, run, serve};
-use crate::support::{Client, TempDir, TestServer, stderr, wait_until};
+use crate::support::{TempDir, TestServer, stderr, wait_until};
 
 #[test]
 fn a_command_is_run_here_and_shown_there() {
@@ -97,7 +100,10 @@ fn exit_codes_are_the_commands_own_and_told_on_the_server() {
 #[test]
 fn without_a_server_or_its_leave_the_command_runs_all_the_same() {
     let server = serve("0");
-    let mut command = program(server.addr(), &["exec", "--", "sh", "-c", "echo done; exit 5"]);
+    let mut command = program(
+        server.addr(),
+        &["exec", "--", "sh", "-c", "echo done; exit 5"],
+    );
     let refused = command
         .env("WORKER_TOKEN", "a wrong token")
         .output()
@@ -123,10 +129,29 @@ fn without_a_server_or_its_leave_the_command_runs_all_the_same() {
     );
 }
 
+/// The program without the terminal that the tests may have, as in a crontab.
+fn apart(command: Command) -> Command {
+    if std::fs::File::open("/dev/tty").is_err() {
+        return command;
+    }
+    let mut apart = Command::new("setsid");
+    apart
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .stdin(Stdio::null());
+    apart.envs(
+        command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    apart
+}
+
 /// A running `exec` of a script that prints `ready` first.
-fn exec(server: &Client, script: &str) -> (Child, BufReader<ChildStdout>) {
+fn exec(server: SocketAddr, script: &str) -> (Child, BufReader<ChildStdout>) {
     let words = ["exec", "--", "sh", "-c", script];
-    let child = program(server.addr(), &words)
+    let child = apart(program(server, &words))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn();
@@ -138,18 +163,22 @@ fn exec(server: &Client, script: &str) -> (Child, BufReader<ChildStdout>) {
     (child, output)
 }
 
+fn kill(signal: &str, pid: &str) {
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), pid])
+        .status();
+    assert!(status.expect("kill runs").success());
+}
+
 #[test]
 fn signals_are_passed_on() {
     let server = serve("0");
     let me = server.session("me");
-    for (signal, code) in [("TERM", 11), ("INT", 12), ("HUP", 13)] {
-        let script = "exec 2>/dev/null; trap 'exit 11' TERM; trap 'exit 12' INT; trap 'exit 13' HUP; echo ready; while :; do sleep 0.05; done";
-        let (mut child, _output) = exec(&server, script);
+    for (signal, code) in [("TERM", 11), ("INT", 12), ("HUP", 13), ("USR1", 14)] {
+        let script = "exec 2>/dev/null; trap 'exit 11' TERM; trap 'exit 12' INT; trap 'exit 13' HUP; trap 'exit 14' USR1; echo ready; while :; do sleep 0.05; done";
+        let (mut child, _output) = exec(server.addr(), script);
         let pid = child.id().to_string();
-        Command::new("kill")
-            .args([&format!("-{signal}"), &pid])
-            .status()
-            .expect("kill runs");
+        kill(signal, &pid);
         assert_eq!(
             child.wait().expect("it ends").code(),
             Some(code),
@@ -166,7 +195,7 @@ fn a_cancel_on_the_server_ends_the_command_with_its_children() {
     let dir = TempDir::new();
     let mark = dir.file("alive").display().to_string();
     let script = format!("(while :; do date > {mark}; sleep 0.05; done) & echo ready; wait");
-    let (mut child, _output) = exec(&server, &script);
+    let (mut child, _output) = exec(server.addr(), &script);
     let id = newest(&me)["id"].as_str().expect("an id").to_owned();
     me.act(&format!("/tasks/{id}/cancel")).expect(200);
     assert_eq!(child.wait().expect("it ends").code(), Some(143));
@@ -184,7 +213,7 @@ fn a_server_that_is_restarted_shows_the_command_again() {
     let script = format!(
         "echo ready; while [ ! -e {go} ]; do sleep 0.05; echo '30% Waiting'; done; echo '80% Going'"
     );
-    let (mut child, mut output) = exec(&server, &script);
+    let (mut child, mut output) = exec(server.addr(), &script);
     newest(&server.session("me"));
     drop(server);
     let server = serve(&port);
@@ -198,4 +227,357 @@ fn a_server_that_is_restarted_shows_the_command_again() {
     assert!(rest.ends_with("80% Going\n"));
     assert_eq!(me.wait_status(&id, "completed")["currentStep"], "Going");
     let _ = std::io::stdout().flush();
+}
+
+#[test]
+fn a_command_that_heeds_no_sigterm_is_killed_after_a_cancel() {
+    let server = serve("0");
+    let me = server.session("me");
+    let (mut child, _output) = exec(
+        server.addr(),
+        "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+    );
+    let id = newest(&me)["id"].as_str().expect("an id").to_owned();
+    me.act(&format!("/tasks/{id}/cancel")).expect(200);
+    let begun = Instant::now();
+    assert_eq!(child.wait().expect("it ends").code(), Some(137));
+    assert!(begun.elapsed() >= Duration::from_secs(4), "it had its time");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_that_is_ignored_stays_ignored() {
+    let server = serve("0");
+    let words = [
+        "exec",
+        "--",
+        "sh",
+        "-c",
+        "echo ready; read line; echo $line",
+    ];
+    let exec = program(server.addr(), &words);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(exec.get_program())
+        .args(exec.get_args());
+    let mut child = shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    output.read_line(&mut line).expect("a line");
+    kill("HUP", &child.id().to_string());
+    child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(b"alive\n")
+        .expect("it reads");
+    output.read_line(&mut line).expect("a line");
+    assert_eq!(line, "ready\nalive\n");
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn output_is_passed_on_byte_for_byte() {
+    let server = serve("0");
+    let dir = TempDir::new();
+    let mut x = 1_u32;
+    let bytes: Vec<u8> = (0..3_000_000)
+        .map(|_| {
+            x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (x >> 24) as u8
+        })
+        .collect();
+    let file = dir.file("bytes").display().to_string();
+    std::fs::write(&file, &bytes).expect("it is written");
+    let both = run(
+        &server,
+        &[
+            "exec",
+            "--",
+            "sh",
+            "-c",
+            &format!("cat {file}; cat {file} >&2"),
+        ],
+    );
+    assert!(both.status.success());
+    assert!(both.stdout == bytes && both.stderr == bytes);
+    server.session("me").wait_status(
+        newest(&server.session("me"))["id"].as_str().expect("an id"),
+        "completed",
+    );
+}
+
+#[test]
+fn a_reader_that_is_slow_and_non_blocking_gets_all() {
+    let server = serve("0");
+    let (mut reader, theirs) = UnixStream::pair().expect("a pair");
+    theirs.set_nonblocking(true).expect("it is set");
+    let mut child = program(server.addr(), &["exec", "--", "seq", "100000"])
+        .stdout(OwnedFd::from(theirs))
+        .spawn()
+        .expect("it runs");
+    let mut first = [0; 1];
+    reader.read_exact(&mut first).expect("a byte");
+    // Longer than output may pause once the command has ended.
+    std::thread::sleep(Duration::from_millis(2_500));
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).expect("text");
+    assert_eq!(rest.lines().count(), 100_000);
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_process_that_is_left_behind_does_not_hold_it() {
+    let server = serve("0");
+    let begun = Instant::now();
+    assert_eq!(
+        is(
+            &run(&server, &["exec", "--", "sh", "-c", "sleep 20 & echo done"]),
+            0
+        ),
+        "done\n"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn a_result_that_is_refused_does_not_hide_the_end() {
+    let server = TestServer::start(&[("WORKER_TOKEN", TOKEN), ("MAX_RESULT_BYTES", "100")]);
+    let me = server.session("me");
+    let script = format!("echo '{{\"result\": \"{}\"}}'", "x".repeat(200));
+    is(&run(&server, &["exec", "--", "sh", "-c", &script]), 0);
+    let task = newest(&me);
+    assert_eq!(
+        (&task["status"], &task["result"]),
+        (&json!("completed"), &Value::Null)
+    );
+    let log = me
+        .get(&format!(
+            "/tasks/{}/log",
+            task["id"].as_str().expect("an id")
+        ))
+        .text();
+    assert!(log.contains("refused"), "{log}");
+}
+
+/// What a command in a terminal asks of the person there.
+#[test]
+fn a_command_reads_from_the_terminal_while_its_input_is_a_pipe() {
+    let server = serve("0");
+    let python = r#"
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.dup2(os.open('/dev/null', os.O_RDONLY), 0)
+    os.execv(sys.argv[1], sys.argv[1:])
+os.write(terminal, b'secret\n')
+said = b''
+try:
+    while part := os.read(terminal, 1000): said += part
+except OSError:
+    pass
+print(said.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+    let words = [
+        "exec",
+        "--",
+        "sh",
+        "-c",
+        "read word </dev/tty; echo got $word",
+    ];
+    let exec = program(server.addr(), &words);
+    let mut terminal = Command::new("timeout");
+    terminal
+        .args(["20", "python3", "-c", python])
+        .arg(exec.get_program())
+        .args(exec.get_args())
+        .env_clear();
+    terminal.envs(
+        exec.get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let output = terminal.output().expect("python runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        said.contains("got secret") && said.trim_end().ends_with(" 0"),
+        "{said}"
+    );
+}
+
+/// A server of the test: hands on each call, and answers it as `answer` says, or never.
+fn scripted(
+    mut answer: impl FnMut(&str) -> Option<(u16, Value)> + Send + 'static,
+) -> (SocketAddr, Receiver<(String, Value)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (tell, calls) = channel();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for socket in listener.incoming() {
+            let mut socket = socket.expect("a client");
+            let (path, body) = read_call(&mut socket);
+            match answer(&path) {
+                Some((status, answer)) => {
+                    let text = answer.to_string();
+                    let _ = write!(
+                        socket,
+                        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{text}",
+                        text.len()
+                    );
+                }
+                None => held.push(socket),
+            }
+            if tell.send((path, body)).is_err() {
+                return;
+            }
+        }
+    });
+    (address, calls)
+}
+
+fn read_call(socket: &mut TcpStream) -> (String, Value) {
+    let mut reader = BufReader::new(socket);
+    let (mut first, mut length) = (String::new(), 0);
+    reader.read_line(&mut first).expect("a line");
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("a line");
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = value.trim().parse().expect("a number");
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("a body");
+    let path = first
+        .split(' ')
+        .nth(1)
+        .expect("a path")
+        .replace("/api/v1/work/", "");
+    (path, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+fn claim(lease: &str) -> Option<(u16, Value)> {
+    Some((
+        201,
+        json!({ "claim": { "lease": lease, "leaseMs": 30_000 } }),
+    ))
+}
+
+#[test]
+fn a_lease_that_is_lost_at_the_end_is_followed_by_another() {
+    let mut leases = ["first", "second"].into_iter();
+    let (address, calls) = scripted(move |path| match path {
+        "adopt" => claim(leases.next().expect("two are enough")),
+        "first/fail" => Some((410, json!({ "code": "lease_over", "reason": "expired" }))),
+        _ => Some((200, json!({}))),
+    });
+    let output = program(
+        address,
+        &["exec", "--", "sh", "-c", "echo gone >&2; exit 7"],
+    )
+    .output()
+    .expect("it runs");
+    is(&output, 7);
+    let calls: Vec<_> = calls.try_iter().collect();
+    let (path, body) = calls.last().expect("calls");
+    assert_eq!(
+        (&**path, &body["error"]),
+        ("second/fail", &json!("gone")),
+        "{calls:?}"
+    );
+}
+
+#[test]
+fn a_server_that_falls_silent_holds_nobody() {
+    // Never reached: one call's time.
+    let (address, _calls) = scripted(|_| None);
+    let begun = Instant::now();
+    let output = program(address, &["exec", "--", "sh", "-c", "echo done; exit 3"])
+        .output()
+        .expect("it runs");
+    assert_eq!(is(&output, 3), "done\n");
+    assert!(
+        begun.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        begun.elapsed()
+    );
+
+    // Silent at the end: a signal ends the wait, and the exit code is still the command's.
+    let (address, calls) = scripted(|path| match path {
+        "adopt" => claim("a"),
+        _ => None,
+    });
+    let mut child = program(address, &["exec", "--", "sh", "-c", "exit 4"])
+        .spawn()
+        .expect("it runs");
+    let wait = Duration::from_secs(20);
+    while calls.recv_timeout(wait).expect("a call").0 != "a/fail" {}
+    kill("TERM", &child.id().to_string());
+    let begun = Instant::now();
+    assert_eq!(child.wait().expect("it ends").code(), Some(4));
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        begun.elapsed()
+    );
+
+    // Without a signal, the last report has its ten seconds.
+    let mut child = program(address, &["exec", "--", "sh", "-c", "exit 5"])
+        .spawn()
+        .expect("it runs");
+    let begun = Instant::now();
+    assert_eq!(child.wait().expect("it ends").code(), Some(5));
+    assert!(
+        begun.elapsed() < Duration::from_secs(16),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_slow_server_delays_nothing_and_misses_counted_lines() {
+    let dir = TempDir::new();
+    let mark = dir.file("ended");
+    let ended = mark.clone();
+    // It answers once the command is through.
+    let (address, calls) = scripted(move |path| {
+        if path == "adopt" {
+            return claim("a");
+        }
+        wait_until(|| ended.exists());
+        Some((200, json!({})))
+    });
+    let script = format!("seq 200000; touch {}", mark.display());
+    let output = program(address, &["exec", "--", "sh", "-c", &script])
+        .output()
+        .expect("it runs");
+    assert_eq!(is(&output, 0).lines().count(), 200_000);
+    let (mut sent, mut dropped) = (0, 0);
+    for (_, body) in calls.try_iter() {
+        for line in body["log"].as_array().unwrap_or(&Vec::new()) {
+            let line = line.as_str().expect("a text");
+            match line.strip_prefix("[not sent to a server that was slow or away: ") {
+                Some(rest) => {
+                    dropped += rest
+                        .split(' ')
+                        .next()
+                        .expect("a word")
+                        .parse::<u64>()
+                        .expect("a number")
+                }
+                None => sent += 1,
+            }
+        }
+    }
+    assert_eq!(sent + dropped, 200_000);
+    assert!(dropped > 100_000, "{dropped}");
 }
