@@ -17,6 +17,9 @@ use async_task_system::{
 /// Reports that one task makes, each of a new percent.
 const REPORTS: u8 = 100;
 
+/// Lines that one task logs: more than are kept.
+const LINES: u32 = 10_000;
+
 /// Watchers that each report is told to.
 const WATCHERS: usize = 100;
 
@@ -123,6 +126,7 @@ fn measure(size: usize) -> Vec<(&'static str, f64)> {
             "report progress to 100 watchers",
             report(&execution, &session, WATCHERS),
         ),
+        ("log a line of 60 characters", log(&execution, &session)),
     ];
     execution.stop(Instant::now() + Duration::from_secs(4));
     figures
@@ -144,13 +148,7 @@ fn report(execution: &TaskExecutionService, session: &SessionKey, watchers: usiz
         }
         let new = NewTask::new("reports").kind("reports");
         let task = execution.submit(session, new).expect("there is room");
-        let nanos = loop {
-            let now = tasks.get(session, task.id).expect("it is there");
-            match now.result {
-                Some(result) => break result.get().parse::<f64>().expect("a number"),
-                None => std::thread::sleep(Duration::from_micros(200)),
-            }
-        };
+        let nanos = result(tasks, session, task.id);
         for watch in &mut watches {
             // Each was told all: else less was measured than is said.
             let events = std::iter::from_fn(|| match watch.next(Duration::ZERO) {
@@ -164,7 +162,28 @@ fn report(execution: &TaskExecutionService, session: &SessionKey, watchers: usiz
     middle(samples.collect())
 }
 
-/// An engine whose tasks of type `reports` tell what a report of theirs took, in nanoseconds.
+/// Runs tasks that measure their own lines.
+fn log(execution: &TaskExecutionService, session: &SessionKey) -> f64 {
+    let samples = (0..30).map(|_| {
+        let new = NewTask::new("logs").kind("logs");
+        let task = execution.submit(session, new).expect("there is room");
+        result(execution.tasks(), session, task.id)
+    });
+    middle(samples.collect())
+}
+
+/// What a task has measured, once it is done.
+fn result(tasks: &TaskManager, session: &SessionKey, id: TaskId) -> f64 {
+    loop {
+        let now = tasks.get(session, id).expect("it is there");
+        match now.result {
+            Some(result) => return result.get().parse().expect("a number"),
+            None => std::thread::sleep(Duration::from_micros(200)),
+        }
+    }
+}
+
+/// An engine whose tasks of type `reports` and `logs` tell what a report or a line of theirs took, in nanoseconds.
 fn engine(tasks: TaskManager) -> TaskExecutionService {
     let mut registry = ExecutorRegistry::new();
     registry.register("reports", |_input| {
@@ -174,6 +193,17 @@ fn engine(tasks: TaskManager) -> TaskExecutionService {
                 ctx.progress(percent, "Working", "on a part of it")?;
             }
             let nanos = begun.elapsed().as_nanos() as f64 / f64::from(REPORTS);
+            Ok(Outcome::done(nanos.into()))
+        })
+    });
+    registry.register("logs", |_input| {
+        Ok(|ctx: &mut TaskContext<'_>| {
+            let line = "a line of a log is about as long as this one, more or less.".to_owned();
+            let begun = Instant::now();
+            for _ in 0..LINES {
+                ctx.log(&line)?;
+            }
+            let nanos = begun.elapsed().as_nanos() as f64 / f64::from(LINES);
             Ok(Outcome::done(nanos.into()))
         })
     });

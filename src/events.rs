@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::task::{EventKind, HistoryEvent, Millis, Task, TaskId, TaskStatus};
+use crate::task::{EventKind, HistoryEvent, LogLine, Millis, Task, TaskId, TaskStatus};
 
 /// How many events wait for a session's watcher before it counts as slow.
 const SESSION_BACKLOG: usize = 256;
@@ -158,6 +158,35 @@ impl TaskEvent {
     }
 }
 
+/// Lines that a task has just logged.
+///
+/// ```
+/// # use async_task_system::store::{SessionUpdate, SessionWatch};
+/// # use std::time::Duration;
+/// fn print(watch: &mut SessionWatch) {
+///     if let SessionUpdate::Lines(of) = watch.next(Duration::from_secs(15)) {
+///         of.lines.iter().for_each(|line| println!("{} {}: {}", of.task, line.n, line.text));
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskLines {
+    /// The task.
+    pub task: TaskId,
+    /// The lines, in order.
+    pub lines: Vec<LogLine<'static>>,
+}
+
+/// What a session's watcher is told.
+#[derive(Clone)]
+pub(crate) enum Message {
+    Event(Arc<TaskEvent>),
+    Lines(Arc<TaskLines>),
+    /// Only wakes it up.
+    Wake,
+}
+
 /// Names one watcher within its hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WatcherId(u64);
@@ -183,14 +212,15 @@ struct TaskWatcher {
 
 /// The way to a session's watcher.
 struct Subscriber {
-    /// `None` only wakes the watcher up.
-    events: Sender<Option<Arc<TaskEvent>>>,
+    events: Sender<Message>,
     missed: Arc<AtomicBool>,
+    /// It is told of lines of logs too.
+    with_log: bool,
 }
 
 /// A session's watcher's end of its [`Subscriber`].
 pub(crate) struct EventQueue {
-    pub(crate) events: Receiver<Option<Arc<TaskEvent>>>,
+    pub(crate) events: Receiver<Message>,
     /// Set by the hub when an event was dropped; cleared by the watcher under the session's lock.
     pub(crate) missed: Arc<AtomicBool>,
 }
@@ -214,14 +244,27 @@ impl Broadcaster {
         (id, signals)
     }
 
-    /// From now on this task's watcher is told of lines of the log too.
+    /// From now on this watcher is told of lines of logs too.
     pub(crate) fn with_log(&mut self, id: WatcherId) {
-        let own = self.tasks.iter_mut().find(|watcher| watcher.id == id);
-        own.into_iter().for_each(|watcher| watcher.with_log = true);
+        let tasks = self.tasks.iter_mut().filter(|watcher| watcher.id == id);
+        tasks.for_each(|watcher| watcher.with_log = true);
+        let sessions = self.sessions.iter_mut().filter(|(other, _)| *other == id);
+        sessions.for_each(|(_, feed)| feed.with_log = true);
     }
 
-    /// There are more lines in the log of `task`.
-    pub(crate) fn publish_lines(&self, task: TaskId) {
+    /// There are more lines in the log of `task`. `read` is called if anybody is told them.
+    pub(crate) fn publish_lines(&self, task: TaskId, read: impl FnOnce() -> Vec<LogLine<'static>>) {
+        let feeds = || {
+            let feeds = self.sessions.iter().map(|(_, feed)| feed);
+            feeds.filter(|feed| feed.with_log && feed.is_told())
+        };
+        if feeds().next().is_some() {
+            let lines = Arc::new(TaskLines {
+                task,
+                lines: read(),
+            });
+            feeds().for_each(|feed| feed.tell(Message::Lines(lines.clone())));
+        }
         let watchers = self.tasks.iter();
         for watcher in watchers.filter(|watcher| watcher.with_log && watcher.task == task) {
             let _ = watcher.bell.try_send(());
@@ -236,6 +279,7 @@ impl Broadcaster {
         let feed = Subscriber {
             events: sender,
             missed: missed.clone(),
+            with_log: false,
         };
         self.sessions.push((id, feed));
         (id, EventQueue { events, missed })
@@ -263,7 +307,7 @@ impl Broadcaster {
         for event in events {
             // Events of one change are told with the snapshot that the change came to.
             let event = Arc::new(TaskEvent::new(task.id, &event, TaskSnapshot::of(task)));
-            feeds().for_each(|feed| feed.tell(&event));
+            feeds().for_each(|feed| feed.tell(Message::Event(event.clone())));
         }
     }
 
@@ -271,7 +315,7 @@ impl Broadcaster {
     pub(crate) fn mark_lagged(&self) {
         for (_, feed) in &self.sessions {
             feed.missed.store(true, SeqCst);
-            let _ = feed.events.try_send(None);
+            let _ = feed.events.try_send(Message::Wake);
         }
     }
 
@@ -294,8 +338,8 @@ impl Subscriber {
         !self.missed.load(SeqCst)
     }
 
-    fn tell(&self, event: &Arc<TaskEvent>) {
-        if self.is_told() && self.events.try_send(Some(event.clone())).is_err() {
+    fn tell(&self, message: Message) {
+        if self.is_told() && self.events.try_send(message).is_err() {
             self.missed.store(true, SeqCst);
         }
     }

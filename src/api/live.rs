@@ -125,8 +125,14 @@ fn write_lines(
 
 /// The events of all of the session's tasks.
 pub(super) fn session_events(call: &Call<'_>) -> Answer {
+    let mut query = Query::new(call.request, &["log"]);
+    let with_log = query.flag("log");
+    query.finish()?;
     let permit = permit(&call.api.streams)?;
     let mut watch = call.api.tasks.watch_session(&call.session)?;
+    if with_log {
+        watch = watch.with_log();
+    }
     let format = format(call.request);
     let answer = Response::stream(format.content_type(), move |out| {
         let _permit = permit;
@@ -150,6 +156,14 @@ fn fill(
         *number += 1;
         match watch.next(patience) {
             SessionUpdate::Event(event) => write(buffer, format, *number, &event),
+            SessionUpdate::Lines(of) => {
+                let task_id = of.task;
+                *number -= 1;
+                for line in &of.lines {
+                    *number += 1;
+                    format.write(buffer, *number, "log", &LineView { task_id, line });
+                }
+            }
             SessionUpdate::State(stats) => {
                 let success = true;
                 format.write(buffer, *number, "state", &StatsAnswer { success, stats });

@@ -66,7 +66,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
             .and_post(on(tasks::create))
             .with_query(),
         get("/api/v1/tasks/stats", tasks::stats),
-        get("/api/v1/tasks/events", live::session_events),
+        get("/api/v1/tasks/events", live::session_events).with_query(),
         get("/api/v1/tasks/cleanup/status", tasks::cleanup_status),
         post("/api/v1/tasks/cleanup/run", tasks::cleanup_run),
         Route::delete(SESSION, on(tasks::remove_session)),

@@ -1,7 +1,5 @@
 //! Logs of tasks: how lines come in, and how they are read.
 
-use std::borrow::Cow;
-
 use crate::executor::TaskError;
 use crate::plain_text::log_lines;
 use crate::store::session::Attempt;
@@ -38,11 +36,8 @@ impl LogPart {
     pub(super) fn read(log: &TaskLog, mark: &mut LogMark) -> (LogPart, bool) {
         let mut unread = log.since(*mark);
         let dropped = unread.mark().n().saturating_sub(mark.n());
-        let lines = unread.by_ref().take(BATCH).map(|line| LogLine {
-            text: Cow::Owned(line.text.into_owned()),
-            ..line
-        });
-        let lines = lines.collect();
+        let lines = unread.by_ref().take(BATCH);
+        let lines = lines.map(LogLine::into_owned).collect();
         *mark = unread.mark();
         (LogPart { dropped, lines }, log.is_behind(*mark))
     }

@@ -17,8 +17,8 @@ use crate::metrics::WorkMeter;
 use crate::store::budget::Budget;
 use crate::store::record::Record;
 use crate::store::shared::Shared;
-use crate::store::task_log::NewLine;
-use crate::task::{LogStream, Millis, SessionKey, Task, TaskId, TaskStatus, now_ms};
+use crate::store::task_log::{NewLine, TaskLog};
+use crate::task::{LogLine, LogStream, Millis, SessionKey, Task, TaskId, TaskStatus, now_ms};
 
 /// How many tasks a session has.
 ///
@@ -248,6 +248,7 @@ impl State {
             return false;
         };
         let at = now_ms();
+        let before = record.task_log().map(TaskLog::end).unwrap_or_default();
         for text in lines {
             let line = NewLine {
                 at,
@@ -260,7 +261,10 @@ impl State {
         if let Some(meter) = &shared.meter {
             meter.of(&record.task.kind).lines.add(lines.len() as u64);
         }
-        self.hub.publish_lines(attempt.task);
+        self.hub.publish_lines(attempt.task, || {
+            let log = record.task_log().map(|log| log.since(before));
+            log.into_iter().flatten().map(LogLine::into_owned).collect()
+        });
         true
     }
 

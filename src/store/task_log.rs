@@ -170,6 +170,11 @@ impl TaskLog {
         self.start
     }
 
+    /// The place behind the newest line.
+    pub(crate) fn end(&self) -> LogMark {
+        self.end
+    }
+
     /// Whether there are lines behind `mark`, be they kept or not.
     pub(crate) fn is_behind(&self, mark: LogMark) -> bool {
         mark.n < self.end.n

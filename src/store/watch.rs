@@ -36,7 +36,7 @@ pub enum Wait {
 /// A place among a session's watchers; `drop` releases it.
 pub(super) struct Subscription {
     pub(super) session: Arc<Session>,
-    id: WatcherId,
+    pub(super) id: WatcherId,
 }
 
 impl Subscription {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
-use crate::events::{EventQueue, TaskEvent};
+use crate::events::{EventQueue, Message, TaskEvent, TaskLines};
 use crate::store::watch::Subscription;
 use crate::store::{Stats, StoreError, TaskManager};
 use crate::task::{SessionKey, later};
@@ -53,6 +53,8 @@ pub enum SessionUpdate {
     State(Stats),
     /// One event.
     Event(Arc<TaskEvent>),
+    /// Lines of one task's log, where [`SessionWatch::with_log`] asked for them.
+    Lines(Arc<TaskLines>),
     /// Nothing, in that time.
     Nothing,
     /// The session is gone, or the server stops.
@@ -60,6 +62,22 @@ pub enum SessionUpdate {
 }
 
 impl SessionWatch {
+    /// Tells the lines that tasks log from now on too. Their numbers show what a slow reader has missed.
+    ///
+    /// ```
+    /// # use async_task_system::store::Limits;
+    /// # use async_task_system::{SessionKey, TaskManager};
+    /// let tasks = TaskManager::new(Limits::default(), None);
+    /// let session = SessionKey::parse("me").expect("a valid key");
+    /// let watch = tasks.watch_session(&session)?.with_log();
+    /// # Ok::<(), async_task_system::StoreError>(())
+    /// ```
+    pub fn with_log(self) -> SessionWatch {
+        let Subscription { session, id } = &self.subscription;
+        session.state.write().hub.with_log(*id);
+        self
+    }
+
     /// What happens next; waits for it for at most `timeout`.
     ///
     /// ```
@@ -86,8 +104,9 @@ impl SessionWatch {
                 Err(_) => self.queue.events.recv_deadline(deadline),
             };
             match waited {
-                Ok(Some(event)) => return SessionUpdate::Event(event),
-                Ok(None) => {}
+                Ok(Message::Event(event)) => return SessionUpdate::Event(event),
+                Ok(Message::Lines(lines)) => return SessionUpdate::Lines(lines),
+                Ok(Message::Wake) => {}
                 Err(RecvTimeoutError::Timeout) => return SessionUpdate::Nothing,
                 Err(RecvTimeoutError::Disconnected) => return SessionUpdate::Over,
             }

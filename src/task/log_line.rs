@@ -88,3 +88,13 @@ pub struct LogLine<'a> {
     /// One line, without terminal codes and control characters other than tabs.
     pub text: Cow<'a, str>,
 }
+
+impl LogLine<'_> {
+    /// The line with a text of its own.
+    pub(crate) fn into_owned(self) -> LogLine<'static> {
+        LogLine {
+            text: Cow::Owned(self.text.into_owned()),
+            ..self
+        }
+    }
+}

@@ -138,7 +138,7 @@ fn a_browser_gets_one_small_document_that_loads_nothing() {
     assert_eq!(page.header("X-App-Session"), Some("guest"));
     assert_eq!(page.header("X-Frame-Options"), Some("DENY"));
     assert_eq!(page.header("Referrer-Policy"), Some("no-referrer"));
-    assert!(page.body.len() <= 66 * 1024, "{} bytes", page.body.len());
+    assert!(page.body.len() <= 72 * 1024, "{} bytes", page.body.len());
     let html = page.text();
     assert!(
         html.contains("guest") && !html.contains("{{"),

@@ -397,3 +397,44 @@ fn a_share_link_shows_the_log_only_where_its_owner_says_so() {
         .post(&format!("/tasks/{id}/share"), json!({ "log": 1 }))
         .expect(400);
 }
+
+#[test]
+fn a_sessions_events_carry_the_log_of_its_tasks_where_that_is_asked_for() {
+    let server = start(&[]);
+    let mine = server.session("mine");
+    let mut with = mine.call("GET", "/tasks/events?log=1").open();
+    let mut without = mine.call("GET", "/tasks/events").open();
+    let ids = [(); 2].map(|()| speak(&mine, json!({ "said": "one\ntwo\n" })));
+    speak(&server.session("other"), json!({ "said": "of another" }));
+    let mut lines = Vec::new();
+    let mut ended = 0;
+    while ended < ids.len() {
+        let event = with.event().expect("it goes on");
+        match event.name.as_str() {
+            "log" => lines.push((
+                event.data["taskId"].clone(),
+                event.data["n"].clone(),
+                event.data["text"].clone(),
+            )),
+            "completed" => ended += 1,
+            _ => {}
+        }
+    }
+    for id in &ids {
+        let own: Vec<_> = lines.iter().filter(|(of, ..)| of == id).collect();
+        assert_eq!(
+            own,
+            [
+                &(json!(id), json!(1), json!("one")),
+                &(json!(id), json!(2), json!("two"))
+            ]
+        );
+    }
+    assert_eq!(lines.len(), 4);
+    let mut ended = 0;
+    while ended < ids.len() {
+        let event = without.event().expect("it goes on");
+        assert_ne!(event.name, "log");
+        ended += usize::from(event.name == "completed");
+    }
+}
