@@ -69,8 +69,10 @@ impl Serialize for LogStream {
 /// # let mut watch = system.tasks().watch(&session, id, Some(0))?;
 /// # while let WatchUpdate::Events(_) = watch.next(std::time::Duration::from_secs(10)) {}
 /// // Once it has ended:
-/// let lines = system.tasks().log(&session, id, |lines| lines.map(|line| (line.n, line.text)).collect::<Vec<_>>())?;
-/// assert_eq!(lines, [(1, "hello".into())]);
+/// let lines = system.tasks().log(&session, id, |lines| {
+///     lines.map(|line| (line.n, line.text.into_owned())).collect::<Vec<_>>()
+/// })?;
+/// assert_eq!(lines, [(1, "hello".to_owned())]);
 /// # system.stop();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
