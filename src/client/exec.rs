@@ -73,7 +73,7 @@ pub(super) fn exec(options: Options) -> ExitCode {
             return fail(&message, code);
         }
     };
-    Run::start(child, terminal, &options, signals).to_its_end()
+    Run::start(child, terminal, &options, signals).finish()
 }
 
 /// Whether whoever started us wants this signal to be ignored, as `nohup` does. The command inherits that.
@@ -156,7 +156,7 @@ impl Run {
         }
     }
 
-    fn to_its_end(mut self) -> ExitCode {
+    fn finish(mut self) -> ExitCode {
         self.pass_signals();
         let status = match self.child.wait() {
             Ok(status) => status,

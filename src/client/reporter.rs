@@ -165,13 +165,12 @@ impl News {
             self.dropped = 0;
         }
         let mut size = 0;
-        while let Some(line) = self
-            .log
-            .pop_front_if(|line| size == 0 || size + line.len() <= MAX_PART)
+        while let Some(line) = self.log.front()
+            && (size == 0 || size + line.len() <= MAX_PART)
         {
             size += line.len() + 8;
             self.log_bytes -= line.len() + LINE_COST;
-            lines.push(line);
+            lines.extend(self.log.pop_front());
         }
         let mut report = json!({});
         let mut put = |name: &str, value: Option<Value>| {
@@ -218,10 +217,15 @@ impl Speaker {
     /// Shows the command to its end. A task that is lost is followed by another.
     fn speak(&mut self) -> Result<(), Over> {
         loop {
-            let held = self.adopt()?;
-            match self.report_all(&held) {
+            let told = match self.adopt() {
+                Ok(held) => self.report_all(&held),
+                // The server stopped before the task began.
+                Err(Over::Cancelled(_)) => Err(Over::Lost),
+                Err(over) => Err(over),
+            };
+            match told {
                 Err(Over::Lost) => self.pause(RETRY)?,
-                other => return other,
+                told => return told,
             }
         }
     }

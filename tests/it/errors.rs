@@ -370,10 +370,7 @@ fn a_query_parameter_that_a_route_does_not_know_is_refused_on_every_route() {
             .replace("{token}", token)
             .replace("{lease}", &id);
         for method in methods.as_object().expect("methods").keys() {
-            let call = server.call_exact(
-                &method.to_uppercase(),
-                &format!("{target}?nonsense=1"),
-            );
+            let call = server.call_exact(&method.to_uppercase(), &format!("{target}?nonsense=1"));
             // A worker's call is judged by its token first.
             let refusal = match target.contains("/work/") {
                 true => call

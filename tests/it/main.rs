@@ -30,6 +30,8 @@ mod emptying;
 mod errors;
 /// `exec`: commands that run here and are shown on a server.
 mod exec;
+/// `exec` with servers that are silent, slow or forgetful.
+mod exec_trouble;
 /// How executors run: panics, time limits, blocking ones, results.
 mod execution;
 /// What the machine may lack: descriptors, threads, room on the disk; and the stop under load.

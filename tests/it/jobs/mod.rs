@@ -18,6 +18,8 @@ macro_rules! on_both {
 
 /// The routes: what they take and what they answer.
 mod api;
+/// The commands of the client, with `--jobs`.
+mod client;
 /// Machines whose clocks disagree.
 mod clock;
 /// Jobs that commands of `EXECUTORS` run.
