@@ -236,10 +236,8 @@ impl Client {
             let member = |name: &str| plain(row[name].as_str().unwrap_or_default());
             let name = member(if self.noun.is_job { "type" } else { "name" });
             let (id, status, step) = (member("id"), member("status"), member("currentStep"));
-            let line = format!(
-                "{id}  {status:<10} {:>3} %  {name}  {step}",
-                row["progress"]
-            );
+            let percent = row["progress"].to_string();
+            let line = format!("{id}  {status:<10} {percent:>3} %  {name}  {step}");
             say(line.trim_end());
         }
         let total = page["total"].as_u64().unwrap_or_default();
@@ -319,7 +317,8 @@ fn change(event: &Value) -> String {
     let member = |names: [&str; 2]| names.into_iter().find_map(|name| event[name].as_str());
     let state = member(["status", "event"]).unwrap_or_default();
     let step = member(["currentStep", "step"]).unwrap_or_default();
-    let line = format!("{:>3} %  {state:<9}  {step}", event["progress"]);
+    let percent = event["progress"].to_string();
+    let line = format!("{percent:>3} %  {state:<9}  {step}");
     plain(line.trim_end()).into_owned()
 }
 

@@ -48,19 +48,17 @@ const COMMANDS: [[&str; 4]; 8] = [
         "exec",
         "[--name N] [--type T] -- COMMAND...",
         "run a command here and show it there as a task",
-        "The token is WORKER_TOKEN, else ATS_TOKEN. Without --name the whole command line is shown. Output, signals and the\n\
-         exit code are the command's own. It runs all the same where the server cannot be reached.\n",
+        "T is the task's type (exec). The token is WORKER_TOKEN, else ATS_TOKEN. Without --name the whole command line is shown.\n\
+         Output, signals and the exit code are the command's own. It runs all the same where the server cannot be reached.\n",
     ],
 ];
 
-const OPTIONS: &str = "\
-  --url U         where the server is (ATS_URL, else http://127.0.0.1:3000)
+const OPTIONS: &str = "  --url U         where the server is (ATS_URL, else http://127.0.0.1:3000)
   --session S     whose tasks (ATS_SESSION)
   --token T       the bearer token (ATS_TOKEN)
 ";
 
-const MORE_OPTIONS: &str = "\
-  --jobs          jobs instead of tasks
+const MORE_OPTIONS: &str = "  --jobs          jobs instead of tasks
   --json          what the server says, as it says it
 
 ID may be `latest`. Exit codes: 0 done, or completed; 1 failed, or refused; 2 wrong arguments; 3 cancelled;
@@ -74,8 +72,8 @@ ID may be `latest`. Exit codes: 0 done, or completed; 1 failed, or refused; 2 wr
 /// ```
 pub fn usage() -> String {
     let lines = COMMANDS.map(|[name, arguments, what, _]| match arguments.len() {
-        ..8 => format!("  {name:<6} {arguments:<8}{what}\n"),
-        _ => format!("  {name:<6} {arguments}\n                {what}\n"),
+        ..9 => format!("  {name:<6} {arguments:<9}{what}\n"),
+        _ => format!("  {name:<6} {arguments}\n                  {what}\n"),
     });
     let lines = lines.concat();
     format!("Commands for a server that runs:\n\n{lines}\n{OPTIONS}{MORE_OPTIONS}")

@@ -76,7 +76,10 @@ fn tasks_are_started_listed_and_waited_for() {
         &run(&server, &["run", "sample", "delayMs=20", "--watch"]),
         0,
     );
-    assert!(bar.contains("100 %") && bar.contains("completed"), "{bar}");
+    assert!(
+        bar.starts_with("  0 %  ") && bar.ends_with("\n100 %  completed  Step 10\n"),
+        "{bar}"
+    );
     let list = is(&run(&server, &["ls"]), 0);
     assert!(
         list.contains(id) && list.contains("Mine") && list.contains("completed"),
@@ -160,7 +163,7 @@ fn each_command_tells_what_it_takes() {
             let help = is(&run(&server, &[command, flag]), 0);
             let usage = format!("Usage: async-task-system {command}");
             assert!(
-                help.contains(&usage) && help.lines().all(|line| line.len() < 120),
+                help.contains(&usage) && help.lines().all(|line| line.len() <= 120),
                 "{help}"
             );
         }
@@ -175,7 +178,7 @@ fn names_cannot_steer_the_terminal() {
     server.session("me").create(json!({ "name": name }));
     let list = is(&run(&server, &["ls"]), 0);
     assert!(
-        list.ends_with("  0 %  abc\n") && list.lines().count() == 1,
+        list.ends_with("pending      0 %  abc\n") && list.lines().count() == 1,
         "{list:?}"
     );
 }
