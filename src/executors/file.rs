@@ -23,8 +23,8 @@ const HOUR_MS: u64 = 3_600_000;
 /// A client must not be able to fill the machine with processes of a type whose entry says nothing about it.
 const DEFAULT_CONCURRENCY: u64 = 500;
 
-/// Names that the program gives to tasks itself.
-const RESERVED: [&str; 1] = ["exec"];
+/// The type of tasks that their own programs run.
+const ADOPTED: &str = "exec";
 
 /// Members of both kinds of types, and of each kind.
 const SHARED: [&str; 4] = ["description", "example", "concurrency", "timeoutMs"];
@@ -143,7 +143,7 @@ fn name_mistake(
         let allowed = format!("1 to {MAX_TYPE} characters of A-Z a-z 0-9 . _ -");
         return Some(format!("the type \"{name}\" must have {allowed}"));
     }
-    if is_taken(name) || RESERVED.contains(&name) {
+    if is_taken(name) || name == ADOPTED {
         return Some(format!(
             "{name} is a type that the program has: choose another name"
         ));
@@ -444,9 +444,7 @@ mod tests {
         let mistakes = read_text("[]").expect_err("wrong");
         assert!(mistakes[0].contains("an object of types"), "{mistakes:?}");
         let mistakes = read(Path::new("/nowhere.json"), |_| false).expect_err("wrong");
-        assert!(
-            mistakes[0].starts_with("EXECUTORS=/nowhere.json: No such file"),
-            "{mistakes:?}"
-        );
+        let missing = "EXECUTORS=/nowhere.json: No such file";
+        assert!(mistakes[0].starts_with(missing), "{mistakes:?}");
     }
 }

@@ -1,3 +1,4 @@
+mod docs;
 mod ending;
 mod file;
 mod hostile;
