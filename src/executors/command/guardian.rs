@@ -5,29 +5,31 @@
 //! moment at which the server can be killed and the command is not known: until then the command itself keeps the pipe
 //! open.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, Resource, Rlimit, setrlimit};
 
-/// Lines are `+GROUP` and `-GROUP`; its arguments are the groups that there are. For any POSIX shell.
+/// Lines are `+NUMBER=GROUP` and `-NUMBER`; its arguments are the groups that there are, as `NUMBER=GROUP`. The numbers
+/// are never used again. For any POSIX shell.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM
 groups=" $* "
 while read -r line; do
-  group=${line#?}
+  entry=${line#?}
+  number=${entry%%=*}
   case "$line$groups" in
-    +*" $group "*) ;;
-    +*) groups="$groups$group " ;;
-    -*" $group "*) groups="${groups%% "$group" *} ${groups#* "$group" }" ;;
+    +*" $number="*) ;;
+    +*=*) groups="$groups$entry " ;;
+    -*" $number="*) after=${groups#* "$number"=}; groups="${groups%% "$number"=*} ${after#* }" ;;
   esac
 done
-for group in $groups; do kill -9 "-$group"; done 2>/dev/null
+for entry in $groups; do kill -9 "-${entry#*=}"; done 2>/dev/null
 "#;
 
 /// The groups, and the way to the shell.
@@ -35,7 +37,8 @@ pub(super) struct Guardian {
     lines: Arc<PipeWriter>,
     /// The shell's end. It is kept, so that the pipe stays when the shell is gone.
     read_end: PipeReader,
-    groups: Mutex<BTreeSet<i32>>,
+    groups: Mutex<BTreeMap<u64, Pid>>,
+    last_number: AtomicU64,
     /// How many shells were started.
     started: AtomicU32,
     /// The pipe is full: the shell does not read.
@@ -50,20 +53,23 @@ impl Guardian {
             lines: Arc::new(lines),
             read_end,
             groups: Mutex::default(),
+            last_number: AtomicU64::new(0),
             started: AtomicU32::new(0),
             is_stuck: AtomicBool::new(false),
         })
     }
 
-    /// Has the command tell its number before its program is executed, and gives it the limit of open files `files`.
+    /// Has the command tell its group before its program is executed, and gives it the limit of open files `files`.
+    /// Whether it is executed or not, [`remove`](Guardian::remove) must follow.
     #[allow(unsafe_code)]
-    pub(super) fn enroll(&self, command: &mut Command, files: Rlimit) {
+    pub(super) fn enroll(&self, command: &mut Command, files: Rlimit) -> Enrolled {
+        let number = self.last_number.fetch_add(1, SeqCst) + 1;
         let lines = self.lines.clone();
         let enroll = move || {
-            let mut line = [0_u8; 16];
+            let mut line = [0_u8; 40];
             let mut rest = &mut line[..];
-            let _ = writeln!(rest, "+{}", rustix::process::getpid());
-            let length = 16 - rest.len();
+            let _ = writeln!(rest, "+{number}={}", rustix::process::getpid());
+            let length = 40 - rest.len();
             let _ = rustix::io::write(&lines, &line[..length]);
             let _ = setrlimit(Resource::Nofile, files);
             close_others_at_exec();
@@ -72,26 +78,22 @@ impl Guardian {
         // SAFETY: it runs between fork and exec, where only async-signal-safe calls are allowed: it allocates nothing,
         // takes no lock and cannot panic; write, getpid, setrlimit and close_range are plain system calls.
         unsafe { command.pre_exec(enroll) };
+        let started = self.started.load(SeqCst);
+        Enrolled { number, started }
     }
 
-    /// How many shells were started up to now.
-    pub(super) fn started(&self) -> u32 {
-        self.started.load(SeqCst)
-    }
-
-    /// Notes a group that has told its number when `started` shells were started. A shell that was started since then
-    /// may not know it.
-    pub(super) fn add(&self, group: Pid, started: u32) {
-        self.groups.lock().insert(group.as_raw_nonzero().get());
-        if self.started() != started {
-            self.write(&format!("+{group}\n"));
+    /// Notes the group of a command that was executed. A shell that was started meanwhile may not know it.
+    pub(super) fn add(&self, enrolled: Enrolled, group: Pid) {
+        self.groups.lock().insert(enrolled.number, group);
+        if self.started.load(SeqCst) != enrolled.started {
+            self.write(&format!("+{}={group}\n", enrolled.number));
         }
     }
 
     /// Forgets a group. Its number may be another's afterwards.
-    pub(super) fn remove(&self, group: Pid) {
-        self.groups.lock().remove(&group.as_raw_nonzero().get());
-        self.write(&format!("-{group}\n"));
+    pub(super) fn remove(&self, enrolled: Enrolled) {
+        self.groups.lock().remove(&enrolled.number);
+        self.write(&format!("-{}\n", enrolled.number));
     }
 
     fn write(&self, line: &str) {
@@ -99,6 +101,13 @@ impl Guardian {
             self.is_stuck.store(true, SeqCst);
         }
     }
+}
+
+/// A command's number, and how many shells were started when it got it.
+#[derive(Clone, Copy)]
+pub(super) struct Enrolled {
+    number: u64,
+    started: u32,
 }
 
 /// Closes all descriptors but the first three when a program is executed, also those that this process was itself
@@ -170,7 +179,8 @@ impl Guardian {
 /// A group of its own, so that Ctrl-C is for the server only.
 fn start(guardian: &Guardian) -> io::Result<Child> {
     guardian.started.fetch_add(1, SeqCst);
-    let groups: Vec<String> = guardian.groups.lock().iter().map(i32::to_string).collect();
+    let groups = guardian.groups.lock().clone().into_iter();
+    let groups = groups.map(|(number, group)| format!("{number}={group}"));
     Command::new("/bin/sh")
         .args(["-c", SCRIPT, "async-task-system-guardian"])
         .args(groups)
@@ -181,4 +191,50 @@ fn start(guardian: &Guardian) -> io::Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process in a group of its own, which ends within a minute.
+    fn sleeper() -> Child {
+        let mut command = Command::new("sleep");
+        let started = command.arg("60").process_group(0).spawn();
+        started.expect("sleep runs")
+    }
+
+    #[test]
+    fn the_shell_kills_what_is_left_and_nothing_else() {
+        let mut left = [sleeper(), sleeper(), sleeper()];
+        let mut removed = [sleeper(), sleeper()];
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", SCRIPT, "guardian"])
+            .args([
+                format!("1={}", left[0].id()),
+                format!("12={}", removed[0].id()),
+            ])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("sh runs");
+        let mut lines = shell.stdin.take().expect("a pipe");
+        let text = format!(
+            "+2={}\n+22={}\n-12\n+3={}\n-3\n-77\nnoise\n+\n+1={}\n",
+            left[1].id(),
+            left[2].id(),
+            removed[1].id(),
+            left[0].id(),
+        );
+        lines.write_all(text.as_bytes()).expect("written");
+        drop(lines);
+        assert!(shell.wait().is_ok());
+        for child in &mut left {
+            assert!(!child.wait().expect("its end").success());
+        }
+        for child in &mut removed {
+            assert!(matches!(child.try_wait(), Ok(None)), "it was removed");
+            child.kill().expect("killed");
+            let _ = child.wait();
+        }
+    }
 }

@@ -14,7 +14,7 @@ use rustix::process::{
 };
 
 use super::groups::LiveGroups;
-use super::guardian::Guardian;
+use super::guardian::{Enrolled, Guardian};
 use crate::executor::{TaskError, TaskInput};
 use crate::executors::file::CommandLine;
 
@@ -27,6 +27,7 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 pub(super) struct Process {
     group: Pid,
     guardian: Arc<Guardian>,
+    enrolled: Enrolled,
     is_reaped: bool,
 }
 
@@ -67,15 +68,18 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         set_environment(&mut command, line, input);
-        guardian.enroll(&mut command, files);
-        let started = guardian.started();
-        let mut child = command.spawn().map_err(|error| failure(line, &error))?;
+        let enrolled = guardian.enroll(&mut command, files);
+        let mut child = command.spawn().map_err(|error| {
+            guardian.remove(enrolled);
+            failure(line, &error)
+        })?;
         let process = Process {
             group: Pid::from_child(&child),
             guardian: guardian.clone(),
+            enrolled,
             is_reaped: false,
         };
-        guardian.add(process.group, started);
+        guardian.add(enrolled, process.group);
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(input), Some(out), Some(err)) = pipes else {
             return Err(TaskError::new("the command has no pipes"));
@@ -132,7 +136,7 @@ impl Process {
 
     fn forget(&mut self) {
         if !std::mem::replace(&mut self.is_reaped, true) {
-            self.guardian.remove(self.group);
+            self.guardian.remove(self.enrolled);
         }
     }
 }

@@ -126,7 +126,7 @@ impl CommandRun {
             left: None,
             may_have_fired: false,
         };
-        let running = Running {
+        let mut running = Running {
             watch: reaper.readiness.watch(ctx.waker()),
             end: end_of(process.group()),
             input: Some(Input {
@@ -170,7 +170,7 @@ impl Drop for CommandRun {
 
 impl Running {
     /// Has the executor woken when there is something to do.
-    fn arm(&self) -> Result<(), TaskError> {
+    fn arm(&mut self) -> Result<(), TaskError> {
         let pipes = self
             .outputs
             .iter()
@@ -178,6 +178,8 @@ impl Running {
         for fd in pipes.chain(&self.end) {
             self.watch.add(fd, For::Reading)?;
         }
+        // Most documents are taken at once.
+        self.input = self.input.take().and_then(Input::write);
         if let Some(input) = &self.input {
             self.watch.add(&input.pipe, For::Writing)?;
         }
@@ -185,7 +187,10 @@ impl Running {
     }
 
     fn step(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
-        self.input = self.input.take().and_then(|input| input.write(&self.watch));
+        self.input = self.input.take().and_then(Input::write);
+        if let Some(input) = &self.input {
+            self.watch.again(&input.pipe, For::Writing);
+        }
         // The end is looked for before the output is read: what was written before the end is then read.
         if self.exit.is_none() {
             self.exit = self.process.exit();
@@ -223,11 +228,11 @@ impl Running {
 
 impl Input {
     /// Writes what the pipe takes. Returns itself if there is more.
-    fn write(mut self, watch: &Watch) -> Option<Input> {
+    fn write(mut self) -> Option<Input> {
         loop {
             match rustix::io::write(&self.pipe, &self.document[self.written..]) {
                 Ok(count) => self.written += count,
-                Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => return Some(self),
                 Err(Errno::INTR) => continue,
                 // The command reads no more.
                 Err(_) => return None,
@@ -236,8 +241,6 @@ impl Input {
                 return None;
             }
         }
-        watch.again(&self.pipe, For::Writing);
-        Some(self)
     }
 }
 
