@@ -102,6 +102,7 @@ impl Reporter {
     /// Takes what a line says. Never waits for the server.
     pub(super) fn say(&self, said: Said) {
         let mut news = self.0.news.lock();
+        let was_empty = news.is_empty();
         match said {
             Said::Progress { percent, step } => {
                 news.progress = Some(percent);
@@ -125,7 +126,10 @@ impl Reporter {
             }
         }
         drop(news);
-        self.0.changed.notify_one();
+        // A wake for each of a million lines would cost more than the lines.
+        if was_empty {
+            self.0.changed.notify_one();
+        }
     }
 
     /// The command has ended.
