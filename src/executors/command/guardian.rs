@@ -195,6 +195,8 @@ fn start(guardian: &Guardian) -> io::Result<Child> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::{Signal, kill_process};
+
     use super::*;
 
     /// A process in a group of its own, which ends within a minute.
@@ -236,5 +238,30 @@ mod tests {
             child.kill().expect("killed");
             let _ = child.wait();
         }
+    }
+
+    #[test]
+    fn a_shell_that_hangs_is_replaced_and_the_next_knows_what_is_left() {
+        let guardian = Guardian::new().expect("a pipe");
+        let files = rustix::process::getrlimit(Resource::Nofile);
+        let mut shell = Shell::default();
+        let pid = |child: &Child| Pid::from_child(child);
+        let first = shell.look(&guardian).map(pid).expect("a shell");
+        assert!(shell.look(&guardian).is_none(), "it runs");
+        kill_process(first, Signal::STOP).expect("stopped");
+        let mut left = sleeper();
+        let enrolled = guardian.enroll(&mut Command::new("true"), files);
+        guardian.add(enrolled, Pid::from_child(&left));
+        while !guardian.is_stuck.load(SeqCst) {
+            let enrolled = guardian.enroll(&mut Command::new("true"), files);
+            guardian.remove(enrolled);
+        }
+        let next = shell.look(&guardian).map(pid).expect("another shell");
+        assert_ne!(first, next);
+        // As if the server was gone.
+        drop(guardian);
+        assert!(!left.wait().expect("its end").success());
+        let ended = shell.child.take().expect("a shell").wait();
+        assert!(ended.expect("its end").success());
     }
 }

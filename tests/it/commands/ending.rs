@@ -188,39 +188,6 @@ fn a_killed_server_takes_its_commands_with_it() {
     wait_until(|| !pids.iter().any(|pid| is_alive(*pid)));
 }
 
-/// A guardian that does not read fills its pipe. It is replaced, and what it has not read is not needed.
-#[cfg(target_os = "linux")]
-#[test]
-fn a_guardian_that_hangs_is_replaced() {
-    let types =
-        json!({ "true": { "command": ["true"] }, "long": shell("echo $$ >> pids; sleep 1000") });
-    let folder = Folder::new(&types);
-    let mut process = folder.start_process(&[("MAX_COMPLETED_TASKS", "1")]);
-    process.client.run("long");
-    let first = guardian(&process).expect("there is one");
-    let stopped = std::process::Command::new("kill")
-        .args(["-STOP", &first.to_string()])
-        .status();
-    assert!(stopped.expect("kill runs").success());
-    // A pipe takes 64 KiB, and each command writes some fifteen bytes.
-    for _ in 0..60 {
-        for id in (0..100)
-            .map(|_| process.client.run("true"))
-            .collect::<Vec<_>>()
-        {
-            process.client.wait_status(&id, "completed");
-        }
-        if guardian(&process) != Some(first) {
-            break;
-        }
-    }
-    wait_until(|| guardian(&process).is_some_and(|other| other != first));
-    let pids = folder.wait_pids("pids", 1);
-    process.signal("KILL");
-    process.ended();
-    wait_until(|| !is_alive(pids[0]));
-}
-
 #[test]
 fn a_retry_waits_until_the_process_of_the_attempt_before_has_ended() {
     let script = "trap 'sleep 0.4; rm lock; exit 1' TERM; mkdir lock || exit 7; echo $$ >> pids; while :; do sleep 0.02; done";
