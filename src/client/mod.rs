@@ -68,7 +68,7 @@ ID may be `latest`. Exit codes: 0 done, or completed; 1 failed, or refused; 2 wr
 /// The usage of the client's commands.
 ///
 /// ```
-/// assert!(async_task_system::client::usage().contains("run TYPE"));
+/// assert!(async_task_system::client::usage().contains("KEY=VALUE"));
 /// ```
 pub fn usage() -> String {
     let lines = COMMANDS.map(|[name, arguments, what, _]| match arguments.len() {
