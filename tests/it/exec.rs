@@ -128,23 +128,29 @@ fn without_a_server_or_its_leave_the_command_runs_all_the_same() {
     );
 }
 
-/// The program without the terminal that the tests may have, as in a crontab.
+/// The program as a crontab starts it: without the terminal, and the ignored signals, that the tests may have.
 fn apart(command: Command) -> Command {
-    if std::fs::File::open("/dev/tty").is_err() {
-        return command;
-    }
-    let mut apart = Command::new("setsid");
-    apart
+    let python = "import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT): signal.signal(number, signal.SIG_DFL)
+os.setsid()
+os.execv(sys.argv[1], sys.argv[1:])";
+    wrapped("python3", &["-c", python], &command)
+}
+
+/// A program that starts this one.
+fn wrapped(program: &str, words: &[&str], command: &Command) -> Command {
+    let mut wrapped = Command::new(program);
+    wrapped
+        .args(words)
         .arg(command.get_program())
-        .args(command.get_args())
-        .env_clear()
-        .stdin(Stdio::null());
-    apart.envs(
+        .args(command.get_args());
+    wrapped.env_clear().stdin(Stdio::null());
+    wrapped.envs(
         command
             .get_envs()
             .filter_map(|(name, value)| Some((name, value?))),
     );
-    apart
+    wrapped
 }
 
 /// A running `exec` of a script that prints `ready` first.
@@ -255,11 +261,7 @@ fn a_signal_that_is_ignored_stays_ignored() {
         "echo ready; read line; echo $line",
     ];
     let exec = program(server.addr(), &words);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
-        .arg(exec.get_program())
-        .args(exec.get_args());
+    let mut shell = wrapped("sh", &["-c", "trap '' HUP; exec \"$0\" \"$@\""], &exec);
     let mut child = shell
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -391,16 +393,7 @@ print(said.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         "read word </dev/tty; echo got $word",
     ];
     let exec = program(server.addr(), &words);
-    let mut terminal = Command::new("timeout");
-    terminal
-        .args(["20", "python3", "-c", python])
-        .arg(exec.get_program())
-        .args(exec.get_args())
-        .env_clear();
-    terminal.envs(
-        exec.get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
+    let mut terminal = wrapped("timeout", &["20", "python3", "-c", python], &exec);
     let output = terminal.output().expect("python runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
