@@ -77,7 +77,9 @@ fn jobs_that_are_cancelled_and_retried_at_one_moment_all_complete(db: &Db) {
         scope.spawn(|| {
             for job in &jobs {
                 moment.wait();
-                wait_until(|| alice.act(&format!("/jobs/{job}/retry")).status == 200);
+                // On a slow machine a job may complete before its cancel comes.
+                let is_over = || alice.job(job)["status"] == "completed";
+                wait_until(|| alice.act(&format!("/jobs/{job}/retry")).status == 200 || is_over());
             }
         });
     });
