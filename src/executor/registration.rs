@@ -30,7 +30,7 @@ pub(crate) enum Source {
     Demo,
 }
 
-/// How a type runs, and what its arguments must be; [`ExecutorRegistry::register`] returns it.
+/// How a type runs, and what its arguments must be; [`ExecutorRegistry::register`](crate::ExecutorRegistry::register) returns it.
 ///
 /// ```
 /// use async_task_system::{ExecutorRegistry, FieldError, Outcome, TaskContext};

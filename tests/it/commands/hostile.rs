@@ -176,7 +176,7 @@ fn one_that_daemonizes_and_floods_is_not_read() {
 
 #[test]
 fn output_after_the_end_does_not_count_and_its_writer_is_ended() {
-    let script = "sh -c 'echo $$ > pid; sleep 0.2; echo late; touch late; sleep 1000' & while [ ! -e pid ]; do sleep 0.01; done; echo early";
+    let script = "sh -c 'echo $$ > pid; sleep 0.2; echo late; touch late; sleep 1000' & while [ ! -s pid ]; do sleep 0.01; done; echo early";
     let folder = Folder::new(&json!({ "work": shell(script) }));
     let server = folder.start(&[]);
     let task = run(&server, "work");
