@@ -150,7 +150,7 @@ fn one_that_never_reads_its_input_is_not_waited_for() {
 /// It leaves the group, so it is not killed; but nobody waits for it.
 #[test]
 fn a_grandchild_that_keeps_the_pipe_open_is_not_waited_for() {
-    let script = "setsid sh -c 'echo $$ > pid; exec sleep 1000' & while [ ! -e pid ]; do sleep 0.01; done; echo done";
+    let script = "setsid sh -c 'echo $$ > pid; exec sleep 1000' & while [ ! -s pid ]; do sleep 0.01; done; echo done";
     let folder = Folder::new(&json!({ "work": shell(script) }));
     let server = folder.start(&[]);
     let begun = Instant::now();
@@ -164,7 +164,7 @@ fn a_grandchild_that_keeps_the_pipe_open_is_not_waited_for() {
 /// Nor does its flood count.
 #[test]
 fn one_that_daemonizes_and_floods_is_not_read() {
-    let script = "echo begun; setsid sh -c 'echo $$ > pid; exec yes daemon' & while [ ! -e pid ]; do sleep 0.01; done";
+    let script = "echo begun; setsid sh -c 'echo $$ > pid; exec yes daemon' & while [ ! -s pid ]; do sleep 0.01; done";
     let folder = Folder::new(&json!({ "work": shell(script) }));
     let server = folder.start(&[]);
     let task = run(&server, "work");
