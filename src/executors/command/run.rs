@@ -23,8 +23,10 @@ use crate::task::{LogStream, SessionKey, TaskId};
 /// How much is read of a stream in one slice. So a flood of output is fair to others, and its writer waits meanwhile.
 const SLICE: usize = 64 * 1024;
 
-/// How often a command is looked at whose end the system does not tell.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a command is looked at whose end the system does not tell: soon while it writes, and ever less often while
+/// it is silent.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// A wake ends the wait.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -73,6 +75,7 @@ struct Running {
     outputs: [Output; 2],
     told: Told,
     exit: Option<Exit>,
+    look: Duration,
     /// How often the rest of the group was looked for.
     looks: u32,
     /// Nothing of the group is left.
@@ -95,6 +98,8 @@ struct Output {
     left: Option<u64>,
     /// It was read since it was last armed.
     may_have_fired: bool,
+    /// There was something to read in the last slice.
+    has_read: bool,
 }
 
 impl CommandRun {
@@ -125,6 +130,7 @@ impl CommandRun {
                 .with_reports_of(self.longest_report),
             left: None,
             may_have_fired: false,
+            has_read: false,
         };
         let mut running = Running {
             watch: reaper.readiness.watch(ctx.waker()),
@@ -137,6 +143,7 @@ impl CommandRun {
             outputs: [output(out, LogStream::Out), output(err, LogStream::Err)],
             told: Told::default(),
             exit: None,
+            look: FIRST_LOOK,
             looks: 0,
             is_gone: false,
             process,
@@ -207,8 +214,16 @@ impl Running {
             _ if has_more => Ok(Outcome::Again(Duration::ZERO)),
             Some(exit) => self.finish(exit, ctx),
             None if self.end.is_some() => Ok(Outcome::Wait(LONG)),
-            None => Ok(Outcome::Wait(LOOK)),
+            None => Ok(Outcome::Wait(self.next_look())),
         }
+    }
+
+    fn next_look(&mut self) -> Duration {
+        self.look = match self.outputs.iter().any(|output| output.has_read) {
+            true => FIRST_LOOK,
+            false => (self.look * 2).min(LAST_LOOK),
+        };
+        self.look
     }
 
     /// The process has ended, and all is read. What is left of its group was killed, and is gone in a moment.
@@ -287,8 +302,9 @@ impl Output {
             self.pipe = None;
             return Ok(false);
         }
+        self.has_read = room < SLICE;
         // It can have fired only if there was something to read.
-        self.may_have_fired |= room < SLICE;
+        self.may_have_fired |= self.has_read;
         if room > 0 && std::mem::take(&mut self.may_have_fired) {
             watch.again(pipe, For::Reading);
         }

@@ -133,7 +133,7 @@ fn a_command_runs_in_the_folder_of_the_file_or_its_own() {
     assert_eq!(there.trim(), real.join("work").display().to_string());
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(portable)))]
 #[test]
 fn no_descriptor_of_the_server_reaches_a_command() {
     let folder = Folder::new(&json!({
