@@ -22,7 +22,7 @@ from common import BINARY, Server
 
 TOKEN = "a-token-of-sixteen-bytes"
 SECRET = "a-secret-of-the-benches-of-32-bytes"
-TYPES = {"fast": {"remote": True, "leaseMs": 30000}, "kill": {"remote": True, "leaseMs": 500}}
+TYPES = {"fast": {"remote": True, "leaseMs": 30000}, "kill": {"remote": True, "leaseMs": 1000}}
 
 # A worker that is killed: it claims, works for some milliseconds, completes, and writes down what was taken.
 VICTIM = """

@@ -9,8 +9,9 @@ use crate::engine::run::Run;
 use crate::engine::waiting::Waiting;
 use crate::task::TaskId;
 
-/// How often a waiting claim looks whether its client is still there.
-const LOOK: Duration = Duration::from_millis(1_500);
+/// How often a waiting claim looks whether its client is still there. It looks before it takes a run in any case; this
+/// only frees its connection, and a thousand of them must cost next to nothing.
+const LOOK: Duration = Duration::from_secs(6);
 
 #[derive(Default)]
 pub(super) struct Queue {
