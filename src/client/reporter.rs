@@ -221,15 +221,10 @@ impl Speaker {
     /// Shows the command to its end. A task that is lost is followed by another.
     fn speak(&mut self) -> Result<(), Over> {
         loop {
-            let told = match self.adopt() {
-                Ok(held) => self.report_all(&held),
-                // The server stopped before the task began.
-                Err(Over::Cancelled(_)) => Err(Over::Lost),
-                Err(over) => Err(over),
-            };
-            match told {
+            let held = self.adopt()?;
+            match self.report_all(&held) {
                 Err(Over::Lost) => self.pause(RETRY)?,
-                told => return told,
+                other => return other,
             }
         }
     }

@@ -326,7 +326,12 @@ impl TaskExecutionService {
         let (_, attempt) = self.tasks.insert(key, new, true)?;
         let tasks = self.tasks.clone();
         let handle = Arc::new(TaskAssignment { tasks, attempt });
-        Ok(self.pool.adopt(handle, Some(permit)))
+        let claimed = self.pool.adopt(handle, Some(permit));
+        if claimed.is_none() {
+            // What the stop has cancelled, nobody has called off.
+            self.tasks.check_open()?;
+        }
+        Ok(claimed)
     }
 
     /// The executors by type.

@@ -139,7 +139,7 @@ impl TaskManager {
             .collect()
     }
 
-    pub(super) fn check_open(&self) -> Result<(), StoreError> {
+    pub(crate) fn check_open(&self) -> Result<(), StoreError> {
         match self.shared.stopping.load(Ordering::SeqCst) {
             true => Err(StoreError::Stopping),
             false => Ok(()),

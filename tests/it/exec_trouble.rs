@@ -24,9 +24,14 @@ fn scripted(
             match answer(&path) {
                 Some((status, answer)) => {
                     let text = answer.to_string();
+                    let later = if status == 503 {
+                        "Retry-After: 1\r\n"
+                    } else {
+                        ""
+                    };
                     let _ = write!(
                         socket,
-                        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{text}",
+                        "HTTP/1.1 {status} X\r\n{later}Content-Length: {}\r\n\r\n{text}",
                         text.len()
                     );
                 }
@@ -185,15 +190,30 @@ fn a_slow_server_delays_nothing_and_misses_counted_lines() {
 fn a_server_that_stops_while_it_takes_the_task_ends_no_command() {
     let mut answers = vec![
         claim("a"),
-        Some((410, json!({ "code": "lease_over", "reason": "cancelled" }))),
+        Some((
+            503,
+            json!({ "code": "server_stopping", "message": "The server is stopping" }),
+        )),
     ];
     let (address, calls) = scripted(move |path| match path {
         "adopt" => answers.pop().unwrap_or_default(),
         _ => Some((200, json!({}))),
     });
-    let words = ["exec", "--", "sh", "-c", "sleep 1.5; echo done"];
+    let words = ["exec", "--", "sh", "-c", "sleep 4; echo done"];
     let output = program(address, &words).output().expect("it runs");
     assert_eq!(is(&output, 0), "done\n");
     let (path, _) = calls.try_iter().last().expect("calls");
     assert_eq!(path, "a/complete");
+}
+
+#[test]
+fn a_cancel_that_comes_while_the_task_is_taken_ends_the_command() {
+    let over = || Some((410, json!({ "code": "lease_over", "reason": "cancelled" })));
+    let (address, _calls) = scripted(move |path| match path {
+        "adopt" => over(),
+        _ => Some((200, json!({}))),
+    });
+    let words = ["exec", "--", "sh", "-c", "sleep 1000"];
+    let output = program(address, &words).output().expect("it runs");
+    is(&output, 143);
 }
