@@ -310,10 +310,19 @@ impl Tab {
         }
     }
 
-    /// Clicks, with the mouse, in the middle of an element once it can be clicked there: it is
-    /// shown, enabled, at rest and covered by nothing.
+    /// Clicks, with the mouse, in the middle of an element once it can be clicked there. A row that
+    /// moves between the look and the click is clicked again, as a person would.
     #[track_caller]
     pub(crate) fn click(&self, element: &str) {
+        let start = Instant::now();
+        while !self.try_click(element) {
+            assert!(start.elapsed() < PATIENCE, "never hit {element}");
+        }
+    }
+
+    /// Whether the click hit the element, once that is shown, enabled, at rest and covered by nothing.
+    #[track_caller]
+    fn try_click(&self, element: &str) -> bool {
         self.wait_for(&format!(
             "await (async (element) => {{
                 if (!element || element.disabled) return false;
@@ -325,8 +334,12 @@ impl Tab {
                 const before = middle();
                 await new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)));
                 if (String(middle()) !== String(before)) return false;
+                if (!element.contains(document.elementFromPoint(...before))) return false;
                 window.clickAt = before;
-                return element.contains(document.elementFromPoint(...before));
+                window.hasMissed = false;
+                const look = (event) => {{ window.hasMissed = !element.contains(event.target); }};
+                window.addEventListener('click', look, {{ capture: true, once: true }});
+                return true;
             }})({element})"
         ));
         let at = self.eval("window.clickAt");
@@ -336,6 +349,8 @@ impl Tab {
             });
             self.command("Input.dispatchMouseEvent", params);
         }
+        // A click that follows a link leaves a page that knows nothing of it.
+        self.eval("window.hasMissed") != true
     }
 
     /// Replaces what stands in a field, as typing would.

@@ -36,6 +36,8 @@ impl Scene {
         tab.wait_for(
             "document.querySelector('#list li') || !document.querySelector('#empty').hidden",
         );
+        // The forms of the server's types come later, and move what is below them.
+        tab.wait_for("document.querySelector('#types').children.length > 0");
         Some(Scene {
             tab,
             mine: server.session("mine"),
