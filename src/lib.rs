@@ -67,6 +67,7 @@ mod semaphore;
 mod server;
 mod spelling;
 pub mod store;
+mod streams;
 mod system;
 pub mod task;
 mod terminal;

@@ -7,16 +7,14 @@ use unicode_width::UnicodeWidthChar;
 
 use crate::events::TaskEvent;
 use crate::http::fields::Query;
-use crate::http::streaming::stream_bytes;
-use crate::http::{Problem, Request, Response};
+use crate::http::{Problem, Request};
 use crate::log_form::gap;
 use crate::log_safe::LogSafe;
-use crate::semaphore::Permit;
-use crate::store::{LogPart, TaskWatch, WatchUpdate};
+use crate::store::LogPart;
 use crate::task::{EventKind, Millis, TaskStatus, now_ms};
 
 /// Twice a second, so that the seconds shown do not jump.
-const TICK: Duration = Duration::from_millis(500);
+pub(crate) const TICK: Duration = Duration::from_millis(500);
 
 pub(crate) const TEXT: &str = "text/plain";
 pub(crate) const TEXT_UTF8: &str = "text/plain; charset=utf-8";
@@ -75,70 +73,15 @@ impl Screen {
     }
 }
 
-/// What happens to a task or a job, for [`draw`].
-#[derive(Default)]
-pub(crate) struct News {
-    /// Lines of its log. They come ahead of the events.
-    pub(crate) log: LogPart,
-    pub(crate) events: Vec<TaskEvent>,
-    /// Whether this is the last of it.
-    pub(crate) is_over: bool,
-}
-
-/// What happens to a task.
-pub(crate) fn of_task(mut watch: TaskWatch) -> impl FnMut(Duration) -> News + Send {
-    move |patience| {
-        let mut news = News::default();
-        match watch.next(patience) {
-            WatchUpdate::Events(events) => {
-                news.events = events;
-                news.is_over = watch.is_over();
-            }
-            WatchUpdate::Log(part) => news.log = part,
-            WatchUpdate::Nothing => {}
-            WatchUpdate::Over => news.is_over = true,
-        }
-        news
-    }
-}
-
-/// Draws what `next` tells within the patience it is given, until it is over.
-pub(crate) fn draw(
-    permit: Permit,
-    name: &str,
-    screen: Screen,
-    mut next: impl FnMut(Duration) -> News + Send + 'static,
-) -> Response {
-    let mut picture = Picture::new(screen);
-    let title = picture.title(name);
-    Response::stream(TEXT_UTF8, move |out| {
-        let _permit = permit;
-        out.send(title.as_bytes())?;
-        // A return to the line's begin shows nothing; `plain` has no such invisible byte.
-        let heartbeat: &[u8] = if picture.screen.plain { b"" } else { b"\r" };
-        stream_bytes(out, TICK, heartbeat, |buffer, patience| {
-            let news = next(patience);
-            let mut text = String::new();
-            picture.log(&mut text, &news.log);
-            picture.change(&mut text, news.events);
-            if news.is_over {
-                picture.end(&mut text);
-            }
-            buffer.extend_from_slice(text.as_bytes());
-            !news.is_over
-        })
-    })
-}
-
 /// What stands on the screen.
-struct Picture {
+pub(crate) struct Picture {
     screen: Screen,
     last: Option<TaskEvent>,
     line: String,
 }
 
 impl Picture {
-    fn new(screen: Screen) -> Picture {
+    pub(crate) fn new(screen: Screen) -> Picture {
         Picture {
             screen,
             last: None,
@@ -146,12 +89,33 @@ impl Picture {
         }
     }
 
-    fn title(&self, name: &str) -> String {
+    pub(crate) fn title(&self, name: &str) -> String {
         let name = fit(name, self.screen.width - 1);
         format!("{}\n", self.paint("1", &name))
     }
 
-    /// Takes in what happened.
+    /// What shows nothing, for a stream that would be silent: a return to the line's begin. `plain` has no such byte.
+    pub(crate) fn heartbeat(&self) -> &'static [u8] {
+        if self.screen.plain { b"" } else { b"\r" }
+    }
+
+    /// Takes in what happened: lines of the log, then events.
+    pub(crate) fn draw(
+        &mut self,
+        out: &mut Vec<u8>,
+        log: &LogPart,
+        events: Vec<TaskEvent>,
+        is_over: bool,
+    ) {
+        let mut text = String::new();
+        self.log(&mut text, log);
+        self.change(&mut text, events);
+        if is_over {
+            self.end(&mut text);
+        }
+        out.extend_from_slice(text.as_bytes());
+    }
+
     fn change(&mut self, out: &mut String, events: Vec<TaskEvent>) {
         if self.screen.plain {
             for event in &events {

@@ -11,16 +11,15 @@ use crate::events::TaskEvent;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::sse::{EventFormat, EventId};
-use crate::http::streaming::{format, last_event, last_event_id, permit, stream_events};
+use crate::http::streaming::{format, last_event, last_event_id, permit};
 use crate::http::{Request, Response};
 use crate::semaphore::Semaphore;
-use crate::store::{
-    LogPart, SessionUpdate, SessionWatch, StoreError, TaskManager, TaskWatch, WatchUpdate,
-};
+use crate::store::{SessionUpdate, SessionWatch, StoreError, TaskManager, TaskWatch, WatchUpdate};
+use crate::streams::{self, Draw, News, Part, Watch};
 use crate::task::{LogLine, SessionKey, TaskId};
 
-/// The most bytes of events written at once.
-const BATCH: usize = 32 * 1024;
+/// The most updates of a session that are written at once.
+const BATCH: usize = 64;
 
 /// One task's events, with its log where `log` asks for it.
 pub(super) fn task_events(call: &Call<'_>) -> Answer {
@@ -34,8 +33,7 @@ pub(super) fn task_events(call: &Call<'_>) -> Answer {
         call.request,
         with_log,
     )?;
-    let answer = stream_task(&call.api.streams, watch, format(call.request))?;
-    Ok(answer.with("Vary", "Accept"))
+    stream_task(&call.api.streams, watch, format(call.request))
 }
 
 /// A watch from where the client says that it has seen the task.
@@ -54,38 +52,67 @@ pub(super) fn watch(
 }
 
 /// A task's events to their end; 204 tells a client that has them all not to come back.
-pub(super) fn stream_task(
-    streams: &Semaphore,
-    mut watch: TaskWatch,
-    format: EventFormat,
-) -> Answer {
+pub(super) fn stream_task(streams: &Semaphore, watch: TaskWatch, format: EventFormat) -> Answer {
     if watch.is_over() {
         return Ok(Response::empty(204));
     }
-    let permit = permit(streams)?;
-    let mut told = EventId {
-        number: watch.seq().into(),
-        line: watch.line(),
-    };
-    Ok(Response::stream(format.content_type(), move |out| {
-        let _permit = permit;
-        stream_events(out, format, |buffer, patience| {
-            match watch.next(patience) {
-                WatchUpdate::Events(events) => {
-                    for event in &events {
-                        told.number = event.seq.into();
-                        write(buffer, format, told, event);
-                    }
-                }
-                WatchUpdate::Log(part) => {
-                    write_lines(buffer, format, &mut told, watch.task(), &part);
-                }
-                WatchUpdate::Nothing => {}
-                WatchUpdate::Over => return false,
+    Ok(streams::events(permit(streams)?, format, watch))
+}
+
+impl Watch for TaskWatch {
+    type Event = TaskEvent;
+
+    fn seen(&self) -> EventId {
+        EventId {
+            number: self.seq().into(),
+            line: self.line(),
+        }
+    }
+
+    fn next(&mut self, patience: Duration) -> News<TaskEvent> {
+        let mut news = News::default();
+        match TaskWatch::next(self, patience) {
+            WatchUpdate::Events(events) => {
+                news.events = events;
+                news.is_over = self.is_over();
             }
-            true
-        })
-    }))
+            WatchUpdate::Log(part) => news.log = part,
+            WatchUpdate::Nothing => {}
+            WatchUpdate::Over => news.is_over = true,
+        }
+        news
+    }
+
+    fn number(event: &TaskEvent) -> u64 {
+        event.seq.into()
+    }
+
+    fn write(
+        &self,
+        out: &mut Vec<u8>,
+        format: EventFormat,
+        id: EventId,
+        part: Part<'_, TaskEvent>,
+    ) {
+        let task_id = self.task();
+        match part {
+            Part::Dropped(dropped) => {
+                format.write(out, id, "dropped", &DroppedView { task_id, dropped })
+            }
+            Part::Line(line) => format.write(out, id, "log", &LineView { task_id, line }),
+            Part::Event(event) => write_event(out, format, id, event),
+        }
+    }
+}
+
+impl Draw for TaskWatch {
+    fn picture(&mut self, events: Vec<TaskEvent>) -> Vec<TaskEvent> {
+        events
+    }
+}
+
+fn write_event(out: &mut Vec<u8>, format: EventFormat, id: EventId, event: &TaskEvent) {
+    format.write(out, id, event.kind.as_str(), &StatusView::at(event));
 }
 
 /// A line of a task's log, as an event.
@@ -105,24 +132,6 @@ struct DroppedView {
     dropped: u64,
 }
 
-fn write_lines(
-    buffer: &mut Vec<u8>,
-    format: EventFormat,
-    told: &mut EventId,
-    task_id: TaskId,
-    part: &LogPart,
-) {
-    let dropped = part.dropped;
-    if dropped > 0 {
-        told.line = told.line.map(|line| line + dropped);
-        format.write(buffer, *told, "dropped", &DroppedView { task_id, dropped });
-    }
-    for line in &part.lines {
-        told.line = Some(line.n);
-        format.write(buffer, *told, "log", &LineView { task_id, line });
-    }
-}
-
 /// The events of all of the session's tasks.
 pub(super) fn session_events(call: &Call<'_>) -> Answer {
     let mut query = Query::new(call.request, &["log"]);
@@ -133,53 +142,71 @@ pub(super) fn session_events(call: &Call<'_>) -> Answer {
     if with_log {
         watch = watch.with_log();
     }
-    let format = format(call.request);
-    let answer = Response::stream(format.content_type(), move |out| {
-        let _permit = permit;
-        let mut number = 0;
-        stream_events(out, format, |buffer, patience| {
-            fill(buffer, patience, &mut watch, format, &mut number)
-        })
-    });
-    Ok(answer.with("Vary", "Accept"))
+    let watch = NumberedSession { watch, number: 0 };
+    Ok(streams::events(permit, format(call.request), watch))
 }
 
-/// Waits for the session's next event, and takes those that are there already with it.
-fn fill(
-    buffer: &mut Vec<u8>,
-    mut patience: Duration,
-    watch: &mut SessionWatch,
-    format: EventFormat,
-    number: &mut u64,
-) -> bool {
-    while buffer.len() < BATCH {
-        *number += 1;
-        match watch.next(patience) {
-            SessionUpdate::Event(event) => write(buffer, format, *number, &event),
+/// A session's updates, numbered from the stream's begin.
+struct NumberedSession {
+    watch: SessionWatch,
+    number: u64,
+}
+
+impl Watch for NumberedSession {
+    type Event = (u64, SessionUpdate);
+
+    fn seen(&self) -> EventId {
+        self.number.into()
+    }
+
+    /// Waits for the session's next update, and takes those that are there already with it.
+    fn next(&mut self, mut patience: Duration) -> News<Self::Event> {
+        let mut news = News::default();
+        while news.events.len() < BATCH {
+            let update = self.watch.next(std::mem::take(&mut patience));
+            self.number += match &update {
+                SessionUpdate::Nothing => break,
+                SessionUpdate::Over => {
+                    news.is_over = true;
+                    break;
+                }
+                SessionUpdate::Lines(of) => of.lines.len() as u64,
+                SessionUpdate::Event(_) | SessionUpdate::State(_) => 1,
+            };
+            news.events.push((self.number, update));
+        }
+        news
+    }
+
+    fn number(event: &Self::Event) -> u64 {
+        event.0
+    }
+
+    fn write(
+        &self,
+        out: &mut Vec<u8>,
+        format: EventFormat,
+        id: EventId,
+        part: Part<'_, Self::Event>,
+    ) {
+        // Lines are among the updates, because each is of another task.
+        let Part::Event((last, update)) = part else {
+            return;
+        };
+        match update {
+            SessionUpdate::Event(event) => write_event(out, format, id, event),
+            SessionUpdate::State(stats) => {
+                let (success, stats) = (true, *stats);
+                format.write(out, id, "state", &StatsAnswer { success, stats });
+            }
             SessionUpdate::Lines(of) => {
                 let task_id = of.task;
-                *number -= 1;
-                for line in &of.lines {
-                    *number += 1;
-                    format.write(buffer, *number, "log", &LineView { task_id, line });
+                let first = last + 1 - of.lines.len() as u64;
+                for (number, line) in (first..).zip(&of.lines) {
+                    format.write(out, number, "log", &LineView { task_id, line });
                 }
             }
-            SessionUpdate::State(stats) => {
-                let success = true;
-                format.write(buffer, *number, "state", &StatsAnswer { success, stats });
-            }
-            SessionUpdate::Nothing => {
-                *number -= 1;
-                return true;
-            }
-            SessionUpdate::Over => return false,
+            SessionUpdate::Nothing | SessionUpdate::Over => {}
         }
-        patience = Duration::ZERO;
     }
-    true
-}
-
-fn write(buffer: &mut Vec<u8>, format: EventFormat, id: impl Into<EventId>, event: &TaskEvent) {
-    let data = StatusView::at(event);
-    format.write(buffer, id, event.kind.as_str(), &data);
 }

@@ -4,9 +4,10 @@ use super::call::Call;
 use crate::http::Response;
 use crate::http::response::PART;
 use crate::http::router::Answer;
-use crate::http::streaming::{LOOK, permit, stream_bytes};
+use crate::http::streaming::permit;
 use crate::log_form::{LogQuery, TEXT_UTF8, write_gap};
-use crate::store::{LogMark, TaskManager, WatchUpdate};
+use crate::store::{LogMark, TaskManager};
+use crate::streams;
 use crate::task::{SessionKey, TaskId};
 
 pub(super) fn log(call: &Call<'_>) -> Answer {
@@ -105,17 +106,6 @@ impl Shown {
 /// The log until the task's end.
 fn follow(call: &Call<'_>, query: LogQuery) -> Answer {
     let watch = call.api.tasks.watch(&call.session, call.id()?, None)?;
-    let mut watch = watch.with_log(query.after);
-    let permit = permit(&call.api.streams)?;
-    Ok(Response::stream(TEXT_UTF8, move |out| {
-        let _permit = permit;
-        stream_bytes(out, LOOK, b"", |buffer, patience| {
-            match watch.next(patience) {
-                WatchUpdate::Log(part) => query.write_part(buffer, &part),
-                WatchUpdate::Events(_) | WatchUpdate::Nothing => {}
-                WatchUpdate::Over => return false,
-            }
-            true
-        })
-    }))
+    let watch = watch.with_log(query.after);
+    Ok(streams::log(permit(&call.api.streams)?, query, watch))
 }

@@ -6,8 +6,9 @@ use crate::http::router::Answer;
 use crate::http::streaming::permit;
 use crate::semaphore::Permit;
 use crate::store::StoreError;
+use crate::streams;
 use crate::task::{SessionKey, TaskId};
-use crate::terminal::{Screen, draw, of_task};
+use crate::terminal::Screen;
 
 pub(super) fn watch(call: &Call<'_>) -> Answer {
     let id = call.id()?;
@@ -30,7 +31,7 @@ pub(super) fn view(
     if screen.log {
         watch = watch.with_log(0);
     }
-    Ok(draw(permit, &name, screen, of_task(watch)))
+    Ok(streams::terminal(permit, &name, screen, watch))
 }
 
 /// Runs a handler that creates a task, once for each idempotency key; it is told whether the task is watched. If it is,

@@ -14,7 +14,7 @@ use crate::events::{TaskEvent, TaskSnapshot};
 use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::sse::{EventFormat, EventId};
-use crate::http::streaming::{format, last_event, last_event_id, permit, stream_events};
+use crate::http::streaming::{format, last_event, last_event_id, permit};
 use crate::http::{Problem, Response};
 use crate::jobs::database::Duty;
 use crate::jobs::job::{Entry, Job};
@@ -23,8 +23,9 @@ use crate::jobs::storage::Done;
 use crate::jobs::system::JobSystem;
 use crate::semaphore::Permit;
 use crate::store::LogPart;
+use crate::streams::{self, Draw, News, Part, Watch};
 use crate::task::{EventKind, HistoryEvent};
-use crate::terminal::{News, Screen, draw};
+use crate::terminal::Screen;
 
 /// Streams the job's history, whichever process runs the job; with its log if `log` asks for it.
 pub(super) fn events(call: &Call<'_>) -> Answer {
@@ -43,23 +44,12 @@ pub(super) fn events(call: &Call<'_>) -> Answer {
     if job.status.is_final() && last_sent >= job.seq && !has_lines()? {
         return Ok(Response::empty(204));
     }
-    let permit = permit(call.streams)?;
-    let format = format(call.request);
-    let mut follower = JobEventStream::new(call, &job, last_sent, last_line);
-    let response = Response::stream(format.content_type(), move |out| {
-        let _permit = permit;
-        stream_events(out, format, |buffer, patience| {
-            let mut told = follower.told();
-            let news = follower.news(patience);
-            write_lines(format, buffer, &mut told, &news.log, follower.id);
-            for entry in &news.entries {
-                told.number = entry.seq.into();
-                write_event(format, buffer, told, &entry.event, &entry.of(follower.id));
-            }
-            !follower.has_ended
-        })
-    });
-    Ok(response.with("Vary", "Accept"))
+    let watch = JobWatch::new(call, &job, last_sent, last_line);
+    Ok(streams::events(
+        permit(call.streams)?,
+        format(call.request),
+        watch,
+    ))
 }
 
 fn has_lines(call: &Call<'_>, job: &Job, after: u64) -> Result<bool, Problem> {
@@ -70,8 +60,10 @@ fn has_lines(call: &Call<'_>, job: &Job, after: u64) -> Result<bool, Problem> {
     Ok(!lines.is_empty())
 }
 
+type JobNews = News<Entry>;
+
 /// The position of a stream in a job's history and log.
-pub(super) struct JobEventStream {
+pub(super) struct JobWatch {
     watcher: Watcher,
     system: Arc<JobSystem>,
     id: Uuid,
@@ -82,24 +74,19 @@ pub(super) struct JobEventStream {
     /// There may be newer entries or lines.
     is_behind: bool,
     /// There will be no more of them.
-    pub(super) has_ended: bool,
+    has_ended: bool,
+    /// How the job stands after the entries that were drawn; `None` before the first.
+    drawn: Option<TaskSnapshot>,
 }
 
-/// What has happened to a job: either lines or entries.
-#[derive(Default)]
-pub(super) struct JobNews {
-    pub(super) log: LogPart,
-    entries: Vec<Entry>,
-}
-
-impl JobEventStream {
+impl JobWatch {
     pub(super) fn new(
         call: &Call<'_>,
         job: &Job,
         last_sent: u32,
         last_line: Option<u64>,
-    ) -> JobEventStream {
-        JobEventStream {
+    ) -> JobWatch {
+        JobWatch {
             watcher: call.system.watch.watch(job.id, job.seq, last_line),
             system: call.system.clone(),
             id: job.id,
@@ -107,29 +94,21 @@ impl JobEventStream {
             last_line,
             is_behind: true,
             has_ended: false,
+            drawn: None,
         }
     }
 
-    fn told(&self) -> EventId {
-        EventId {
-            number: self.last_sent.into(),
-            line: self.last_line,
-        }
-    }
-
-    /// Returns what happens within `patience`.
-    pub(super) fn news(&mut self, patience: Duration) -> JobNews {
+    /// Returns what happens within `patience`: either lines or entries.
+    fn news(&mut self, patience: Duration) -> JobNews {
         if !self.is_behind && !self.has_changed(patience) {
             return JobNews::default();
         }
-        let Ok(news) = self.read() else {
-            // Read-only: the server may have become a standby. 25P02, 25P03 and no code: the session must not be used
-            // again.
+        self.read().unwrap_or_else(|_| {
+            // The database is away. The stream goes on once it is back.
             self.is_behind = true;
             self.has_changed(patience);
-            return JobNews::default();
-        };
-        news
+            JobNews::default()
+        })
     }
 
     /// The history is read first and told last: whatever ends the job was written with the last lines.
@@ -144,8 +123,10 @@ impl JobEventStream {
                 self.last_line = Some(last.n);
                 let dropped = first.n - 1 - last_line;
                 let log = LogPart { dropped, lines };
-                let entries = Vec::new();
-                return Ok(JobNews { log, entries });
+                return Ok(JobNews {
+                    log,
+                    ..JobNews::default()
+                });
             }
         }
         self.is_behind = false;
@@ -153,8 +134,10 @@ impl JobEventStream {
         self.has_ended = history.last().is_none_or(Entry::is_end);
         history.retain(|entry| entry.seq > self.last_sent);
         self.last_sent = history.last().map_or(self.last_sent, |last| last.seq);
-        let (log, entries) = (LogPart::default(), history);
-        Ok(JobNews { log, entries })
+        Ok(JobNews {
+            events: history,
+            ..JobNews::default()
+        })
     }
 
     fn has_changed(&mut self, patience: Duration) -> bool {
@@ -183,33 +166,80 @@ struct Dropped {
     dropped: u64,
 }
 
-fn write_lines(
-    format: EventFormat,
-    buffer: &mut Vec<u8>,
-    told: &mut EventId,
-    log: &LogPart,
-    job_id: Uuid,
-) {
-    if log.dropped > 0 {
-        let (event, dropped) = ("dropped", log.dropped);
-        let data = Dropped { dropped };
-        told.line = told.line.map(|line| line + dropped);
-        let data = LogEvent {
-            job_id,
-            event,
-            data,
-        };
-        write_event(format, buffer, *told, event, &data);
+impl Watch for JobWatch {
+    type Event = Entry;
+
+    fn seen(&self) -> EventId {
+        EventId {
+            number: self.last_sent.into(),
+            line: self.last_line,
+        }
     }
-    for line in &log.lines {
-        let (event, data) = ("log", JobLine::new(line));
-        told.line = Some(line.n);
-        let data = LogEvent {
-            job_id,
-            event,
-            data,
-        };
-        write_event(format, buffer, *told, event, &data);
+
+    fn next(&mut self, patience: Duration) -> JobNews {
+        let news = self.news(patience);
+        JobNews {
+            is_over: self.has_ended,
+            ..news
+        }
+    }
+
+    fn number(entry: &Entry) -> u64 {
+        entry.seq.into()
+    }
+
+    fn write(&self, out: &mut Vec<u8>, format: EventFormat, id: EventId, part: Part<'_, Entry>) {
+        let job_id = self.id;
+        match part {
+            Part::Event(entry) => write_event(format, out, id, &entry.event, &entry.of(job_id)),
+            Part::Dropped(dropped) => {
+                let (event, data) = ("dropped", Dropped { dropped });
+                write_event(
+                    format,
+                    out,
+                    id,
+                    event,
+                    &LogEvent {
+                        job_id,
+                        event,
+                        data,
+                    },
+                );
+            }
+            Part::Line(line) => {
+                let (event, data) = ("log", JobLine::new(line));
+                write_event(
+                    format,
+                    out,
+                    id,
+                    event,
+                    &LogEvent {
+                        job_id,
+                        event,
+                        data,
+                    },
+                );
+            }
+        }
+    }
+}
+
+impl Draw for JobWatch {
+    fn picture(&mut self, entries: Vec<Entry>) -> Vec<TaskEvent> {
+        let is_first = self.drawn.is_none();
+        let mut now = self.drawn.take().unwrap_or_else(TaskSnapshot::initial);
+        let entries = entries.iter();
+        let mut events: Vec<_> = entries
+            .filter_map(|entry| follow(entry, self.id, &mut now))
+            .collect();
+        // What was before the watch began is told by the newest of them.
+        if is_first {
+            events.drain(..events.len().saturating_sub(1));
+        }
+        if !is_first || !events.is_empty() {
+            self.drawn = Some(now);
+        }
+        events
     }
 }
 
@@ -253,27 +283,8 @@ pub(super) fn create(call: &Call<'_>, create: impl FnOnce() -> Answer) -> Answer
 }
 
 fn view(call: &Call<'_>, job: &Job, screen: Screen, permit: Permit) -> Response {
-    let mut stream = JobEventStream::new(call, job, 0, screen.log.then_some(0));
-    let mut now = TaskSnapshot::initial();
-    let mut has_begun = false;
-    draw(permit, &job.kind, screen, move |patience| {
-        let news = stream.news(patience);
-        let mut events: Vec<_> = news
-            .entries
-            .iter()
-            .filter_map(|entry| follow(entry, stream.id, &mut now))
-            .collect();
-        // What was before is told by the newest of them.
-        if !has_begun {
-            events.drain(..events.len().saturating_sub(1));
-            has_begun = !events.is_empty();
-        }
-        News {
-            log: news.log,
-            events,
-            is_over: stream.has_ended,
-        }
-    })
+    let watch = JobWatch::new(call, job, 0, screen.log.then_some(0));
+    streams::terminal(permit, &job.kind, screen, watch)
 }
 
 /// Applies an entry to how the job stood before it. Returns it as a task's event, to be drawn.

@@ -6,16 +6,17 @@ use uuid::Uuid;
 
 use super::call::Call;
 use super::line::JobLine;
-use super::live::JobEventStream;
+use super::live::JobWatch;
 use crate::http::Response;
 use crate::http::response::PART;
 use crate::http::router::Answer;
-use crate::http::streaming::{LOOK, permit, stream_bytes};
+use crate::http::streaming::permit;
 use crate::jobs::database::Duty;
 use crate::jobs::job::Job;
 use crate::jobs::storage::Done;
 use crate::jobs::system::JobSystem;
 use crate::log_form::{LogQuery, TEXT_UTF8, write_gap};
+use crate::streams;
 use crate::task::LogLine;
 
 pub(super) fn log(call: &Call<'_>) -> Answer {
@@ -121,13 +122,6 @@ impl ShownLog {
 
 /// The log until the job's end.
 fn follow(call: &Call<'_>, query: LogQuery, job: &Job) -> Answer {
-    let permit = permit(call.streams)?;
-    let mut stream = JobEventStream::new(call, job, job.seq, Some(query.after));
-    Ok(Response::stream(TEXT_UTF8, move |out| {
-        let _permit = permit;
-        stream_bytes(out, LOOK, b"", |buffer, patience| {
-            query.write_part(buffer, &stream.news(patience).log);
-            !stream.has_ended
-        })
-    }))
+    let watch = JobWatch::new(call, job, job.seq, Some(query.after));
+    Ok(streams::log(permit(call.streams)?, query, watch))
 }
