@@ -16,7 +16,7 @@ use crate::plain_text::plain;
 /// How long the server waits with an answer that says nothing new.
 const WAIT_S: u32 = 30;
 
-/// How often what cannot be waited for is asked for.
+/// The pause before a stream that told nothing is asked for again.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// What the commands are about.
@@ -131,18 +131,12 @@ impl Client {
             if let Some(code) = self.ended(path, WAIT_S)? {
                 return Ok(code);
             }
-            if self.noun.is_job {
-                sleep(LOOK);
-            }
         }
     }
 
     /// The exit code, once it has ended. The server is given some seconds to wait for that.
     fn ended(&self, path: &str, wait_s: u32) -> Result<Option<u8>, Trouble> {
-        let now = match self.noun.is_job {
-            true => self.api.get(path)?,
-            false => self.api.get(&format!("{path}/status?wait={wait_s}"))?,
-        };
+        let now = self.api.get(&format!("{path}/status?wait={wait_s}"))?;
         let code = match now["status"].as_str() {
             Some("completed") => 0,
             Some("cancelled") => CANCELLED,

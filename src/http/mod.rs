@@ -5,6 +5,7 @@
 pub(crate) mod fields;
 pub(crate) mod meter;
 mod negotiate;
+pub(crate) mod polling;
 pub(crate) mod problem;
 pub(crate) mod request;
 pub(crate) mod response;

@@ -124,6 +124,41 @@ impl Serialize for Job {
     }
 }
 
+/// What a poll tells of a job.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StatusView<'a> {
+    job_id: Uuid,
+    status: &'static str,
+    progress: u8,
+    current_step: Option<&'a str>,
+    current_step_description: Option<&'a str>,
+    attempts: u32,
+    max_attempts: u32,
+    run_at: String,
+    started_at: Option<String>,
+    completed_at: Option<String>,
+    error: Option<Box<RawValue>>,
+}
+
+impl Job {
+    pub(super) fn status_view(&self) -> StatusView<'_> {
+        StatusView {
+            job_id: self.id,
+            status: self.status.as_str(),
+            progress: self.progress,
+            current_step: self.step.as_deref(),
+            current_step_description: self.detail.as_deref(),
+            attempts: self.attempts,
+            max_attempts: self.max,
+            run_at: rfc3339(self.run),
+            started_at: self.started.map(rfc3339),
+            completed_at: self.completed.map(rfc3339),
+            error: raw(self.error.as_deref()),
+        }
+    }
+}
+
 /// A job to insert.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(super) struct NewJob {

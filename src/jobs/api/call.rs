@@ -91,17 +91,25 @@ impl Call<'_> {
                 .newest(&self.user.name)?
                 .ok_or_else(none);
         }
-        let found = match text.parse::<Uuid>() {
-            Ok(id) => self.system.storage.get(id)?,
-            Err(_) => None,
-        };
-        let job = found.ok_or_else(|| Problem::new(404, "job_not_found", "Job not found"))?;
+        match text.parse() {
+            Ok(id) => self.job_of(id),
+            Err(_) => Err(not_found()),
+        }
+    }
+
+    /// Returns the job of this id, if the user may see it.
+    pub(super) fn job_of(&self, id: Uuid) -> Result<Job, Problem> {
+        let job = self.system.storage.get(id)?.ok_or_else(not_found)?;
         if self.user.admin || job.user.as_ref() == Some(&self.user.name) {
             return Ok(job);
         }
         let message = "This job belongs to another user";
         Err(Problem::new(403, "access_denied", message))
     }
+}
+
+fn not_found() -> Problem {
+    Problem::new(404, "job_not_found", "Job not found")
 }
 
 /// The response to the client. The log has the details, once per outage.

@@ -50,6 +50,7 @@ mod repeats;
 mod runs;
 /// What the program says before it serves, and the migrations by hand.
 mod start;
+mod status;
 /// Who is let in.
 mod tokens;
 /// Workers over HTTP.
