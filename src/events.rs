@@ -1,15 +1,14 @@
-//! The hub: sends the events of a session, or of one of its tasks, to those who watch it.
+//! The hub: it sends the events of a session, or of one of its tasks, to their watchers.
 //!
-//! A hub lives in its session and is called under the session's lock, so that the order of
-//! events is the order of history; that is why nothing here may block. Both kinds of watcher
-//! have a bounded channel:
+//! A session has one hub, which is called under the session's lock. So events have the order of the history. For the
+//! same reason nothing here may block. Both kinds of watchers have a bounded channel:
 //!
-//! - A *task's* watcher has room for one bare signal. It reads the events themselves from the
-//!   history, so it can be as slow as it likes and misses nothing.
-//! - A *session's* watcher gets the events, made once for all. When its channel is full it gets
-//!   no more until it has emptied it, and is then told that it missed some.
+//! - The channel of a *task's* watcher has room for one signal without content. The watcher reads the events from the
+//!   history, so a slow watcher misses nothing.
+//! - The channel of a *session's* watcher holds events, which all watchers of the session share. When it is full, the
+//!   watcher gets no more events until it has emptied the channel. Then it learns that it has missed some.
 //!
-//! Without watchers, publishing looks at two empty lists.
+//! Publishing without watchers costs a look at two empty lists.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -21,7 +20,7 @@ use crate::task::{EventKind, HistoryEvent, LogLine, Millis, Task, TaskId, TaskSt
 /// How many events wait for a session's watcher before it counts as slow.
 const SESSION_BACKLOG: usize = 256;
 
-/// A history event, with the task as it stood right after it.
+/// An event of the history, with the state of the task after it.
 ///
 /// ```
 /// use async_task_system::store::{WatchUpdate, Limits};
@@ -52,11 +51,11 @@ pub struct TaskEvent {
     pub kind: EventKind,
     /// The attempt it belongs to.
     pub attempt: u32,
-    /// How the task stood then.
+    /// The state of the task after the event.
     pub snapshot: TaskSnapshot,
 }
 
-/// What a poll tells of a task.
+/// The state of a task, as a poll shows it.
 ///
 /// ```
 /// # use async_task_system::store::Limits;
@@ -85,7 +84,7 @@ pub struct TaskSnapshot {
 }
 
 impl TaskSnapshot {
-    /// How `task` stands.
+    /// The state of `task` now.
     ///
     /// ```
     /// # use async_task_system::events::TaskSnapshot;
@@ -124,7 +123,7 @@ impl TaskSnapshot {
         }
     }
 
-    /// Applies one event of the history, as the task's transition did.
+    /// Changes the snapshot as this event changed the task.
     pub(crate) fn follow(&mut self, event: &HistoryEvent<'_>) {
         let owned = |text: Option<&str>| text.map(Into::into);
         match event.kind {
@@ -158,7 +157,7 @@ impl TaskEvent {
     }
 }
 
-/// Lines that a task has just logged.
+/// Lines that a task has logged.
 ///
 /// ```
 /// # use async_task_system::store::{SessionUpdate, SessionWatch};
@@ -178,16 +177,16 @@ pub struct TaskLines {
     pub lines: Vec<LogLine<'static>>,
 }
 
-/// What a session's watcher is told.
+/// What the channel of a session's watcher holds.
 #[derive(Clone)]
 pub(crate) enum Message {
     Event(Arc<TaskEvent>),
     Lines(Arc<TaskLines>),
-    /// Only wakes it up.
+    /// Only wakes the watcher.
     Wake,
 }
 
-/// Names one watcher within its hub.
+/// The number of a watcher in its hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WatcherId(u64);
 
@@ -200,28 +199,28 @@ pub(crate) struct Broadcaster {
     closed: bool,
 }
 
-/// The way to a task's watcher.
+/// The hub's side of a task's watcher.
 struct TaskWatcher {
     id: WatcherId,
     task: TaskId,
-    /// When it is full, a signal is waiting, and the watcher will see this change with that one.
+    /// If it is full, a signal is waiting. The watcher then sees this change together with the one before.
     bell: Sender<()>,
-    /// It is told of lines of the log too.
+    /// Whether the watcher wants lines of the log too.
     with_log: bool,
 }
 
-/// The way to a session's watcher.
+/// The hub's side of a session's watcher.
 struct Subscriber {
     events: Sender<Message>,
     missed: Arc<AtomicBool>,
-    /// It is told of lines of logs too.
+    /// Whether the watcher wants lines of logs too.
     with_log: bool,
 }
 
-/// A session's watcher's end of its [`Subscriber`].
+/// The watcher's side of its [`Subscriber`].
 pub(crate) struct EventQueue {
     pub(crate) events: Receiver<Message>,
-    /// Set by the hub when an event was dropped; cleared by the watcher under the session's lock.
+    /// The hub sets this when it drops an event. The watcher clears it under the session's lock.
     pub(crate) missed: Arc<AtomicBool>,
 }
 
@@ -231,7 +230,7 @@ impl Broadcaster {
         WatcherId(self.last)
     }
 
-    /// A signal for each change of `task`; several changes may come as one signal.
+    /// The receiver gets a signal for each change of `task`. Several changes may share a signal.
     pub(crate) fn watch_task(&mut self, task: TaskId) -> (WatcherId, Receiver<()>) {
         let id = self.next_id();
         let (bell, signals) = bounded(1);
@@ -244,7 +243,7 @@ impl Broadcaster {
         (id, signals)
     }
 
-    /// From now on this watcher is told of lines of logs too.
+    /// This watcher gets lines of logs too from now on.
     pub(crate) fn with_log(&mut self, id: WatcherId) {
         let tasks = self.tasks.iter_mut().filter(|watcher| watcher.id == id);
         tasks.for_each(|watcher| watcher.with_log = true);
@@ -252,7 +251,7 @@ impl Broadcaster {
         sessions.for_each(|(_, feed)| feed.with_log = true);
     }
 
-    /// There are more lines in the log of `task`. `read` is called if anybody is told them.
+    /// The log of `task` has more lines. `read` is called only if a session's watcher gets them.
     pub(crate) fn publish_lines(&self, task: TaskId, read: impl FnOnce() -> Vec<LogLine<'static>>) {
         let feeds = || {
             let feeds = self.sessions.iter().map(|(_, feed)| feed);
@@ -271,7 +270,7 @@ impl Broadcaster {
         }
     }
 
-    /// The events of every task.
+    /// The queue gets the events of every task of the session.
     pub(crate) fn watch_session(&mut self) -> (WatcherId, EventQueue) {
         let id = self.next_id();
         let (sender, events) = bounded(SESSION_BACKLOG);
@@ -295,7 +294,7 @@ impl Broadcaster {
         self.sessions.retain(|(other, _)| *other != id);
     }
 
-    /// Tells of a change of `task`, and of the events that it made.
+    /// A change of `task` has made these events.
     pub(crate) fn publish<'e>(&self, task: &Task, events: impl Iterator<Item = HistoryEvent<'e>>) {
         for watcher in self.tasks.iter().filter(|watcher| watcher.task == task.id) {
             let _ = watcher.bell.try_send(());
@@ -305,13 +304,13 @@ impl Broadcaster {
             return;
         }
         for event in events {
-            // Events of one change are told with the snapshot that the change came to.
+            // All events of one change carry the state after the whole change.
             let event = Arc::new(TaskEvent::new(task.id, &event, TaskSnapshot::of(task)));
             feeds().for_each(|feed| feed.tell(Message::Event(event.clone())));
         }
     }
 
-    /// Lets every session's watcher know that more has changed than single events can tell.
+    /// Tells every session's watcher that more has changed than single events can say.
     pub(crate) fn mark_lagged(&self) {
         for (_, feed) in &self.sessions {
             feed.missed.store(true, SeqCst);
@@ -319,7 +318,7 @@ impl Broadcaster {
         }
     }
 
-    /// Whether nothing will happen any more.
+    /// Whether all watches have ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
@@ -333,7 +332,7 @@ impl Broadcaster {
 }
 
 impl Subscriber {
-    /// Once an event is dropped, the next ones are too, so that the sent events have no gap.
+    /// After a dropped event, the hub drops the next ones too. So the sent events have no gap.
     fn is_told(&self) -> bool {
         !self.missed.load(SeqCst)
     }

@@ -1,8 +1,8 @@
-//! The audit log: every history entry as one line of JSON in a file, by a thread of its own.
+//! The audit log: a thread writes every entry of every history as one line of JSON to a file.
 //!
-//! Entries come through a channel, in the order they happened. While the file cannot be
-//! written (a full disk, say) they wait in memory, up to [`MAX_WAITING`]; past that they are
-//! lost, and a line in the file says how many once it can be written again.
+//! Entries come through a channel, in the order in which they happened. They wait in memory while the file cannot be
+//! written, for example because the disk is full. At most [`MAX_WAITING`] entries wait. Further entries are lost. When
+//! the file can be written again, a line in it says how many were lost.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -28,7 +28,7 @@ use crate::threads::{self, join_until};
 /// The most entries that wait for the file.
 const MAX_WAITING: usize = 200_000;
 
-/// How long to wait before trying a file again that could not be written.
+/// How long the writer waits after a failed write before it tries again.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// One line of the file, before it is written.
@@ -140,20 +140,20 @@ struct Counters {
     lost: AtomicUsize,
 }
 
-/// What the writer is told.
+/// A message to the writer.
 enum Told {
     Entry(Entry),
-    /// To open the file anew, behind what was told before.
+    /// The writer must open the file again. Entries that were sent before still go into the old file.
     Reopen,
 }
 
-/// The writer's thread and the way to it.
+/// The writer's thread, and the channel to it.
 pub(crate) struct Audit {
     inlet: Inlet,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Where entries come in.
+/// The sending side of the writer's channel.
 #[derive(Clone)]
 struct Inlet {
     told: Arc<Mutex<Option<Sender<Told>>>>,
@@ -192,7 +192,7 @@ impl Audit {
         })
     }
 
-    /// What the store tells of each event; never blocks.
+    /// The store calls this for each event. It never blocks.
     pub(crate) fn observer(&self) -> Box<Observer> {
         let inlet = self.inlet.clone();
         Box::new(move |session, task, event| {
@@ -208,7 +208,7 @@ impl Audit {
         })
     }
 
-    /// What the store tells of each task that leaves it; never blocks.
+    /// The store calls this for each task that leaves it. It never blocks.
     pub(crate) fn on_removal(&self) -> Box<OnRemoval> {
         let inlet = self.inlet.clone();
         Box::new(move |session, task, reason| {
@@ -216,14 +216,14 @@ impl Audit {
         })
     }
 
-    /// Has the writer open the path anew: the file that it has may have been moved away.
+    /// Tells the writer to open the path again, because the open file may have been moved.
     pub(crate) fn reopen(&self) {
         if let Some(told) = &*self.inlet.told.lock() {
             let _ = told.send(Told::Reopen);
         }
     }
 
-    /// Writes what waits and ends the thread.
+    /// Writes the waiting entries and ends the thread.
     pub(crate) fn stop(&self, deadline: Instant) {
         self.inlet.told.lock().take();
         if let Some(thread) = self.thread.lock().take() {
@@ -240,8 +240,8 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// Why the audit log cannot be written at `path`, whenever it is tried. A file that was not there is not
-/// there afterwards.
+/// Returns why the audit log can never be written at `path`, if that is so. If there was no file, this leaves none
+/// behind.
 pub(crate) fn mistake(path: &Path) -> Option<String> {
     let new = OpenOptions::new().create_new(true).append(true).open(path);
     let error = match new {
@@ -261,7 +261,7 @@ pub(crate) fn mistake(path: &Path) -> Option<String> {
     (!is_full).then(|| told(path, &error))
 }
 
-/// What is said where the file cannot be opened.
+/// The message for a file that cannot be opened.
 pub(crate) fn told(path: &Path, error: &io::Error) -> String {
     let path = path.display().to_string();
     format!("AUDIT_LOG={}: {error}", LogSafe(&path))
@@ -271,7 +271,7 @@ struct Writer {
     path: PathBuf,
     file: File,
     counters: Arc<Counters>,
-    /// Lines, perhaps from the middle of the first, that the file has not taken yet.
+    /// Lines that are not in the file yet. The start of the first one may be.
     pending: Vec<u8>,
     entries: usize,
     failing: bool,
@@ -323,7 +323,7 @@ impl Writer {
         }
     }
 
-    /// What was told before goes into the file that was there before, where it takes it.
+    /// Entries that were sent before go into the old file, if it can still be written.
     fn reopen(&mut self) {
         if let Err(error) = self.flush() {
             self.complain(&error);
@@ -371,7 +371,7 @@ impl Writer {
     }
 }
 
-/// The time as people read it.
+/// The time in a form that people can read.
 fn rfc3339(at: Millis) -> String {
     let format =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");

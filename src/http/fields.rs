@@ -1,4 +1,4 @@
-//! A JSON body's fields, checked all at once: every bad one is named in the same answer.
+//! The fields of a JSON body and the parameters of a query. One response names every mistake in them.
 
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
@@ -11,19 +11,19 @@ use crate::field_error::FieldError;
 use crate::http::{Problem, Request};
 use crate::nesting::{MAX_DEPTH, depth};
 
-/// More than any body has. Looking for doubles among ever more would cost ever more.
+/// No valid body has so many fields. The search for repeated fields is quadratic, so it needs a limit.
 const MAX_FIELDS: usize = 100;
 
-/// The fields not yet read, and the errors so far. A field that is `null` is absent.
+/// The fields that were not read yet, and the errors so far. A field that is `null` counts as absent.
 pub(crate) struct Fields<'a> {
     left: Vec<(String, &'a RawValue)>,
-    /// Put before field names in errors: `steps[2].`.
+    /// Errors have this before the name of a field, for example `steps[2].`.
     prefix: String,
     errors: Vec<FieldError>,
 }
 
 impl<'a> Fields<'a> {
-    /// The body's fields; none if there is no body.
+    /// The fields of the body. An empty body has none.
     pub(crate) fn parse(request: &Request<'a>) -> Result<Fields<'a>, Problem> {
         let body = request.body()?;
         let mut fields = Fields::new(Vec::new(), String::new());
@@ -52,7 +52,7 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    /// The fields of an object that stands on its own; none where there is none.
+    /// The fields of an object. Without an object there are none.
     pub(crate) fn of(object: Option<&'a RawValue>) -> Result<Fields<'a>, Vec<FieldError>> {
         let mut fields = Fields::new(Vec::new(), String::new());
         if let Some(object) = object {
@@ -84,13 +84,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Notes that `field` is wrong.
+    /// Records that `field` is wrong.
     pub(crate) fn fault(&mut self, field: &str, message: impl Into<String>) {
         let field = format!("{}{field}", self.prefix);
         self.errors.push(FieldError::new(field, message));
     }
 
-    /// Notes what a check has found in the field `parent`.
+    /// Records what a check has found in the field `parent`.
     pub(crate) fn fault_all(&mut self, parent: &str, checked: Result<(), Vec<FieldError>>) {
         for error in checked.err().unwrap_or_default() {
             let FieldError { field, message } = error.under(parent);
@@ -98,7 +98,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// How many faults were noted so far.
+    /// The number of errors so far.
     pub(crate) fn faults(&self) -> usize {
         self.errors.len()
     }
@@ -129,7 +129,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A text that must be there, and not be blank; else an empty one.
+    /// A text that is required and must not be blank. After an error the text is empty.
     pub(crate) fn required_text(&mut self, name: &str, max: usize) -> String {
         let faults = self.errors.len();
         let text = self.text(name, max).unwrap_or_default();
@@ -182,7 +182,7 @@ impl<'a> Fields<'a> {
         flag
     }
 
-    /// An object, to the letter.
+    /// An object, as the client wrote it.
     pub(crate) fn object(&mut self, name: &str) -> Option<&'a RawValue> {
         let value = self.take(name)?;
         let problem = if !value.get().starts_with('{') {
@@ -196,18 +196,18 @@ impl<'a> Fields<'a> {
         None
     }
 
-    /// Any value, to the letter.
+    /// Any value, as the client wrote it.
     pub(crate) fn any(&mut self, name: &str) -> Option<&'a RawValue> {
         self.take(name)
     }
 
-    /// An array's elements; `None` if the field is absent or not an array.
+    /// The elements of an array. `None` means that the field is absent or is not an array.
     pub(crate) fn array(&mut self, name: &str) -> Option<Vec<&'a RawValue>> {
         serde_json::from_str(self.take(name)?.get()).ok()
     }
 
-    /// The fields of an element of an array, with errors under its own name; what is wrong in
-    /// it is handed back to [`adopt`](Self::adopt).
+    /// The fields of an element of an array. Their errors have `name` before them. The caller hands the element to
+    /// [`adopt`](Self::adopt) afterwards.
     pub(crate) fn element(&mut self, name: &str, value: &'a RawValue) -> Option<Fields<'a>> {
         match serde_json::from_str::<Pairs<'a>>(value.get()) {
             Ok(pairs) => {
@@ -222,7 +222,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Takes over the errors of an element.
+    /// Adds the errors of an element to these.
     pub(crate) fn adopt(&mut self, mut element: Fields<'_>) {
         element.refuse_unknown();
         self.errors.append(&mut element.errors);
@@ -236,12 +236,12 @@ impl<'a> Fields<'a> {
 
     /// # Errors
     ///
-    /// All that was wrong, unknown fields included.
+    /// All mistakes. An unknown field is one too.
     pub(crate) fn finish(self) -> Result<(), Problem> {
         self.check().map_err(Problem::invalid)
     }
 
-    /// As [`finish`](Self::finish), with the errors as they are.
+    /// As [`finish`](Self::finish), but it returns the errors without a response.
     pub(crate) fn check(mut self) -> Result<(), Vec<FieldError>> {
         self.refuse_unknown();
         match self.errors.is_empty() {
@@ -257,7 +257,7 @@ fn not_json(error: serde_json::Error) -> Problem {
     Problem::new(400, "invalid_json", message)
 }
 
-/// An object's pairs in order, doubles included, which a map would swallow.
+/// The pairs of an object in their order. It keeps repeated names, which a map would lose.
 struct Pairs<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Pairs<'de> {
@@ -282,14 +282,14 @@ impl<'de> Deserialize<'de> for Pairs<'de> {
     }
 }
 
-/// The query's values, checked like a body's fields.
+/// The parameters of a query. They are checked like the fields of a body.
 pub(crate) struct Query<'a> {
     pairs: &'a [(String, String)],
     errors: Vec<FieldError>,
 }
 
 impl<'a> Query<'a> {
-    /// Unknown or repeated parameters are errors, which [`finish`](Self::finish) returns.
+    /// An unknown or repeated parameter is an error, which [`finish`](Self::finish) returns.
     pub(crate) fn new(request: &'a Request<'_>, known: &[&str]) -> Query<'a> {
         let pairs = request.query();
         let mut errors = Vec::new();
@@ -313,7 +313,7 @@ impl<'a> Query<'a> {
         pairs.find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    /// A value that `parse` accepts; `wanted` says what it would.
+    /// A value that `parse` accepts. The error message says with `wanted` what that is.
     pub(crate) fn parse<T>(
         &mut self,
         name: &str,
@@ -328,7 +328,7 @@ impl<'a> Query<'a> {
         parsed
     }
 
-    /// One or several names, comma-separated, each once in what is given back; none where the
+    /// The value is one or several names with commas between them. The result has each name once. It is empty if the
     /// parameter is absent.
     pub(crate) fn any_of<T: Copy + PartialEq>(
         &mut self,
@@ -351,7 +351,7 @@ impl<'a> Query<'a> {
         chosen.unwrap_or_default()
     }
 
-    /// Whether it is on: `1`, or the name alone.
+    /// Whether the flag is set. `1` and the name alone set it.
     pub(crate) fn flag(&mut self, name: &str) -> bool {
         let flag = self.parse(name, "0 or 1", |text| match text {
             "1" | "true" | "" => Some(true),
@@ -361,7 +361,7 @@ impl<'a> Query<'a> {
         flag.unwrap_or(false)
     }
 
-    /// `limit`: how many entries of a list, 100 if it does not say.
+    /// `limit`: the most entries of a list. The default is 100.
     pub(crate) fn limit(&mut self) -> usize {
         let limit = self.parse("limit", "a whole number from 1 to 1000", |text| {
             text.parse().ok().filter(|n| (1..=1_000).contains(n))
