@@ -1,6 +1,5 @@
 //! What the handlers share, and one call of a handler: its session, its task and its body.
 
-use std::borrow::Cow;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
@@ -49,7 +48,7 @@ pub(super) struct Call<'a> {
     pub(super) api: &'a Api,
     pub(super) request: &'a Request<'a>,
     pub(super) session: SessionKey,
-    pub(super) parameters: &'a [Cow<'a, str>],
+    pub(super) parameter: &'a str,
 }
 
 impl Api {
@@ -172,7 +171,7 @@ impl Call<'_> {
 
     /// The task id in the path, which may be `latest`. No task has an id that is not a UUID.
     pub(super) fn id(&self) -> Result<TaskId, Problem> {
-        let text = self.parameters.first().map_or("", |text| text);
+        let text = self.parameter;
         if text == LATEST {
             let message = "This session has no task yet, so there is no latest one";
             let none = || Problem::new(404, "task_not_found", message);

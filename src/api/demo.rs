@@ -6,11 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::call::Call;
 use super::tasks::{description, name};
-use super::view::{TaskAnswer, path};
+use super::view::{path, task_answer};
 use super::watch;
 use crate::demo::{self, MAX_DELAY_MS, MAX_ITEMS, SPEEDS};
 use crate::executor::{ExecutorRegistry, TaskInput};
-use crate::http::Response;
 use crate::http::fields::Fields;
 use crate::http::router::Answer;
 use crate::store::NewTask;
@@ -205,8 +204,8 @@ fn submit(call: &Call<'_>, demo: &Demo) -> Answer {
             .system
             .execution()
             .submit_checked(&call.session, new)?;
-        let answer = TaskAnswer::new(&task, Some(demo.message)).with_note(NOTE);
-        Ok(Response::json(201, &answer).with("Location", path(task.id)))
+        let answer = task_answer(201, Some(demo.message), &task, Some(NOTE));
+        Ok(answer.with("Location", path(task.id)))
     })
 }
 

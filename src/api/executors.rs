@@ -1,7 +1,5 @@
 //! `/executors`: the types that tasks and jobs can have here.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
 use serde_json::Value;
 
@@ -43,7 +41,7 @@ struct WorkerView {
     last_call_at: Millis,
 }
 
-pub(super) fn list(api: &Api, _: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
+pub(super) fn list(api: &Api, _: &Request<'_>, _: &str) -> Answer {
     let execution = api.system.execution();
     let registry = execution.registry();
     let listed = registry.listed().into_iter();

@@ -2,7 +2,6 @@
 //!
 //! A new part of the system adds its numbers with [`Api::report`].
 
-use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::call::Api;
@@ -11,7 +10,7 @@ use crate::http::{Problem, Request, Response};
 use crate::metrics::Exposition;
 use crate::task::TaskStatus;
 
-pub(super) fn show(api: &Api, _: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
+pub(super) fn show(api: &Api, _: &Request<'_>, _: &str) -> Answer {
     let Some(http) = api.http_meter.get() else {
         let message = "Metrics are off: start the server with METRICS=true";
         return Err(Problem::new(404, "metrics_disabled", message));

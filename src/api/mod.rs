@@ -17,7 +17,6 @@ mod view;
 mod watch;
 mod work;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,13 +28,13 @@ use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::{Method, Problem, Request, Response};
 
 type Scoped = fn(&Call<'_>) -> Answer;
-type Unscoped = fn(&Api, &Request<'_>, &[Cow<'_, str>]) -> Answer;
+type Unscoped = fn(&Api, &Request<'_>, &str) -> Answer;
 
 /// Every route of the Task System.
 pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
     let on = |handler: Scoped| -> Handler {
         let api = api.clone();
-        Box::new(move |request, parameters| api.call(handler, request, parameters))
+        Box::new(move |request, parameter| api.call(handler, request, parameter))
     };
     let get = |pattern, handler: Scoped| Route::get(pattern, on(handler));
     let post = |pattern, handler: Scoped| Route::post(pattern, on(handler));
@@ -43,14 +42,14 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         let api = api.clone();
         Route::get(
             pattern,
-            Box::new(move |request, parameters| handler(&api, request, parameters)),
+            Box::new(move |request, parameter| handler(&api, request, parameter)),
         )
     };
     let from_worker = |pattern, handler: Unscoped| {
         let api = api.clone();
         Route::post(
             pattern,
-            Box::new(move |request, parameters| handler(&api, request, parameters)),
+            Box::new(move |request, parameter| handler(&api, request, parameter)),
         )
     };
     vec![
@@ -123,10 +122,10 @@ impl Api {
     /// Adds the common headers.
     fn finish(&self, request: &Request<'_>, mut response: Response) -> Response {
         let path = request.path();
-        let scoped = is_under(path, &TASK_ROUTES) || path == HEALTH || path == HOME;
+        let is_scoped = || is_under(path, &TASK_ROUTES) || path == HEALTH || path == HOME;
         // Responses that no handler made (405, OPTIONS, 503) have the session header too.
-        if scoped
-            && response.header(SESSION_HEADER).is_none()
+        if response.header(SESSION_HEADER).is_none()
+            && is_scoped()
             && let Ok(session) = self.session_of(request)
         {
             response = response.with(SESSION_HEADER, session.as_str().to_owned());
@@ -134,7 +133,7 @@ impl Api {
         origin::allow(&self.config, request, response)
     }
 
-    fn call(&self, handler: Scoped, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
+    fn call(&self, handler: Scoped, request: &Request<'_>, parameter: &str) -> Answer {
         if !self.config.enable_session_isolation && is_under(request.path(), &TASK_ROUTES) {
             let message = "The Task System is off: start the server with \
                            ENABLE_SESSION_ISOLATION=true";
@@ -144,7 +143,7 @@ impl Api {
             api: self,
             request,
             session: self.session_of(request)?,
-            parameters,
+            parameter,
         };
         let answer = match self.actor(request) {
             Some(actor) => actor::during(actor, || handler(&call)),

@@ -4,7 +4,6 @@
 //! hold it against the route table, the error codes in the source, and every answer that the
 //! integration tests see.
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use super::call::Api;
@@ -20,12 +19,12 @@ static SERVED: LazyLock<String> = LazyLock::new(|| {
     DOCUMENT.replacen("\"version\": \"0.0.0\"", version, 1)
 });
 
-pub(super) fn document(_: &Api, _: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
+pub(super) fn document(_: &Api, _: &Request<'_>, _: &str) -> Answer {
     Ok(Response::json_bytes(200, SERVED.as_bytes().to_vec()))
 }
 
 /// The page, which fetches the document itself.
-pub(super) fn page(_: &Api, _: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
+pub(super) fn page(_: &Api, _: &Request<'_>, _: &str) -> Answer {
     Ok(page::docs())
 }
 

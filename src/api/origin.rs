@@ -15,7 +15,8 @@ pub(super) fn check(config: &Config, request: &Request<'_>) -> Result<(), Proble
         return Err(Problem::new(421, "host_not_allowed", message));
     }
     let changes = matches!(request.method, Method::Post | Method::Delete);
-    match request.header("Origin").filter(|_| changes) {
+    let origin = changes.then(|| request.header("Origin"));
+    match origin.flatten() {
         Some(origin) if !is_same(origin, host) && !is_listed(config, origin) => {
             let message = refusal(origin);
             Err(Problem::new(403, "origin_not_allowed", message))

@@ -1,7 +1,5 @@
 //! `/`: the page for browsers, and a short text for everything else.
 
-use std::borrow::Cow;
-
 use serde_json::json;
 use uuid::Uuid;
 
@@ -39,7 +37,7 @@ pub(super) fn shared(status: u16) -> Response {
 }
 
 /// A worker in a shell, for this server.
-pub(super) fn worker(api: &Api, request: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
+pub(super) fn worker(api: &Api, request: &Request<'_>, _: &str) -> Answer {
     let script = WORKER.replace("{{base}}", &base(api, request));
     Ok(Response::bytes("text/x-shellscript; charset=utf-8", script))
 }

@@ -1,8 +1,6 @@
 //! Share links: `POST /tasks/:id/share` makes one, `/s/:token` shows its task to anyone, live
 //! and read-only, in the form that the client asks for.
 
-use std::borrow::Cow;
-
 use serde::Serialize;
 
 use super::call::{Api, Call};
@@ -102,8 +100,8 @@ fn json(task: &Task) -> Response {
 }
 
 /// `GET /s/:token`, and `/s/:token.svg`.
-pub(super) fn show(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
-    let last = parameters.first().map_or("", |text| text);
+pub(super) fn show(api: &Api, request: &Request<'_>, parameter: &str) -> Answer {
+    let last = parameter;
     let (token, badge) = match last.strip_suffix(".svg") {
         Some(token) => (token, true),
         None => (last, false),

@@ -1,7 +1,7 @@
 //! `/tasks/:id/status`: polls, conditional and long.
 
 use super::call::Call;
-use super::view::StatusView;
+use super::view;
 use crate::http::polling::{self, Polled, long_poll};
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
@@ -31,7 +31,7 @@ pub(super) fn status(call: &Call<'_>) -> Answer {
 fn poll(call: &Call<'_>, id: TaskId) -> Result<Polled, Problem> {
     let polled = call.api.tasks.inspect(&call.session, id, |task| {
         Polled::new(call.request, task.version, task.status.is_final(), || {
-            Response::json(200, &StatusView::new(task))
+            Response::object(200, |object| view::status(object, task))
         })
     });
     Ok(polled?)

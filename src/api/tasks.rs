@@ -4,9 +4,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::call::Call;
-use super::view::{TaskAnswer, TaskView, path};
+use super::view::{path, task, task_answer};
 use super::watch;
 use crate::http::fields::{Fields, Query};
+use crate::http::json::Object;
 use crate::http::response::PART;
 use crate::http::router::Answer;
 use crate::http::{Problem, Response};
@@ -57,12 +58,12 @@ pub(super) fn create(call: &Call<'_>) -> Answer {
         fields.finish()?;
         call.may_start(&new.kind)?;
         let system = &call.api.system;
-        let task = match start.unwrap_or(is_watched) {
+        let created = match start.unwrap_or(is_watched) {
             true => system.execution().submit_checked(&call.session, new)?,
             false => system.tasks().create(&call.session, new)?,
         };
-        let answer = TaskAnswer::new(&task, Some("Task created successfully"));
-        Ok(Response::json(201, &answer).with("Location", path(task.id)))
+        let answer = task_answer(201, Some("Task created successfully"), &created, None);
+        Ok(answer.with("Location", path(created.id)))
     })
 }
 
@@ -115,13 +116,12 @@ impl ListedPage {
         let before = self.count;
         let part = self
             .tasks
-            .list_part(&self.key, &self.query, self.total.is_none(), |task| {
+            .list_part(&self.key, &self.query, self.total.is_none(), |listed| {
                 if self.count > 0 {
                     out.push(b',');
                 }
                 self.count += 1;
-                // Our own types write into memory: there is nothing in it that can fail.
-                let _ = serde_json::to_writer(&mut *out, &TaskView::listed(task));
+                Object::write(out, |object| task(object, listed));
                 out.len() < PART
             });
         let total = *self.total.get_or_insert(part.total);
@@ -168,14 +168,9 @@ pub(super) fn stats(call: &Call<'_>) -> Answer {
 }
 
 pub(super) fn show(call: &Call<'_>) -> Answer {
-    inspect(call, |task| {
-        Response::json(200, &TaskAnswer::new(task, None))
-    })
-}
-
-fn inspect(call: &Call<'_>, read: impl FnOnce(&Task) -> Response) -> Answer {
+    let answer = |task: &Task| task_answer(200, None, task, None);
     let tasks = &call.api.tasks;
-    Ok(tasks.inspect(&call.session, call.id()?, read)?)
+    Ok(tasks.inspect(&call.session, call.id()?, answer)?)
 }
 
 pub(super) fn history(call: &Call<'_>) -> Answer {
@@ -233,8 +228,8 @@ pub(super) fn cancel(call: &Call<'_>) -> Answer {
     call.no_fields()?;
     let execution = call.api.system.execution();
     let task = execution.cancel(&call.session, call.id()?)?;
-    let answer = TaskAnswer::new(&task, Some("Task cancelled successfully"));
-    Ok(Response::json(200, &answer))
+    let message = Some("Task cancelled successfully");
+    Ok(task_answer(200, message, &task, None))
 }
 
 pub(super) fn retry(call: &Call<'_>) -> Answer {
@@ -243,8 +238,8 @@ pub(super) fn retry(call: &Call<'_>) -> Answer {
     let task_id = call.id()?;
     call.may_start_task(task_id)?;
     let task = execution.retry(&call.session, task_id)?;
-    let answer = TaskAnswer::new(&task, Some("Task retried successfully"));
-    Ok(Response::json(200, &answer))
+    let message = Some("Task retried successfully");
+    Ok(task_answer(200, message, &task, None))
 }
 
 #[derive(Serialize)]

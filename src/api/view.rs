@@ -1,108 +1,89 @@
 //! How tasks look on the wire.
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::events::TaskEvent;
-use crate::task::{Millis, SessionKey, Task, TaskId, TaskStatus};
-
-/// A task, as the contract has it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct TaskView<'a> {
-    id: TaskId,
-    name: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<&'a str>,
-    status: TaskStatus,
-    progress: u8,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    current_step: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    current_step_description: Option<&'a str>,
-    created_at: Millis,
-    updated_at: Millis,
-    started_at: Option<Millis>,
-    completed_at: Option<Millis>,
-    error: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a RawValue>,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    attempt: u32,
-    timeout_ms: Option<u64>,
-    session_key: &'a SessionKey,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    links: Option<Links>,
-}
-
-#[derive(Serialize)]
-struct Links {
-    #[serde(rename = "self")]
-    this: String,
-    status: String,
-    events: String,
-    watch: String,
-    history: String,
-}
+use crate::http::Response;
+use crate::http::json::{Object, name};
+use crate::task::{Millis, Task, TaskId, TaskStatus};
 
 /// Where a task is found.
 pub(super) fn path(id: TaskId) -> String {
-    format!("/api/v1/tasks/{id}")
+    let mut text = [0; 36];
+    ["/api/v1/tasks/", id.hyphenated().encode_lower(&mut text)].concat()
 }
 
-impl<'a> TaskView<'a> {
-    /// As it stands in a list.
-    pub(super) fn listed(task: &'a Task) -> TaskView<'a> {
-        TaskView {
-            id: task.id,
-            name: &task.name,
-            description: task.description.as_deref(),
-            status: task.status,
-            progress: task.progress,
-            current_step: task.step.as_deref(),
-            current_step_description: task.step_description.as_deref(),
-            created_at: task.created_at,
-            updated_at: task.updated_at,
-            started_at: task.started_at,
-            completed_at: task.completed_at,
-            error: task.error.as_deref(),
-            result: task.result.as_deref(),
-            metadata: task.metadata.as_deref(),
-            kind: &task.kind,
-            attempt: task.attempt,
-            timeout_ms: task.timeout_ms,
-            session_key: &task.session,
-            links: None,
-        }
-    }
+/// A task as it stands in a list, as the contract has it.
+pub(super) fn task(object: &mut Object<'_>, task: &Task) {
+    object.plain(name!("id"), task.id.hyphenated().encode_lower(&mut [0; 36]));
+    object.field(name!("name"), &*task.name);
+    object.if_some(name!("description"), task.description.as_deref());
+    object.plain(name!("status"), task.status.as_str());
+    object.field(name!("progress"), u64::from(task.progress));
+    object.if_some(name!("currentStep"), task.step.as_deref());
+    object.if_some(
+        name!("currentStepDescription"),
+        task.step_description.as_deref(),
+    );
+    object.field(name!("createdAt"), task.created_at);
+    object.field(name!("updatedAt"), task.updated_at);
+    object.field(name!("startedAt"), task.started_at);
+    object.field(name!("completedAt"), task.completed_at);
+    object.field(name!("error"), task.error.as_deref());
+    object.if_some(name!("result"), task.result.as_deref());
+    object.if_some(name!("metadata"), task.metadata.as_deref());
+    object.field(name!("type"), &*task.kind);
+    object.field(name!("attempt"), u64::from(task.attempt));
+    object.field(name!("timeoutMs"), task.timeout_ms);
+    object.plain(name!("sessionKey"), task.session.as_str());
+}
 
-    /// As it stands alone, with links.
-    pub(super) fn alone(task: &'a Task) -> TaskView<'a> {
-        let this = path(task.id);
-        TaskView {
-            links: Some(Links {
-                status: format!("{this}/status"),
-                events: format!("{this}/events"),
-                watch: format!("{this}/watch"),
-                history: format!("{this}/history"),
-                this,
-            }),
-            ..TaskView::listed(task)
-        }
-    }
+/// A success that carries a task with its links.
+pub(super) fn task_answer(
+    status: u16,
+    message: Option<&str>,
+    of: &Task,
+    note: Option<&str>,
+) -> Response {
+    Response::object(status, |answer| {
+        answer.field(name!("success"), true);
+        answer.if_some(name!("message"), message);
+        answer.object(name!("task"), |object| {
+            task(object, of);
+            object.object(name!("links"), |links| {
+                let path = path(of.id);
+                links.plain(name!("self"), &path);
+                links.field(name!("status"), [&path, "/status"]);
+                links.field(name!("events"), [&path, "/events"]);
+                links.field(name!("watch"), [&path, "/watch"]);
+                links.field(name!("history"), [&path, "/history"]);
+            });
+        });
+        answer.if_some(name!("note"), note);
+    })
 }
 
 /// What a poll tells.
+pub(super) fn status(object: &mut Object<'_>, task: &Task) {
+    object.field(name!("success"), true);
+    object.plain(name!("status"), task.status.as_str());
+    object.field(name!("progress"), u64::from(task.progress));
+    object.if_some(name!("currentStep"), task.step.as_deref());
+    object.if_some(
+        name!("currentStepDescription"),
+        task.step_description.as_deref(),
+    );
+    object.field(name!("startedAt"), task.started_at);
+    object.field(name!("completedAt"), task.completed_at);
+    object.field(name!("error"), task.error.as_deref());
+}
+
+/// The same as an event of a stream left it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StatusView<'a> {
     success: bool,
-    /// In a stream, where the address does not tell it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    task_id: Option<TaskId>,
+    task_id: TaskId,
     status: TaskStatus,
     progress: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,28 +96,11 @@ pub(super) struct StatusView<'a> {
 }
 
 impl<'a> StatusView<'a> {
-    pub(super) fn new(task: &'a Task) -> StatusView<'a> {
-        StatusView {
-            success: true,
-            task_id: None,
-            status: task.status,
-            progress: task.progress,
-            current_step: task.step.as_deref(),
-            current_step_description: task.step_description.as_deref(),
-            started_at: task.started_at,
-            completed_at: task.completed_at,
-            error: task.error.as_deref(),
-        }
-    }
-}
-
-impl<'a> StatusView<'a> {
-    /// As an event left the task.
     pub(super) fn at(event: &'a TaskEvent) -> StatusView<'a> {
         let now = &event.snapshot;
         StatusView {
             success: true,
-            task_id: Some(event.task),
+            task_id: event.task,
             status: now.status,
             progress: now.progress,
             current_step: now.step.as_deref(),
@@ -145,32 +109,5 @@ impl<'a> StatusView<'a> {
             completed_at: now.completed_at,
             error: now.error.as_deref(),
         }
-    }
-}
-
-/// A success that carries a task.
-#[derive(Serialize)]
-pub(super) struct TaskAnswer<'a> {
-    success: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<&'a str>,
-    task: TaskView<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    note: Option<&'a str>,
-}
-
-impl<'a> TaskAnswer<'a> {
-    pub(super) fn new(task: &'a Task, message: Option<&'a str>) -> TaskAnswer<'a> {
-        TaskAnswer {
-            success: true,
-            message,
-            task: TaskView::alone(task),
-            note: None,
-        }
-    }
-
-    pub(super) fn with_note(mut self, note: &'a str) -> TaskAnswer<'a> {
-        self.note = Some(note);
-        self
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! These routes belong to no session: the token is the operator's, and workers see the tasks of all sessions.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +90,7 @@ struct Done {
     success: bool,
 }
 
-pub(super) fn claim(api: &Api, request: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
+pub(super) fn claim(api: &Api, request: &Request<'_>, _: &str) -> Answer {
     authorize(api, request)?;
     let mut fields = Fields::parse(request)?;
     let types = types(api, &mut fields);
@@ -146,7 +145,7 @@ fn types(api: &Api, fields: &mut Fields<'_>) -> Vec<String> {
     types
 }
 
-pub(super) fn progress(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
+pub(super) fn progress(api: &Api, request: &Request<'_>, parameter: &str) -> Answer {
     authorize(api, request)?;
     let mut fields = Fields::parse(request)?;
     let report = WorkerReport {
@@ -158,7 +157,7 @@ pub(super) fn progress(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, s
         log: log_lines(&mut fields),
     };
     fields.finish()?;
-    let lease = lease(api, parameters)?;
+    let lease = lease(api, parameter)?;
     let lease_until = lease.report(report).map_err(over)?;
     let success = true;
     Ok(Response::json(
@@ -186,7 +185,7 @@ fn log_lines(fields: &mut Fields<'_>) -> Vec<String> {
     }
 }
 
-pub(super) fn complete(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
+pub(super) fn complete(api: &Api, request: &Request<'_>, parameter: &str) -> Answer {
     authorize(api, request)?;
     let mut fields = Fields::parse(request)?;
     let result = fields.any("result").map(RawValue::get);
@@ -201,10 +200,10 @@ pub(super) fn complete(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, s
         }
     }
     fields.finish()?;
-    end(api, parameters, &Said::Completed(result.map(str::to_owned)))
+    end(api, parameter, &Said::Completed(result.map(str::to_owned)))
 }
 
-pub(super) fn fail(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
+pub(super) fn fail(api: &Api, request: &Request<'_>, parameter: &str) -> Answer {
     authorize(api, request)?;
     let mut fields = Fields::parse(request)?;
     let error = fields.required_text("error", MAX_TEXT);
@@ -213,24 +212,24 @@ pub(super) fn fail(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]
         false => Said::FailedForGood(error),
     };
     fields.finish()?;
-    end(api, parameters, &said)
+    end(api, parameter, &said)
 }
 
-pub(super) fn release(api: &Api, request: &Request<'_>, parameters: &[Cow<'_, str>]) -> Answer {
+pub(super) fn release(api: &Api, request: &Request<'_>, parameter: &str) -> Answer {
     authorize(api, request)?;
     Fields::parse(request)?.finish()?;
-    end(api, parameters, &Said::Released)
+    end(api, parameter, &Said::Released)
 }
 
-fn end(api: &Api, parameters: &[Cow<'_, str>], said: &Said) -> Answer {
-    let lease = lease(api, parameters)?;
+fn end(api: &Api, parameter: &str, said: &Said) -> Answer {
+    let lease = lease(api, parameter)?;
     let pool = api.system.execution().pool();
     pool.end_lease(&lease, said).map_err(over)?;
     Ok(Response::json(200, &Done { success: true }))
 }
 
 /// Creates a task that the caller runs itself.
-pub(super) fn adopt(api: &Api, request: &Request<'_>, _: &[Cow<'_, str>]) -> Answer {
+pub(super) fn adopt(api: &Api, request: &Request<'_>, _: &str) -> Answer {
     authorize(api, request)?;
     let mut fields = Fields::parse(request)?;
     let name = fields.required_text("name", MAX_NAME);
@@ -283,8 +282,8 @@ fn unfit(api: &Api, kind: &str) -> Option<String> {
 }
 
 /// The lease of the path. One that is not known, perhaps since the server was restarted, is over.
-fn lease(api: &Api, parameters: &[Cow<'_, str>]) -> Result<Arc<Lease>, Problem> {
-    let name = parameters.first().and_then(|text| text.parse().ok());
+fn lease(api: &Api, parameter: &str) -> Result<Arc<Lease>, Problem> {
+    let name = parameter.parse().ok();
     let remote = api.system.execution().pool().remote();
     name.and_then(|name| remote.find(name))
         .ok_or_else(|| over(OverReason::Expired))

@@ -167,10 +167,15 @@ impl Registration {
         self.checks.iter().try_for_each(|check| check(input))
     }
 
+    /// Whether it has checks that tasks have to pass.
+    pub(crate) fn checks_tasks(&self) -> bool {
+        !self.only_jobs && !self.checks.is_empty()
+    }
+
     pub(crate) fn check_task(&self, input: &TaskInput) -> Result<(), Vec<FieldError>> {
-        match self.only_jobs {
-            true => Ok(()),
-            false => self.check_job(input),
+        match self.checks_tasks() {
+            true => self.check_job(input),
+            false => Ok(()),
         }
     }
 }

@@ -43,12 +43,7 @@ impl<'a> Fields<'a> {
                            Content-Type: application/json";
             return Err(Problem::new(415, "unsupported_media_type", message));
         }
-        let value: &RawValue = serde_json::from_slice(body).map_err(not_json)?;
-        if !value.get().starts_with('{') {
-            let message = "The body must be a JSON object";
-            return Err(Problem::new(400, "invalid_request", message));
-        }
-        fields.add(serde_json::from_str(value.get()).map_err(not_json)?);
+        fields.add(serde_json::from_slice(body).map_err(|error| not_fields(body, error))?);
         Ok(fields)
     }
 
@@ -251,6 +246,18 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Why a body has no fields.
+fn not_fields(body: &[u8], error: serde_json::Error) -> Problem {
+    match serde_json::from_slice::<&RawValue>(body) {
+        Ok(value) if !value.get().starts_with('{') => {
+            let message = "The body must be a JSON object";
+            Problem::new(400, "invalid_request", message)
+        }
+        Ok(_) => not_json(error),
+        Err(error) => not_json(error),
+    }
+}
+
 fn not_json(error: serde_json::Error) -> Problem {
     let (line, column) = (error.line(), error.column());
     let message = format!("The body is not valid JSON: see line {line}, column {column}");
@@ -336,6 +343,9 @@ impl<'a> Query<'a> {
         all: &[T],
         name_of: fn(T) -> &'static str,
     ) -> Vec<T> {
+        if self.get(name).is_none() {
+            return Vec::new();
+        }
         let names: Vec<_> = all.iter().map(|value| name_of(*value)).collect();
         let wanted = format!("one or several, comma-separated, of {}", names.join(", "));
         let chosen = self.parse(name, &wanted, |text| {

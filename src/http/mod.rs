@@ -3,6 +3,7 @@
 //! Nothing here knows what a task is, nor what a socket is.
 
 pub(crate) mod fields;
+pub(crate) mod json;
 pub(crate) mod meter;
 mod negotiate;
 pub(crate) mod polling;

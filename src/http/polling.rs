@@ -37,7 +37,7 @@ impl Polled {
         is_final: bool,
         body: impl FnOnce() -> Response,
     ) -> Polled {
-        let tag = ["\"", &version.to_string(), "\""].concat();
+        let tag = ["\"", itoa::Buffer::new().format(version), "\""].concat();
         let known = request.header("If-None-Match");
         let is_same = known.is_some_and(|known| matches(known, &tag));
         let response = match is_same {

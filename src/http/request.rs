@@ -208,12 +208,15 @@ pub(crate) fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
 }
 
 fn form_decode(text: &str) -> String {
-    percent_decode(&text.replace('+', " ")).into_owned()
+    match cut(text, b'+') {
+        Some(_) => percent_decode(&text.replace('+', " ")).into_owned(),
+        None => percent_decode(text).into_owned(),
+    }
 }
 
 /// `%41` → `A`; a malformed escape stays as it is, bytes that are not UTF-8 become U+FFFD.
 pub(crate) fn percent_decode(text: &str) -> Cow<'_, str> {
-    if !text.as_bytes().contains(&b'%') {
+    if cut(text, b'%').is_none() {
         return Cow::Borrowed(text);
     }
     let mut bytes = Vec::with_capacity(text.len());

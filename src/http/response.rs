@@ -6,6 +6,8 @@ use std::io;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::http::json::Object;
+
 /// Status, headers and body. The transport adds what every answer carries.
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -79,6 +81,14 @@ impl Response {
             .with("X-Accel-Buffering", "no")
     }
 
+    /// A JSON object with these fields.
+    pub(crate) fn object(status: u16, fields: impl FnOnce(&mut Object<'_>)) -> Response {
+        let mut bytes = Vec::with_capacity(1_000);
+        Object::write(&mut bytes, fields);
+        bytes.push(b'\n');
+        Response::json_bytes(status, bytes)
+    }
+
     pub(crate) fn json(status: u16, body: &impl Serialize) -> Response {
         let mut bytes = Vec::with_capacity(1_000);
         // Our own types write into memory: there is nothing in it that can fail.
@@ -107,7 +117,8 @@ impl Response {
         content_type: &'static str,
         mut parts: impl FnMut(&mut Vec<u8>) -> bool + Send + 'static,
     ) -> Response {
-        let mut first = Vec::with_capacity(512);
+        // Room for what most lists take.
+        let mut first = Vec::with_capacity(8 * 1024);
         let body = match parts(&mut first) {
             true => Body::Parts(first, Box::new(parts)),
             false => Body::Bytes(first),

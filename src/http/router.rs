@@ -1,27 +1,36 @@
 //! The route table: patterns, and what answers them.
 
-use std::borrow::Cow;
-
 use crate::http::fields::Query;
 use crate::http::request::{Method, Request, cut, percent_decode};
 use crate::http::{Problem, Response};
 
-/// Answers one route. The strings are the path's parameters, in order.
-pub(crate) type Handler = Box<dyn Fn(&Request<'_>, &[Cow<'_, str>]) -> Answer + Send + Sync>;
+/// Answers one route. The text is the path's parameter; empty where it has none.
+pub(crate) type Handler = Box<dyn Fn(&Request<'_>, &str) -> Answer + Send + Sync>;
 
 pub(crate) type Answer = Result<Response, Problem>;
 
 /// In a path, in place of an id: the newest that the caller has created.
 pub(crate) const LATEST: &str = "latest";
 
-/// One path pattern, like `/tasks/:id/start`, with its methods.
+/// One path pattern, like `/tasks/:id/start` with one parameter at most, or `/jobs/*`, with its methods.
 pub(crate) struct Route {
     pattern: &'static str,
-    segments: Vec<&'static str>,
+    prefix: &'static str,
+    ending: Ending,
     get: Option<Handler>,
     post: Option<Handler>,
     delete: Option<Handler>,
     query: QueryRule,
+}
+
+/// What may stand behind a pattern's prefix.
+enum Ending {
+    /// Nothing.
+    Fixed,
+    /// A parameter without a slash, then this.
+    Parameter(&'static str),
+    /// Nothing, or more segments.
+    Any,
 }
 
 /// Which query parameters a route takes besides `session`.
@@ -36,9 +45,20 @@ enum QueryRule {
 
 impl Route {
     fn new(pattern: &'static str, get: Option<Handler>, post: Option<Handler>) -> Route {
+        let (prefix, ending) = match pattern.split_once(':') {
+            Some((prefix, rest)) => {
+                let suffix = &rest[rest.find('/').unwrap_or(rest.len())..];
+                (prefix, Ending::Parameter(suffix))
+            }
+            None => match pattern.strip_suffix("/*") {
+                Some(prefix) => (prefix, Ending::Any),
+                None => (pattern, Ending::Fixed),
+            },
+        };
         Route {
             pattern,
-            segments: segments(pattern),
+            prefix,
+            ending,
             get,
             post,
             delete: None,
@@ -87,25 +107,22 @@ impl Route {
         }
     }
 
-    fn matches(&self, path: &[&str]) -> bool {
-        let rest = self.segments.last() == Some(&"*");
-        let fixed = self.segments.len() - usize::from(rest);
-        (path.len() == fixed || rest && path.len() >= fixed)
-            && self.segments[..fixed]
-                .iter()
-                .zip(path)
-                .all(|(want, have)| want.starts_with(':') || want == have)
+    /// The parameter of a path that this route is for; empty where it has none.
+    fn parameter<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match self.ending {
+            Ending::Fixed => (path == self.prefix).then_some(""),
+            Ending::Any => {
+                let rest = path.strip_prefix(self.prefix)?;
+                (rest.is_empty() || rest.starts_with('/')).then_some("")
+            }
+            Ending::Parameter(suffix) => {
+                let parameter = path.strip_prefix(self.prefix)?.strip_suffix(suffix)?;
+                cut(parameter, b'/').is_none().then_some(parameter)
+            }
+        }
     }
 
-    fn parameters<'p>(&self, path: &[&'p str]) -> Vec<Cow<'p, str>> {
-        let pairs = self.segments.iter().zip(path);
-        pairs
-            .filter(|(want, _)| want.starts_with(':'))
-            .map(|(_, have)| percent_decode(have))
-            .collect()
-    }
-
-    fn answer(&self, request: &Request<'_>, path: &[&str]) -> Answer {
+    fn answer(&self, request: &Request<'_>, parameter: &str) -> Answer {
         let handler = match request.method {
             Method::Get | Method::Head => self.get.as_ref(),
             Method::Post => self.post.as_ref(),
@@ -118,7 +135,7 @@ impl Route {
         match handler {
             Some(handler) => {
                 self.check_query(request)?;
-                handler(request, &self.parameters(path))
+                handler(request, &percent_decode(parameter))
             }
             None => {
                 let message = format!("This path allows only {}", self.allow());
@@ -172,25 +189,14 @@ impl Router {
             let all = Response::empty(204).with("Allow", "GET, HEAD, POST, DELETE, OPTIONS");
             return (none, Ok(all));
         }
-        let path = segments(request.path());
-        match self.routes.iter().position(|route| route.matches(&path)) {
-            Some(number) => (number, self.routes[number].answer(request, &path)),
-            None => {
-                let message = "There is nothing at this path; see /docs for the routes";
-                (none, Err(Problem::new(404, "not_found", message)))
-            }
-        }
+        let mut routes = self.routes.iter().enumerate();
+        let found = routes.find_map(|(number, route)| {
+            let parameter = route.parameter(request.path())?;
+            Some((number, route.answer(request, parameter)))
+        });
+        found.unwrap_or_else(|| {
+            let message = "There is nothing at this path; see /docs for the routes";
+            (none, Err(Problem::new(404, "not_found", message)))
+        })
     }
-}
-
-/// What stands between the slashes.
-fn segments(path: &str) -> Vec<&str> {
-    let mut segments = Vec::with_capacity(8);
-    let mut rest = path;
-    while let Some((segment, more)) = cut(rest, b'/') {
-        segments.push(segment);
-        rest = more;
-    }
-    segments.push(rest);
-    segments
 }

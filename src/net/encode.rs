@@ -1,7 +1,7 @@
 //! Writes responses as bytes.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -55,11 +55,11 @@ impl Framing {
     };
 }
 
-/// A body up to this size goes out with the head; a thread keeps a buffer for both.
-const KEPT_BUFFER: usize = 16 * 1024;
+/// A body up to this size goes out with the head. A larger one goes as fast as its client reads.
+const WITH_HEAD: usize = 16 * 1024;
 
-/// What a thread keeps of that buffer between two responses.
-const IDLE_BUFFER: usize = 2 * 1024;
+/// What a thread keeps of its buffer between two responses: a head, and a small body behind it.
+const KEPT_BUFFER: usize = 2 * 1024;
 
 /// A client that reads an answer slower than this, in bytes a second, only holds it.
 const MIN_SPEED: u64 = 4 * 1024;
@@ -81,33 +81,48 @@ pub(super) fn write(
     let written = BUFFER.with_borrow_mut(|buffer| {
         buffer.clear();
         render_head(buffer, &response, id, framing);
-        if let (Body::Bytes(body), false) = (&response.body, bodiless)
-            && body.len() <= KEPT_BUFFER
-        {
-            buffer.extend_from_slice(body);
-        }
-        let written = out.write_all(buffer).and_then(|()| out.flush()).is_ok();
+        let written = match &response.body {
+            Body::Bytes(body) if !bodiless && body.len() <= WITH_HEAD => {
+                write_both(out, buffer, body)
+            }
+            _ => out.write_all(buffer),
+        };
+        let written = written.and_then(|()| out.flush()).is_ok();
         buffer.clear();
-        buffer.shrink_to(IDLE_BUFFER);
+        buffer.shrink_to(KEPT_BUFFER);
         written
     });
     if !written || bodiless {
         return written;
     }
-    let mut paced = Paced::new(out, within);
     match response.body {
-        Body::Bytes(body) if body.len() > KEPT_BUFFER => {
+        Body::Bytes(body) if body.len() > WITH_HEAD => {
+            let mut paced = Paced::new(out, within);
             let written = paced.write_all(&body);
             written.and_then(|()| paced.flush()).is_ok()
         }
         Body::Bytes(_) => true,
         Body::Parts(first, parts) => {
             let all = move |out: &mut dyn BodyWriter| send_parts(out, first, parts);
-            send_stream(&mut paced, Box::new(all), framing.chunks)
+            send_stream(&mut Paced::new(out, within), Box::new(all), framing.chunks)
         }
         // Its pace is that of the events.
         Body::Stream(stream) => send_stream(out, stream, framing.chunks),
     }
+}
+
+/// Writes head and body with one system call, as a rule. A copy of a small body is cheaper than a call with two parts.
+fn write_both(out: &mut dyn Sink, head: &mut Vec<u8>, body: &[u8]) -> io::Result<()> {
+    if head.len() + body.len() <= KEPT_BUFFER {
+        head.extend_from_slice(body);
+        return out.write_all(head);
+    }
+    let written = match out.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
+        Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+        written => written?,
+    };
+    out.write_all(&head[written.min(head.len())..])?;
+    out.write_all(&body[written.saturating_sub(head.len())..])
 }
 
 /// A whole response in one piece. Its body must not be a stream.
@@ -184,8 +199,13 @@ fn render_head(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framin
         }
     };
     let date = http_date();
-    let code = status.to_string();
-    put(&["HTTP/1.1 ", &code, " ", reason_phrase(status)]);
+    let mut digits = itoa::Buffer::new();
+    put(&[
+        "HTTP/1.1 ",
+        digits.format(status),
+        " ",
+        reason_phrase(status),
+    ]);
     put(&["\r\nDate: ", &date, "\r\nX-Request-Id: ", id]);
     put(&["\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff"]);
     for (name, value) in &response.headers {
@@ -196,7 +216,7 @@ fn render_head(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framin
     let mut after = framing.connection;
     match &response.body {
         _ if matches!(status, 204 | 304) => {}
-        Body::Bytes(body) => put(&["\r\nContent-Length: ", &body.len().to_string()]),
+        Body::Bytes(body) => put(&["\r\nContent-Length: ", digits.format(body.len())]),
         _ if framing.chunks => put(&["\r\nTransfer-Encoding: chunked"]),
         _ => after = After::Close,
     }
@@ -206,7 +226,7 @@ fn render_head(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framin
             if told {
                 put(&["\r\nConnection: keep-alive"]);
             }
-            put(&["\r\nKeep-Alive: timeout=", &seconds.to_string()]);
+            put(&["\r\nKeep-Alive: timeout=", digits.format(seconds)]);
         }
         #[cfg(feature = "tiny-http")]
         After::Unsaid => {}
@@ -274,7 +294,7 @@ impl BodyWriter for StreamBody<'_> {
         }
         self.buffer.clear();
         write!(self.buffer, "{:x}\r\n", bytes.len())?;
-        if bytes.len() > KEPT_BUFFER {
+        if bytes.len() > WITH_HEAD {
             // Copied, it would be held twice for as long as the client does not read.
             self.out.write_all(&self.buffer)?;
             self.out.write_all(bytes)?;

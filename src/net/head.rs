@@ -71,13 +71,19 @@ pub(crate) fn find_end(bytes: &[u8]) -> Result<Option<usize>, Problem> {
 
 /// Whether these bytes may stand in a line that begins at `start`.
 fn is_fine(line: &[u8], start: usize) -> bool {
-    is_text(line) && (start > 0 || line.is_ascii() && !line.contains(&b'\t'))
+    match start {
+        0 => all(line, |byte| (b' '..=b'~').contains(&byte)),
+        _ => is_text(line),
+    }
 }
 
 /// The text of a head that [`find_end`] has found. A byte that is no UTF-8 becomes U+FFFD: no header of ours has one,
 /// and those of others are ignored.
 pub(crate) fn text_of(head: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(head)
+    match std::str::from_utf8(head) {
+        Ok(text) => text.into(),
+        Err(_) => String::from_utf8_lossy(head),
+    }
 }
 
 fn head_too_large() -> Problem {
@@ -89,12 +95,17 @@ fn not_lines() -> Problem {
     malformed("A head is lines that end with CR LF, without control characters; the first is ASCII")
 }
 
-/// Whether it has no control characters but tabs. Looks at every byte in any case, which lets the compiler look at many
-/// at once.
+/// Whether it has no control characters but tabs.
 pub(super) fn is_text(line: &[u8]) -> bool {
-    let is_control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
-    line.iter()
-        .fold(true, |fine, &byte| fine & !is_control(byte))
+    all(line, |byte| {
+        !((byte < b' ' && byte != b'\t') || byte == 0x7f)
+    })
+}
+
+/// Looks at every byte in any case, which lets the compiler look at many at once.
+fn all(bytes: &[u8], is_fine: impl Fn(u8) -> bool) -> bool {
+    let bytes = bytes.iter();
+    bytes.fold(true, |fine, &byte| fine & is_fine(byte))
 }
 
 /// Reads the [text](text_of) of a head.
@@ -124,7 +135,7 @@ pub(crate) fn parse(text: &str, max_body: usize) -> Result<Head<'_>, Problem> {
         None if version == Version::Http11 => {
             return Err(malformed("The header Host is missing"));
         }
-        Some(host) if !host.bytes().all(is_of_host) => {
+        Some(host) if !host.bytes().all(|byte| HOST[usize::from(byte)]) => {
             return Err(malformed("The header Host is not NAME or NAME:PORT"));
         }
         _ => {}
@@ -144,21 +155,11 @@ fn without_cr(line: &str) -> &str {
     line.strip_suffix('\r').unwrap_or(line)
 }
 
-/// A name, an address, a port; no list of them, nor a user's name.
-fn is_of_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\''
-        )
-        || matches!(byte, b'('..=b'+' | b';' | b'=' | b':' | b'[' | b']')
-}
-
 fn request_line(line: &str) -> Result<(&str, &str, Version), Problem> {
     let wrong = || malformed("A request begins with METHOD TARGET HTTP/1.1");
-    let (method, rest) = cut(line, b' ').ok_or_else(wrong)?;
+    let (method, rest) = token(line, b' ').ok_or_else(wrong)?;
     let (target, version) = cut(rest, b' ').ok_or_else(wrong)?;
-    if method.is_empty() || !method.bytes().all(is_token) || target.is_empty() {
+    if target.is_empty() {
         return Err(wrong());
     }
     match version {
@@ -175,17 +176,37 @@ fn request_line(line: &str) -> Result<(&str, &str, Version), Problem> {
 /// Name and value of one line.
 fn header(line: &str) -> Result<(&str, &str), Problem> {
     // A blank before the colon, or in front of a line, is what proxies disagree about.
-    match cut(line, b':') {
-        Some((name, value)) if !name.is_empty() && name.bytes().all(is_token) => {
-            Ok((name, value.trim_ascii()))
-        }
-        _ => Err(malformed("A header is NAME: VALUE")),
-    }
+    let (name, value) = token(line, b':').ok_or_else(|| malformed("A header is NAME: VALUE"))?;
+    Ok((name, value.trim_ascii()))
 }
 
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+/// The token that `text` begins with, which `end` ends, and what follows.
+fn token(text: &str, end: u8) -> Option<(&str, &str)> {
+    let mut bytes = text.bytes();
+    let length = bytes.position(|byte| !TOKEN[usize::from(byte)])?;
+    let is_token = length > 0 && text.as_bytes()[length] == end;
+    is_token.then(|| (&text[..length], &text[length + 1..]))
+}
+
+/// What a token is made of (RFC 9110, 5.6.2).
+static TOKEN: [bool; 256] = letters_digits_and(b"!#$%&'*+-.^_`|~");
+
+/// A name, an address, a port; no list of them, nor a user's name.
+static HOST: [bool; 256] = letters_digits_and(b"-._~%!$&'()*+;=:[]");
+
+const fn letters_digits_and(others: &[u8]) -> [bool; 256] {
+    let mut class = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        class[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        class[others[at] as usize] = true;
+        at += 1;
+    }
+    class
 }
 
 #[cfg(test)]

@@ -84,13 +84,11 @@ pub(super) struct RequestIds(RandomState, AtomicU64);
 impl RequestIds {
     pub(super) fn next(&self) -> String {
         let number = self.1.fetch_add(1, Ordering::Relaxed);
-        let hash = self.0.hash_one(number).to_be_bytes();
+        let hash = self.0.hash_one(number);
         // Every request has one, and `format!` would take several times as long.
-        let mut id = String::with_capacity(16);
-        for digit in hash.into_iter().flat_map(|byte| [byte >> 4, byte & 15]) {
-            id.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-        }
-        id
+        let digit = |at| b"0123456789abcdef"[(hash >> (60 - 4 * at)) as usize & 15];
+        let id: [u8; 16] = std::array::from_fn(digit);
+        String::from_utf8(id.to_vec()).unwrap_or_default()
     }
 
     /// The client's own request id, if it is valid; else a new one.

@@ -1,6 +1,5 @@
 //! What the handlers share: one call, its job, and how what it adds is answered.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -28,7 +27,7 @@ pub(super) struct Call<'a> {
     pub(super) streams: &'a Semaphore,
     pub(super) request: &'a Request<'a>,
     pub(super) user: User,
-    pub(super) parameters: &'a [Cow<'a, str>],
+    pub(super) parameter: &'a str,
 }
 
 impl Call<'_> {
@@ -81,7 +80,7 @@ impl Call<'_> {
 
     /// Returns the job in the path, which may be `latest`, if the user may see it.
     pub(super) fn job(&self) -> Result<Job, Problem> {
-        let text = self.parameters.first().map_or("", |id| id);
+        let text = self.parameter;
         if text == LATEST {
             let message = "You have no job yet, so there is no latest one";
             let none = || Problem::new(404, "job_not_found", message);

@@ -31,13 +31,13 @@ type Authorized = fn(&Call<'_>) -> Answer;
 pub(crate) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route> {
     let on = |handler: Authorized| -> Handler {
         let (system, streams) = (system.clone(), streams.clone());
-        Box::new(move |request, parameters| {
+        Box::new(move |request, parameter| {
             handler(&Call {
                 system: &system,
                 streams: &streams,
                 request,
                 user: system.verifier.verify(request)?,
-                parameters,
+                parameter,
             })
         })
     };
