@@ -6,7 +6,7 @@ use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskInput};
 use serde_json::{Value, json};
 
 use super::{Db, User, once};
-use crate::support::pluck;
+use crate::support::{pluck, wait_until};
 
 on_both! {
     an_addition_that_the_database_refuses_is_told_apart_from_an_outage
@@ -40,12 +40,7 @@ fn an_addition_that_the_database_refuses_is_told_apart_from_an_outage(db: &Db) {
     };
     let refused = alice.post("/jobs", job("poison")).expect(500).json();
     assert_eq!(refused["code"], "database_refused", "{refused}");
-    let log = server.log();
-    assert!(
-        log.iter()
-            .any(|line| line.contains("no such unique_key here")),
-        "{log:?}"
-    );
+    wait_until(|| server.has("no such unique_key here"));
     alice.add(job("honey"));
     assert_eq!(alice.settle(), (1, 0));
     server.client.get("/health").expect(200);

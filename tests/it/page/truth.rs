@@ -1,10 +1,8 @@
-use std::net::TcpListener;
-
 use serde_json::json;
 
 use super::scene::{Scene, address, button, is, on, row};
 use crate::browser::{Browser, Tab};
-use crate::support::TestServer;
+use crate::support::{TestServer, quiet_port};
 
 #[test]
 fn tasks_of_another_session_never_appear() {
@@ -159,13 +157,6 @@ fn a_retry_that_a_list_counts_already_is_not_counted_twice() {
     wait_for_frame(tab);
     assert_eq!(tab.text(&status), "Running, attempt 2");
     tab.expect_no_complaint();
-}
-
-/// A port that no connection of this machine is given by itself between two servers.
-fn quiet_port() -> u16 {
-    let first = 20_000 + (std::process::id() % 8_000) as u16;
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    (first..first + 2_000).find(is_free).expect("a free port")
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod proxy;
 mod reply;
 pub(crate) mod tour;
 
+use std::net::TcpListener;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +53,18 @@ pub(crate) fn wait_until_every(pause: Duration, mut condition: impl FnMut() -> b
         assert!(start.elapsed() < PATIENCE, "waited in vain");
         std::thread::sleep(pause);
     }
+}
+
+/// A port for a server that comes back to it: one that no connection of this machine is given by itself, and no
+/// other test of this process.
+pub(crate) fn quiet_port() -> u16 {
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    let first = 20_000 + (std::process::id() % 100) as u16 * 100;
+    let next = || first + TAKEN.fetch_add(1, Ordering::Relaxed) as u16;
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(next)
+        .find(is_free)
+        .expect("a free port")
 }
 
 /// Opens once, for executors and tests that wait for each other.

@@ -1,12 +1,11 @@
 //! A PgBouncer before a PostgreSQL.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::postgres::user;
-use super::{TempDir, succeeds, wait_until};
+use super::{TempDir, quiet_port, succeeds, wait_until};
 
 const PROGRAM: &str = "/usr/sbin/pgbouncer";
 
@@ -32,9 +31,7 @@ impl Pooler {
         };
         let (host, server_port) = host.split_once(':').unwrap_or((host, "5432"));
         let database = path.split('?').next().expect("a name");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
+        let port = quiet_port();
         let dir = TempDir::new();
         let settings = format!(
             "[databases]\n\

@@ -1,13 +1,12 @@
 //! A PostgreSQL of the tests' own: a private cluster, gone when the test process is.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
 
-use super::{TempDir, wait_until};
+use super::{TempDir, quiet_port, wait_until};
 
 /// The shell that runs the server as its child: it obeys lines, and when its input closes, however
 /// the test process ended, it stops the server and removes the directory.
@@ -92,9 +91,7 @@ impl Cluster {
             .open(dir.file("data/postgresql.conf"));
         let written = file.and_then(|mut file| file.write_all(SETTINGS.as_bytes()));
         written.expect("settings");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
+        let port = quiet_port();
         let mut guardian = program(Path::new("/bin/sh"), user);
         guardian.arg("-c").arg(GUARDIAN).arg(&bin).arg(dir.path());
         guardian.arg(port.to_string()).stdin(Stdio::piped());

@@ -1,13 +1,14 @@
 //! The program as a process of its own.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Client, TempDir, wait_until};
+use super::{Client, PATIENCE, TempDir, wait_until};
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_async-task-system");
 
@@ -81,20 +82,15 @@ impl Process {
 
     fn launch(command: Command, variables: &[(&str, &str)]) -> Process {
         let mut process = Process::spawn(command, variables);
-        let address = || {
-            let log = process.log();
-            let line = log
-                .iter()
-                .find_map(|l| l.split_once("Listening on http://"));
-            line.map(|(_, address)| address.trim().parse().expect("an address"))
-        };
-        wait_until(|| address().is_some());
-        process.client = Client::new(address().expect("it listens"));
-        // A worker may meet a job that ends it before it has said that it has started.
+        // A worker may meet a job that ends it before it has said that it listens.
+        wait_until(|| process.address().is_some() || process.has_ended());
+        if let Some(address) = process.address() {
+            process.client = Client::new(address);
+        }
         wait_until(|| {
             process.has("Task system initialized successfully")
                 || process.has("The Task System is off")
-                || matches!(process.child.try_wait(), Ok(Some(_)))
+                || process.has_ended()
         });
         process
     }
@@ -127,6 +123,20 @@ impl Process {
             reader: Some(reader),
             client: Client::new(([127, 0, 0, 1], 0).into()),
         }
+    }
+
+    /// Where it says that it listens.
+    fn address(&self) -> Option<SocketAddr> {
+        let log = self.log();
+        let said =
+            |line: &String| Some(line.split_once("Listening on http://")?.1.trim().to_owned());
+        let address = log.iter().find_map(said)?;
+        Some(address.parse().expect("an address"))
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let state = self.child.try_wait().expect("its state can be asked");
+        state.is_some()
     }
 
     pub(crate) fn log(&self) -> Vec<String> {
@@ -162,11 +172,7 @@ impl Process {
     pub(crate) fn ends_unless(&mut self, other: impl Fn() -> bool) -> bool {
         let mut has_ended = false;
         super::wait_until_every(Duration::from_millis(20), || {
-            has_ended = self
-                .child
-                .try_wait()
-                .expect("its state can be asked")
-                .is_some();
+            has_ended = self.has_ended();
             has_ended || other()
         });
         has_ended
@@ -180,7 +186,7 @@ impl Process {
                 break status;
             }
             assert!(
-                start.elapsed().as_secs() < 10,
+                start.elapsed() < PATIENCE,
                 "it does not end: {:?}",
                 self.log()
             );
