@@ -1,7 +1,11 @@
-//! The five demo executors: they show progress, failure and retry, and touch nothing.
+//! The demo executors: they show progress, failure and retry, and touch nothing.
 //!
-//! Each is a [`Plan`], a list of steps with a percent and a pause; one executor walks them all,
-//! a slice a step, so that thousands run on a few workers.
+//! Five have a [`Plan`], a list of steps with a percent and a pause; one executor walks them all,
+//! a slice a step, so that thousands run on a few workers. The sixth shows a recording again.
+
+mod pace;
+pub(crate) mod recording;
+mod replay;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,6 +13,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+pub(crate) use self::pace::SPEEDS;
+use self::pace::{Pace, simulated_failure};
+use self::replay::Replay;
 use crate::executor::{
     ExecutorRegistry, Outcome, Source, TaskContext, TaskError, TaskExecutor, TaskInput,
 };
@@ -18,9 +25,6 @@ pub(crate) const MAX_ITEMS: usize = 10_000;
 
 /// The longest delay of one step, in milliseconds.
 pub(crate) const MAX_DELAY_MS: u64 = 3_600_000;
-
-/// What `speed` may be.
-pub(crate) const SPEEDS: std::ops::RangeInclusive<f64> = 0.1..=1000.0;
 
 /// A whole number as people write it: 1024, and not 1024.0.
 pub(crate) fn plain(number: f64) -> Value {
@@ -35,7 +39,7 @@ pub(crate) fn plain(number: f64) -> Value {
 type Entry = (&'static str, &'static str, Value, Planner);
 type Planner = fn(&TaskInput) -> Result<Plan, TaskError>;
 
-fn entries() -> [Entry; 5] {
+fn plans() -> [Entry; 5] {
     let steps = json!([
         { "name": "Pick", "durationMs": 2_000 },
         { "name": "Ship", "durationMs": 3_000, "progress": 60 },
@@ -77,7 +81,7 @@ fn entries() -> [Entry; 5] {
 /// Registers the demo types that `registry` does not have, and tells which.
 pub(crate) fn register(registry: &mut ExecutorRegistry) -> Vec<&'static str> {
     let mut registered = Vec::new();
-    for (kind, description, example, plan) in entries() {
+    for (kind, description, example, plan) in plans() {
         if registry.get(kind).is_none() {
             registry
                 .register(kind, move |input| Walk::new(plan(input)?, input))
@@ -87,18 +91,18 @@ pub(crate) fn register(registry: &mut ExecutorRegistry) -> Vec<&'static str> {
             registered.push(kind);
         }
     }
+    if registry.get(REPLAY).is_none() {
+        registry
+            .register(REPLAY, Replay::new)
+            .source(Source::Demo)
+            .description("Shows the recording of a task or job again");
+        registered.push(REPLAY);
+    }
     registered
 }
 
-/// What all demos take. Here and below, a number may be whole and yet written `5000.0`, and
-/// `null` is nothing: so does the check of a body read them.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Pacing {
-    speed: Option<f64>,
-    fail_at: Option<f64>,
-    fail_attempts: Option<f64>,
-}
+/// The type that shows a recording again.
+pub(crate) const REPLAY: &str = "replay";
 
 struct Step<'a> {
     percent: u8,
@@ -183,24 +187,15 @@ fn delay(ms: f64) -> Duration {
 struct Walk {
     plan: Plan,
     next: usize,
-    speed: f64,
-    fail_at: Option<u8>,
+    pace: Pace,
 }
 
 impl Walk {
     fn new(plan: Plan, input: &TaskInput) -> Result<Walk, TaskError> {
-        // Metadata of a task that merely fell back to the sample may mean anything.
-        let pacing: Pacing = input.arguments().unwrap_or_default();
-        let fails = f64::from(input.attempt) <= pacing.fail_attempts.unwrap_or(1.0);
-        let speed = pacing.speed.unwrap_or(1.0);
         Ok(Walk {
             plan,
             next: 0,
-            speed: speed.clamp(*SPEEDS.start(), *SPEEDS.end()),
-            fail_at: pacing
-                .fail_at
-                .filter(|_| fails)
-                .map(|percent| percent as u8),
+            pace: Pace::of(input),
         })
     }
 }
@@ -210,11 +205,11 @@ impl TaskExecutor for Walk {
         let step = self.plan.steps.get(self.next);
         let percent = step.as_ref().map_or(100, |step| step.percent);
         let before = || self.plan.steps.get(self.next.checked_sub(1)?);
-        if let Some(fail_at) = self.fail_at.filter(|&at| at <= percent) {
+        if let Some(fail_at) = self.pace.failure(percent) {
             let shown = step.filter(|step| step.percent == fail_at).or_else(before);
             let name = shown.as_ref().map_or("Step 1", |step| &step.name);
             ctx.progress(fail_at, name, "Failing, as asked")?;
-            return Err(TaskError::new(format!("simulated failure at {fail_at}%")));
+            return Err(simulated_failure(fail_at));
         }
         let Some(step) = step else {
             if let Some(last) = before() {
@@ -223,7 +218,7 @@ impl TaskExecutor for Walk {
             return Ok(Outcome::done(self.plan.result.take()));
         };
         ctx.progress(step.percent, &step.name, &step.description)?;
-        let pause = step.pause.div_f64(self.speed);
+        let pause = step.pause.div_f64(self.pace.speed);
         self.next += 1;
         Ok(Outcome::Again(pause))
     }

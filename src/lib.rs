@@ -39,6 +39,7 @@
 
 mod actor;
 mod api;
+mod cast;
 pub mod client;
 pub mod config;
 mod demo;
@@ -61,6 +62,7 @@ mod metrics;
 mod nesting;
 mod net;
 mod plain_text;
+mod player;
 mod program;
 mod refusal;
 mod semaphore;

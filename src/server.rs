@@ -16,6 +16,7 @@ use crate::log_safe::LogSafe;
 #[cfg(feature = "tiny-http")]
 use crate::net::tiny::TinyTransport;
 use crate::net::{RunningTransport, Service, Transport, TransportOptions};
+use crate::player::Player;
 use crate::system::{STOP_WITHIN, TaskSystem};
 use crate::{api, demo, executors, jobs, system};
 
@@ -35,6 +36,7 @@ const REQUESTS_IN_HAND: Duration = Duration::from_secs(2);
 /// ```
 pub struct Server {
     system: TaskSystem,
+    player: Arc<Player>,
     jobs: Jobs,
     transport: Box<dyn RunningTransport>,
 }
@@ -73,6 +75,12 @@ impl Server {
         if let Some(path) = &config.executors {
             mistakes.extend(executors::mistakes(path, &built_in_types()));
         }
+        mistakes.extend(
+            api::scenes(config.scenes.as_deref())
+                .err()
+                .into_iter()
+                .flatten(),
+        );
         mistakes.extend(jobs::mistakes(config));
         ConfigError::unless_none(mistakes)
     }
@@ -100,6 +108,8 @@ impl Server {
         api::register(&mut registry);
         jobs::register(&mut registry);
         warn_of_commands(&config, &listeners);
+        let scenes = api::scenes(config.scenes.as_deref())
+            .map_err(|mistakes| io::Error::other(mistakes.join("\n")))?;
         let system = TaskSystem::start_threads(&config, registry)?;
         let is_on = config.enable_session_isolation;
         let jobs = Jobs::start(&config, system.execution()).inspect_err(|_| system.stop())?;
@@ -112,7 +122,8 @@ impl Server {
             max_body_bytes: config.max_body_bytes,
         };
         let is_tiny_http = config.is_tiny_http;
-        let api = Arc::new(Api::new(system.clone(), config));
+        let player = Player::new(system.execution().clone());
+        let api = Arc::new(Api::new(system.clone(), player.clone(), scenes, config));
         let mut routes = api::routes(&api);
         routes.extend(jobs.routes(api.streams()));
         let router = Router::new(routes);
@@ -139,6 +150,7 @@ impl Server {
         }
         Ok(Server {
             system,
+            player,
             jobs,
             transport,
         })
@@ -202,6 +214,7 @@ impl Server {
         self.transport.stop_accepting();
         self.jobs.close();
         self.system.close();
+        self.player.stop(begun + STOP_WITHIN);
         self.transport.stop(begun + REQUESTS_IN_HAND);
         self.system.stop_until(begun + STOP_WITHIN);
         self.jobs.stop(begun + STOP_WITHIN);

@@ -19,7 +19,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(500);
 pub(crate) const TEXT: &str = "text/plain";
 pub(crate) const TEXT_UTF8: &str = "text/plain; charset=utf-8";
 
-const DEFAULT_WIDTH: usize = 80;
+pub(crate) const DEFAULT_WIDTH: usize = 80;
 
 const PARAMETERS: [&str; 5] = ["width", "color", "plain", "log", "watch"];
 
@@ -43,6 +43,16 @@ impl Screen {
     /// As [`parse`](Self::parse), with `log`.
     pub(crate) fn parse_with_log(request: &Request<'_>) -> Result<Screen, Problem> {
         Screen::of(Query::new(request, &PARAMETERS[..4]))
+    }
+
+    /// For a recording.
+    pub(crate) fn recorded() -> Screen {
+        Screen {
+            width: DEFAULT_WIDTH,
+            color: true,
+            plain: false,
+            log: false,
+        }
     }
 
     fn of(mut query: Query<'_>) -> Result<Screen, Problem> {
@@ -109,21 +119,22 @@ impl Picture {
     ) {
         let mut text = String::new();
         self.log(&mut text, log);
-        self.change(&mut text, events);
+        self.change(&mut text, events, now_ms());
         if is_over {
             self.end(&mut text);
         }
         out.extend_from_slice(text.as_bytes());
     }
 
-    fn change(&mut self, out: &mut String, events: Vec<TaskEvent>) {
+    /// Takes in events, at the moment `now`.
+    pub(crate) fn change(&mut self, out: &mut String, events: Vec<TaskEvent>, now: Millis) {
         if self.screen.plain {
             for event in &events {
                 let _ = writeln!(out, "{}", self.plain_line(event));
             }
         }
         self.last = events.into_iter().last().or(self.last.take());
-        self.tick(out, now_ms());
+        self.tick(out, now);
     }
 
     /// Writes lines of the log in the bar's place, which is drawn again below them.
@@ -149,7 +160,7 @@ impl Picture {
     }
 
     /// Draws the line again where it looks different by now.
-    fn tick(&mut self, out: &mut String, now: Millis) {
+    pub(crate) fn tick(&mut self, out: &mut String, now: Millis) {
         let Some(event) = self.last.as_ref().filter(|_| !self.screen.plain) else {
             return;
         };
@@ -161,7 +172,7 @@ impl Picture {
     }
 
     /// The last word.
-    fn end(&self, out: &mut String) {
+    pub(crate) fn end(&self, out: &mut String) {
         if !self.line.is_empty() {
             out.push('\n');
         }

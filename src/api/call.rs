@@ -16,8 +16,9 @@ use crate::http::router::{Answer, LATEST, Router};
 use crate::http::{Problem, Request};
 use crate::idempotency::Idempotency;
 use crate::metrics::Exposition;
+use crate::player::{Player, Script};
 use crate::semaphore::Semaphore;
-use crate::store::{StoreError, TaskManager};
+use crate::store::{Scenes, StoreError, TaskManager};
 use crate::system::TaskSystem;
 use crate::task::{SessionKey, TaskId};
 
@@ -35,6 +36,9 @@ pub(crate) struct Api {
     addresses: RandomState,
     repeats: Idempotency,
     pub(super) streams: Semaphore,
+    pub(super) player: Arc<Player>,
+    /// Those that all sessions have.
+    pub(super) scenes: Scenes,
     /// Counts requests, where metrics are on.
     pub(super) http_meter: OnceLock<HttpMeter>,
     /// The other parts that have numbers.
@@ -52,8 +56,15 @@ pub(super) struct Call<'a> {
 }
 
 impl Api {
-    pub(crate) fn new(system: TaskSystem, config: Config) -> Api {
+    pub(crate) fn new(
+        system: TaskSystem,
+        player: Arc<Player>,
+        scenes: Scenes,
+        config: Config,
+    ) -> Api {
         Api {
+            player,
+            scenes,
             streams: Semaphore::new(config.max_streams),
             repeats: Idempotency::new(system.tasks().clone()),
             tasks: system.tasks().clone(),
@@ -73,6 +84,22 @@ impl Api {
         ailment: impl Fn() -> Option<Problem> + Send + Sync + 'static,
     ) {
         let _ = self.ailment.set(Box::new(ailment));
+    }
+
+    /// Plays a script under this name.
+    pub(super) fn play(
+        &self,
+        session: &SessionKey,
+        name: &str,
+        script: Script,
+        first: Option<TaskId>,
+    ) -> Result<(), Problem> {
+        let played = self.player.play(session, name, Arc::new(script), first);
+        played.map_err(|error| {
+            log::error!("The player cannot be started: {error}");
+            let message = "The server cannot start a thread now: try again later";
+            Problem::new(500, "internal_error", message)
+        })
     }
 
     /// The places for streams, of tasks and of jobs.

@@ -8,11 +8,14 @@ use super::call::Call;
 use super::tasks::{description, name};
 use super::view::{path, task_answer};
 use super::watch;
-use crate::demo::{self, MAX_DELAY_MS, MAX_ITEMS, SPEEDS};
+use crate::demo::recording::Recording;
+use crate::demo::{self, MAX_DELAY_MS, MAX_ITEMS, REPLAY, SPEEDS};
 use crate::executor::{ExecutorRegistry, TaskInput};
+use crate::http::Response;
 use crate::http::fields::Fields;
 use crate::http::router::Answer;
 use crate::store::NewTask;
+use crate::task::Task;
 
 const NOTE: &str = "Task is running in the background. Use the task ID to check progress.";
 
@@ -22,15 +25,17 @@ const MAX_TEXT: usize = 1_000;
 /// Reads a demo's own fields into the metadata; gives the task's name where the presenter chose one.
 type Read = fn(&mut Fields<'_>, &mut Map<String, Value>) -> Option<String>;
 
-/// A demo's name, its type, what its answer says, and its own fields.
-struct Demo {
+/// A demo's route, its type, its tasks' name, what its answer says, and its own fields.
+pub(super) struct Demo {
+    pub(super) route: &'static str,
     name: &'static str,
-    kind: &'static str,
+    pub(super) kind: &'static str,
     message: &'static str,
     read: Read,
 }
 
 static SAMPLE: Demo = Demo {
+    route: "sample",
     name: "Sample Long-Running Task",
     kind: "sample",
     message: "Sample task created and started",
@@ -42,6 +47,7 @@ static SAMPLE: Demo = Demo {
 };
 
 static FILE_PROCESSING: Demo = Demo {
+    route: "file-processing",
     name: "File Processing Task",
     kind: "file-processing",
     message: "File processing task created and started",
@@ -57,6 +63,7 @@ static FILE_PROCESSING: Demo = Demo {
 };
 
 static API_CALL: Demo = Demo {
+    route: "api-call",
     name: "API Call Task",
     kind: "api-call",
     message: "API call task created and started",
@@ -73,6 +80,7 @@ static API_CALL: Demo = Demo {
 };
 
 static BATCH: Demo = Demo {
+    route: "batch",
     name: "Batch Processing Task",
     kind: "batch-processing",
     message: "Batch processing task created and started",
@@ -92,6 +100,7 @@ static BATCH: Demo = Demo {
 };
 
 static WORKFLOW: Demo = Demo {
+    route: "workflow",
     name: "",
     kind: "workflow",
     message: "Workflow task created and started",
@@ -114,7 +123,35 @@ static WORKFLOW: Demo = Demo {
     },
 };
 
-static DEMOS: [&Demo; 5] = [&SAMPLE, &FILE_PROCESSING, &API_CALL, &BATCH, &WORKFLOW];
+pub(super) static REPLAYED: Demo = Demo {
+    route: "replay",
+    name: "Replay",
+    kind: REPLAY,
+    message: "Replay created and started",
+    read: |fields, metadata| {
+        let Some(recording) = fields.object("recording") else {
+            fields.fault("recording", "recording is required");
+            return None;
+        };
+        match Recording::parse(recording.get()) {
+            Err(error) => fields.fault("recording", format!("recording: {error}")),
+            Ok(read) => {
+                keep(metadata, "recording", Some(&read));
+                return Some(read.name).filter(|name| !name.trim().is_empty());
+            }
+        }
+        None
+    },
+};
+
+pub(super) static DEMOS: [&Demo; 6] = [
+    &SAMPLE,
+    &FILE_PROCESSING,
+    &API_CALL,
+    &BATCH,
+    &WORKFLOW,
+    &REPLAYED,
+];
 
 /// Registers the demo types that `registry` does not have; their jobs' arguments are checked as
 /// the demo routes' bodies are.
@@ -124,7 +161,7 @@ pub(crate) fn register(registry: &mut ExecutorRegistry) {
         if let Some((demo, registration)) = demo.zip(registry.get_mut(kind)) {
             let check = |input: &TaskInput| {
                 let mut fields = Fields::of(input.arguments.as_deref())?;
-                demo.read(&mut fields);
+                demo.read(&mut fields, 1.0);
                 fields.check()
             };
             registration.check(check).only_jobs();
@@ -173,14 +210,18 @@ fn workflow_step(fields: &mut Fields<'_>, reached: &mut u64) -> Value {
 }
 
 impl Demo {
-    /// Reads its own fields and those that all demos take, into the task that they ask for.
-    fn read(&self, fields: &mut Fields<'_>) -> NewTask {
+    /// Reads its own fields and those that all demos take, into the task that they ask for, `faster` times as fast.
+    pub(super) fn read(&self, fields: &mut Fields<'_>, faster: f64) -> NewTask {
         let mut metadata = Map::new();
         metadata.insert("type".to_owned(), json!(self.kind));
         let own_name = (self.read)(fields, &mut metadata);
         let description = description(fields);
-        let speed = fields.number("speed", SPEEDS).map(demo::plain);
-        keep(&mut metadata, "speed", speed);
+        let speed = fields.number("speed", SPEEDS);
+        let speed = match faster {
+            1.0 => speed,
+            _ => Some((speed.unwrap_or(1.0) * faster).clamp(*SPEEDS.start(), *SPEEDS.end())),
+        };
+        keep(&mut metadata, "speed", speed.map(demo::plain));
         keep(&mut metadata, "failAt", fields.whole("failAt", 0..=100));
         let attempts = fields.whole("failAttempts", 1..=1_000);
         keep(&mut metadata, "failAttempts", attempts);
@@ -197,16 +238,21 @@ impl Demo {
 fn submit(call: &Call<'_>, demo: &Demo) -> Answer {
     watch::create(call, |_| {
         let mut fields = call.fields()?;
-        let new = demo.read(&mut fields);
+        let new = demo.read(&mut fields, 1.0);
         fields.finish()?;
         let task = call
             .api
             .system
             .execution()
             .submit_checked(&call.session, new)?;
-        let answer = task_answer(201, Some(demo.message), &task, Some(NOTE));
-        Ok(answer.with("Location", path(task.id)))
+        Ok(created(demo, &task))
     })
+}
+
+/// The answer to who has created a demo's task.
+pub(super) fn created(demo: &Demo, task: &Task) -> Response {
+    let answer = task_answer(201, Some(demo.message), task, Some(NOTE));
+    answer.with("Location", path(task.id))
 }
 
 fn keep(metadata: &mut Map<String, Value>, name: &str, value: Option<impl serde::Serialize>) {

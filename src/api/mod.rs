@@ -10,6 +10,9 @@ mod metrics;
 mod openapi;
 mod origin;
 mod page;
+mod recordings;
+mod scene_of;
+mod scenes;
 mod share;
 mod status;
 mod tasks;
@@ -23,6 +26,7 @@ use std::time::Instant;
 pub(crate) use self::call::Api;
 use self::call::Call;
 pub(crate) use self::demo::register;
+pub(crate) use self::scenes::load as scenes;
 use crate::actor::{self, Actor};
 use crate::http::router::{Answer, Handler, Route, Router};
 use crate::http::{Method, Problem, Request, Response};
@@ -75,6 +79,11 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         get("/api/v1/tasks/:id/log", logs::log).with_query(),
         get("/api/v1/tasks/:id/events", live::task_events).with_query(),
         get("/api/v1/tasks/:id/watch", watch::watch).with_query(),
+        get("/api/v1/tasks/:id/recording", recordings::recording),
+        get(
+            "/api/v1/tasks/:id/recording.cast",
+            recordings::recording_cast,
+        ),
         post("/api/v1/tasks/:id/share", share::share),
         post("/api/v1/tasks/:id/start", tasks::start),
         post("/api/v1/tasks/:id/cancel", tasks::cancel),
@@ -90,9 +99,16 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         post("/api/v1/demo/tasks/api-call", demo::api_call).with_query(),
         post("/api/v1/demo/tasks/batch", demo::batch).with_query(),
         post("/api/v1/demo/tasks/workflow", demo::workflow).with_query(),
+        post("/api/v1/demo/tasks/replay", recordings::replay).with_query(),
+        get("/api/v1/demo/scene", scene_of::write).with_query(),
+        get("/api/v1/demo/scenes", scenes::list).and_post(on(scenes::create_scene)),
+        get(SCENE, scenes::show).and_delete(on(scenes::remove)),
+        post("/api/v1/demo/scenes/:name/start", scenes::start),
+        post("/api/v1/demo/scenes/:name/stop", scenes::stop),
     ]
 }
 
+const SCENE: &str = "/api/v1/demo/scenes/:name";
 const SESSION: &str = "/api/v1/session";
 const TASK_ROUTES: [&str; 3] = ["/api/v1/tasks", "/api/v1/demo", SESSION];
 const SESSION_HEADER: &str = "X-App-Session";

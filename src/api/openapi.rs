@@ -40,6 +40,8 @@ mod tests {
     use crate::config::Config;
     use crate::executor::ExecutorRegistry;
     use crate::http::router::Router;
+    use crate::player::Player;
+    use crate::store::Scenes;
     use crate::system::TaskSystem;
 
     fn parsed() -> Value {
@@ -88,7 +90,8 @@ mod tests {
     fn the_document_has_the_routes_of_the_router_and_no_others() {
         let config = Config::from_pairs([("PORT", "0")]).expect("valid");
         let system = TaskSystem::start(&config, ExecutorRegistry::new()).expect("it starts");
-        let api = Arc::new(Api::new(system.clone(), config));
+        let player = Player::new(system.execution().clone());
+        let api = Arc::new(Api::new(system.clone(), player, Scenes::new(), config));
         let mut routes = super::super::routes(&api);
         let jobs = crate::jobs::Jobs::start(&Config::default(), system.execution()).expect("off");
         routes.extend(jobs.routes(api.streams()));

@@ -321,6 +321,7 @@ pub(super) fn cleanup_run(call: &Call<'_>) -> Answer {
 /// Removes the session with all its tasks. It is no error if there is no such session.
 pub(super) fn remove_session(call: &Call<'_>) -> Answer {
     call.no_fields()?;
+    call.api.player.end_all(&call.session);
     call.api.system.execution().remove_session(&call.session);
     Ok(Response::empty(204))
 }

@@ -81,6 +81,8 @@ pub struct Config {
     pub jwt_secret: Option<Secret>,
     /// The file that adds types to those of the program.
     pub executors: Option<PathBuf>,
+    /// The folder of the scenes that all sessions have, besides the program's own.
+    pub scenes: Option<PathBuf>,
     /// What clients must show who create or start tasks of its commands; `None`: nothing.
     pub executors_token: Option<Secret>,
     /// What workers outside this process must show; `None`: there are none.
@@ -238,6 +240,7 @@ impl Config {
             database_url,
             jwt_secret,
             executors: values.optional("EXECUTORS").map(PathBuf::from),
+            scenes: values.optional("SCENES").map(PathBuf::from),
             executors_token,
             worker_token,
             jwt_public_key_file: values.optional("JWT_PUBLIC_KEY_FILE").map(PathBuf::from),

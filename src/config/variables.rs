@@ -124,6 +124,7 @@ variables! {
     "METRICS" "false" Kind::Flag, "count, and show it to Prometheus at /metrics";
     "EXECUTORS" "" Kind::Text, "file of commands and other types of your own; docs/commands.md";
     "EXECUTORS_TOKEN" "" Kind::Text, "token that creating and starting tasks of its commands needs, at least 16 bytes; none where not set";
+    "SCENES" "" Kind::Text, "folder of scenes, *.json, that all sessions can play; docs/demo.md";
     "WORKER_TOKEN" "" Kind::Text, "token of workers over HTTP, at least 16 bytes; none are let in where not set";
     "STORAGE" "memory" Kind::OneOf(&["memory", "sqlite", "postgres", "prisma"]), "where the Job API keeps its jobs: sqlite, postgres (or prisma); memory: no Job API";
     "ENABLE_QUEUE" "false" Kind::Flag, "run the Job API's workers in this process";

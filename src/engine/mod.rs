@@ -285,7 +285,17 @@ impl TaskExecutionService {
     ///
     /// `TaskNotFound` or `TransitionError(AlreadyFinished)`.
     pub fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, StoreError> {
-        let task = self.tasks.cancel(key, id)?;
+        self.cancel_for(key, id, "")
+    }
+
+    /// As [`cancel`](Self::cancel), with a reason that the history tells.
+    pub(crate) fn cancel_for(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        reason: &str,
+    ) -> Result<Task, StoreError> {
+        let task = self.tasks.cancel(key, id, reason)?;
         self.pool.forget((id, task.attempt), OverReason::Cancelled);
         log::info!("Cancelled task {id} for session {key}");
         Ok(task)

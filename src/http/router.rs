@@ -79,6 +79,11 @@ impl Route {
         self
     }
 
+    pub(crate) fn and_delete(mut self, handler: Handler) -> Route {
+        self.delete = Some(handler);
+        self
+    }
+
     pub(crate) fn delete(pattern: &'static str, handler: Handler) -> Route {
         Route {
             delete: Some(handler),

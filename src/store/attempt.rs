@@ -48,9 +48,14 @@ impl TaskManager {
         Ok((task, attempt))
     }
 
-    pub(crate) fn cancel(&self, key: &SessionKey, id: TaskId) -> Result<Task, StoreError> {
+    pub(crate) fn cancel(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        reason: &str,
+    ) -> Result<Task, StoreError> {
         let cancel = |record: &mut Record| {
-            record.cancel(now_ms(), "", &self.shared.budget)?;
+            record.cancel(now_ms(), reason, &self.shared.budget)?;
             Ok(record.task.clone())
         };
         self.change(key, id, cancel).map(|(_, task)| task)

@@ -29,6 +29,7 @@ mod new_task;
 #[cfg(test)]
 mod races;
 mod record;
+mod scenes;
 mod session;
 mod sessions;
 mod shared;
@@ -60,7 +61,7 @@ pub use logs::LogPart;
 pub use new_task::NewTask;
 pub use record::ShareToken;
 pub use session::Stats;
-pub(crate) use session::{Answer, Attempt};
+pub(crate) use session::{Answer, Attempt, Scenes};
 pub use shared::Observer;
 pub(crate) use shared::OnRemoval;
 pub(crate) use task_log::LogMark;

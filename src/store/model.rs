@@ -224,7 +224,7 @@ impl Walk {
             }
             Op::Cancel(_) => {
                 let want = want(!status.is_final(), TransitionError::AlreadyFinished(status));
-                assert_eq!(tasks.cancel(&client, id).map(drop), want);
+                assert_eq!(tasks.cancel(&client, id, "").map(drop), want);
                 if want.is_ok() {
                     model.end(Cancelled);
                 }

@@ -78,7 +78,7 @@ fn cancel_against_complete_has_one_winner() {
     for _ in 0..ROUNDS {
         let attempt = running(&tasks);
         let (cancelled, completed) = at_once(
-            || tasks.cancel(&key(), attempt.task).is_ok(),
+            || tasks.cancel(&key(), attempt.task, "").is_ok(),
             || {
                 tasks
                     .finish(&attempt, AttemptResult::Completed(None))
@@ -99,7 +99,7 @@ fn a_late_report_of_the_old_attempt_does_not_touch_the_retry() {
     let tasks = store(Limits::default());
     for _ in 0..ROUNDS {
         let old = running(&tasks);
-        tasks.cancel(&key(), old.task).expect("it runs");
+        tasks.cancel(&key(), old.task, "").expect("it runs");
         let (retried, reported) = at_once(
             || tasks.retry(&key(), old.task).expect("it was cancelled"),
             || tasks.report(&old, 50, "late", ""),
@@ -124,7 +124,7 @@ fn cleanup_never_takes_a_task_that_was_queued_again() {
     });
     for _ in 0..ROUNDS {
         let attempt = running(&tasks);
-        tasks.cancel(&key(), attempt.task).expect("it runs");
+        tasks.cancel(&key(), attempt.task, "").expect("it runs");
         let (removed, retried) = at_once(
             || tasks.clean(&key()),
             || tasks.retry(&key(), attempt.task).map(|(_, run)| run),
@@ -277,7 +277,7 @@ fn the_account_is_right_after_every_step_and_the_limit_holds() {
                 tasks.finish(&attempts[i], AttemptResult::Completed(result));
             }
             (6, Some(i)) => drop(tasks.finish(&attempts[i], AttemptResult::Failed(text))),
-            (7, Some(i)) => drop(tasks.cancel(&key(), attempts[i].task)),
+            (7, Some(i)) => drop(tasks.cancel(&key(), attempts[i].task, "")),
             (9, Some(i)) if step % 2 == 0 => drop(tasks.share(&key(), attempts[i].task)),
             (9, Some(i)) => drop(tasks.share_with_log(&key(), attempts[i].task)),
             (8, Some(i)) => match random.below(3) {

@@ -126,6 +126,14 @@ impl StoredResponse {
     }
 }
 
+/// Scenes by name, each as it was written.
+pub(crate) type Scenes = BTreeMap<Box<str>, Box<str>>;
+
+/// The bytes that a scene is charged: its texts, its place in the map and the allocator's overhead.
+pub(super) fn scene_weight(name: &str, document: &str) -> usize {
+    96 + name.len() + document.len()
+}
+
 #[derive(Default)]
 pub(crate) struct State {
     records: BTreeMap<TaskId, Box<Record>>,
@@ -137,6 +145,7 @@ pub(crate) struct State {
     /// Set when the session leaves the store. A caller that still holds it must look it up again.
     pub(crate) dropped: bool,
     pub(crate) idempotency: HashMap<Box<str>, StoredResponse>,
+    pub(super) scenes: Scenes,
     pub(crate) cleaned: u64,
     pub(crate) cleaned_at: Option<Millis>,
     pub(crate) hub: Broadcaster,
@@ -280,7 +289,11 @@ impl State {
     pub(crate) fn weight(&self) -> usize {
         let records: usize = self.records().map(Record::weight).sum();
         let idempotency: usize = self.idempotency.values().map(|stored| stored.weight).sum();
-        SESSION_WEIGHT + records + idempotency
+        let scenes = self.scenes.iter();
+        let scenes: usize = scenes
+            .map(|(name, document)| scene_weight(name, document))
+            .sum();
+        SESSION_WEIGHT + records + idempotency + scenes
     }
 
     /// Marks the session as dropped and takes out its contents, to be freed without the lock.

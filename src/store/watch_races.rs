@@ -172,7 +172,9 @@ fn older_events_are_told_with_the_standing_of_their_time() {
     tasks.finish(&attempt, AttemptResult::Failed("broken".to_owned()));
     tasks.retry(&key(), attempt.task).expect("it failed");
     listen();
-    tasks.cancel(&key(), attempt.task).expect("it is queued");
+    tasks
+        .cancel(&key(), attempt.task, "")
+        .expect("it is queued");
     listen();
     let mut later = tasks
         .watch(&key(), attempt.task, Some(0))

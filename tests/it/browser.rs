@@ -431,6 +431,15 @@ fn find() -> Option<PathBuf> {
     candidates.find(|program| program.is_file())
 }
 
+/// Whether this program is installed; says so if not.
+pub(crate) fn has(program: &str) -> bool {
+    let there = Command::new(program).arg("--version").output().is_ok();
+    if !there {
+        skip(&format!("no {program} in PATH"));
+    }
+    there
+}
+
 /// Says why a test is skipped; the CI skips none.
 #[track_caller]
 pub(crate) fn skip(why: &str) {

@@ -74,8 +74,10 @@ mod protocol;
 /// The README's tour, line by line.
 mod readme;
 /// SIGHUP and SIGUSR1: files that were moved away.
+mod recordings;
 mod rotation;
 /// Which session a request belongs to, and how long a session lives.
+mod scenes;
 mod sessions;
 /// Share links.
 mod share;

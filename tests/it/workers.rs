@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::browser::skip;
+use crate::browser::{has, skip};
 use crate::support::{Client, TempDir, TestServer};
 
 const TOKEN: &str = "a token of workers";
@@ -52,14 +52,6 @@ fn serve(port: &str) -> TestServer {
 
 fn create(client: &Client, input: &Value) -> String {
     client.create(json!({ "name": "Count", "type": "count", "metadata": input, "start": true }))
-}
-
-fn has(program: &str) -> bool {
-    let there = Command::new(program).arg("--version").output().is_ok();
-    if !there {
-        skip(&format!("no {program} in PATH"));
-    }
-    there
 }
 
 /// What every example worker must do: work, heed a cancel, and go on after a restart of the server.

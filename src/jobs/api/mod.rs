@@ -7,6 +7,7 @@ mod line;
 mod live;
 mod logs;
 mod public_key;
+mod recordings;
 mod status;
 
 use std::sync::Arc;
@@ -50,6 +51,11 @@ pub(crate) fn routes(system: &Arc<JobSystem>, streams: &Semaphore) -> Vec<Route>
         get("/api/v1/jobs/stats", stats),
         get("/api/v1/jobs/:id", show),
         get("/api/v1/jobs/:id/history", history),
+        get("/api/v1/jobs/:id/recording", recordings::recording),
+        get(
+            "/api/v1/jobs/:id/recording.cast",
+            recordings::recording_cast,
+        ),
         get("/api/v1/jobs/:id/status", status::status).with_query(),
         get("/api/v1/jobs/:id/log", logs::log).with_query(),
         get("/api/v1/jobs/:id/events", live::events).with_query(),

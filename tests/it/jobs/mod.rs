@@ -42,6 +42,8 @@ mod outage;
 mod promises;
 /// Order, attempts, back-off, limits, and executors of the embedding program.
 mod queue;
+/// Recordings, which the Task System replays.
+mod recordings;
 /// What the database refuses for good.
 mod refusals;
 /// Idempotency keys.

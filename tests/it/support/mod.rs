@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_task_system::{
-    Config, ExecutorRegistry, Outcome, Server, TaskContext, TaskError, TaskInput,
+    Config, ExecutorRegistry, Outcome, Server, TaskContext, TaskError, TaskInput, TaskSystem,
 };
 use serde_json::{Value, json};
 
@@ -202,6 +202,12 @@ impl TestServer {
 
     pub(crate) fn stop(&self) {
         self.server.stop();
+    }
+}
+
+impl TestServer {
+    pub(crate) fn system(&self) -> &TaskSystem {
+        self.server.system()
     }
 }
 

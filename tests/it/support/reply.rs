@@ -193,7 +193,8 @@ impl Reply {
         if self.status >= 400 && !kind.starts_with("text/html") {
             assert_eq!(kind, "application/problem+json", "{context}");
         } else if !self.body.is_empty() && is_session_scoped && !kind.starts_with("text/plain") {
-            assert!(kind.starts_with("application/json"), "{context}");
+            let forms = ["application/json", "application/x-asciicast"];
+            assert!(forms.contains(&kind), "{context}");
         }
         document::check(method, target, self, false);
     }
