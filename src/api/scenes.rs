@@ -41,7 +41,7 @@ struct Scene {
 impl Scene {
     fn read(fields: &mut Fields<'_>) -> Scene {
         let name = fields.required_text("name", MAX_NAME);
-        if !name.is_empty() && !is_name(&name) {
+        if !name.trim().is_empty() && !is_name(&name) {
             let message =
                 "name may have letters, digits and - _ . (it is part of the scene's address)";
             fields.fault("name", message);
@@ -148,7 +148,7 @@ fn create(fields: &mut Fields<'_>, demo: &str, place: usize, at: Duration, speed
 }
 
 pub(super) fn is_name(name: &str) -> bool {
-    !name.is_empty()
+    (1..=MAX_NAME).contains(&name.len())
         && name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))

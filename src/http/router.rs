@@ -153,7 +153,8 @@ impl Route {
         match (&self.get, &self.post, &self.delete) {
             (None, None, _) => "DELETE, OPTIONS",
             (Some(_), Some(_), _) => "GET, HEAD, POST, OPTIONS",
-            (Some(_), None, _) => "GET, HEAD, OPTIONS",
+            (Some(_), None, None) => "GET, HEAD, OPTIONS",
+            (Some(_), None, Some(_)) => "GET, HEAD, DELETE, OPTIONS",
             (None, Some(_), _) => "POST, OPTIONS",
         }
     }
