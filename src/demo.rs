@@ -95,10 +95,25 @@ pub(crate) fn register(registry: &mut ExecutorRegistry) -> Vec<&'static str> {
         registry
             .register(REPLAY, Replay::new)
             .source(Source::Demo)
-            .description("Shows the recording of a task or job again");
+            .description("Shows the recording of a task or job again")
+            .example(recording_example());
         registered.push(REPLAY);
     }
     registered
+}
+
+fn recording_example() -> Value {
+    let event = |at: u64, event: &str, progress: u8| json!({ "at": at, "event": event, "attempt": 1, "progress": progress });
+    let mut picking = event(10, "progress", 20);
+    picking["step"] = json!("Pick");
+    let events = [
+        event(0, "created", 0),
+        event(0, "queued", 0),
+        event(5, "started", 0),
+        picking,
+        event(8_000, "completed", 100),
+    ];
+    json!({ "recording": { "version": 1, "name": "Order", "type": "workflow", "events": events } })
 }
 
 /// The type that shows a recording again.

@@ -140,6 +140,7 @@ impl Server {
             })?;
         api.report(jobs.metrics());
         api.ask_of_health(jobs.ailment());
+        api.adopt_jobs(jobs.adopter());
         api.report(transport.metrics());
         log::info!("Listening on http://{}", transport.local_addr());
         match is_on {

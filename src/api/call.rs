@@ -9,6 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use crate::config::Config;
+use crate::engine::remote::Claimed;
 use crate::executor;
 use crate::http::fields::Fields;
 use crate::http::meter::HttpMeter;
@@ -18,9 +19,12 @@ use crate::idempotency::Idempotency;
 use crate::metrics::Exposition;
 use crate::player::{Player, Script};
 use crate::semaphore::Semaphore;
-use crate::store::{Scenes, StoreError, TaskManager};
+use crate::store::{NewTask, Scenes, StoreError, TaskManager};
 use crate::system::TaskSystem;
 use crate::task::{SessionKey, TaskId};
+
+/// Adds a job of this user that its worker already runs.
+type JobAdopter = dyn Fn(&str, NewTask) -> Result<Claimed, Problem> + Send + Sync;
 
 type Ailment = dyn Fn() -> Option<Problem> + Send + Sync;
 
@@ -45,6 +49,7 @@ pub(crate) struct Api {
     pub(super) sources: Mutex<Vec<Arc<Source>>>,
     /// Tells why the server is not healthy, if it is not.
     pub(super) ailment: OnceLock<Box<Ailment>>,
+    pub(super) job_adopter: OnceLock<Box<JobAdopter>>,
 }
 
 /// One call of a session-scoped route.
@@ -75,6 +80,7 @@ impl Api {
             http_meter: OnceLock::new(),
             sources: Mutex::default(),
             ailment: OnceLock::new(),
+            job_adopter: OnceLock::new(),
         }
     }
 
@@ -84,6 +90,14 @@ impl Api {
         ailment: impl Fn() -> Option<Problem> + Send + Sync + 'static,
     ) {
         let _ = self.ailment.set(Box::new(ailment));
+    }
+
+    /// Has `/work/adopt` add jobs in this way.
+    pub(crate) fn adopt_jobs(
+        &self,
+        adopter: impl Fn(&str, NewTask) -> Result<Claimed, Problem> + Send + Sync + 'static,
+    ) {
+        let _ = self.job_adopter.set(Box::new(adopter));
     }
 
     /// Plays a script under this name.

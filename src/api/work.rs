@@ -24,6 +24,7 @@ const MAX_CLAIMS: usize = 100;
 const MAX_WAIT_MS: u64 = 60_000;
 const MAX_NAME: usize = 200;
 const MAX_TYPE: usize = 64;
+const MAX_USER: usize = 255;
 /// Longer steps, descriptions and errors are cut by the store, as those of any executor.
 const MAX_TEXT: usize = 10_000;
 const MAX_LOG_LINES: usize = 10_000;
@@ -228,7 +229,7 @@ fn end(api: &Api, parameter: &str, said: &Said) -> Answer {
     Ok(Response::json(200, &Done { success: true }))
 }
 
-/// Creates a task that the caller runs itself.
+/// Creates a task, or a job, that the caller runs itself.
 pub(super) fn adopt(api: &Api, request: &Request<'_>, _: &str) -> Answer {
     authorize(api, request)?;
     let mut fields = Fields::parse(request)?;
@@ -248,20 +249,52 @@ pub(super) fn adopt(api: &Api, request: &Request<'_>, _: &str) -> Answer {
             "session must have 1 to 128 characters of A-Z a-z 0-9 . _ : -",
         );
     }
+    let user = user(&mut fields);
+    if user.is_some() && session.is_some() {
+        let message = "give either session, for a task, or user, for a job";
+        fields.fault("user", message);
+    }
     let metadata = fields.object("metadata");
     fields.finish()?;
-    let session = match session.flatten() {
-        Some(session) => session,
-        None => api.session_of(request)?,
-    };
     let mut new = NewTask::new(&name).kind(&kind);
     new.metadata = metadata.map(ToOwned::to_owned);
-    let claimed = api.system.execution().adopt(&session, new)?;
-    let claimed = claimed.ok_or_else(|| over(OverReason::Cancelled))?;
-    let claim = ClaimView::new(&claimed);
+    let Some(user) = user else {
+        let session = match session.flatten() {
+            Some(session) => session,
+            None => api.session_of(request)?,
+        };
+        let claimed = api.system.execution().adopt(&session, new)?;
+        let claimed = claimed.ok_or_else(|| over(OverReason::Cancelled))?;
+        return Ok(adopted(&claimed, path(claimed.input.id)));
+    };
+    let Some(adopter) = api.job_adopter.get() else {
+        return Err(Problem::new(
+            503,
+            "jobs_disabled",
+            "The Job API is not ready yet",
+        ));
+    };
+    let claimed = adopter(&user, new)?;
+    Ok(adopted(
+        &claimed,
+        format!("/api/v1/jobs/{}", claimed.input.id),
+    ))
+}
+
+fn adopted(claimed: &Claimed, location: String) -> Response {
+    let claim = ClaimView::new(claimed);
     let success = true;
-    let answer = Response::json(201, &Adopted { success, claim });
-    Ok(answer.with("Location", path(claimed.input.id)))
+    Response::json(201, &Adopted { success, claim }).with("Location", location)
+}
+
+/// Whose the job is; `None` for a task.
+fn user(fields: &mut Fields<'_>) -> Option<String> {
+    let user = fields.text("user", MAX_USER)?;
+    if user.is_empty() || user.len() > MAX_USER || user.contains('\0') {
+        let message = format!("user must be the sub of the user's tokens, 1 to {MAX_USER} bytes");
+        fields.fault("user", message);
+    }
+    Some(user)
 }
 
 /// Why an adopted task cannot have this type: a retry would then run something else.

@@ -311,8 +311,9 @@ fn task_body(options: &Options) -> serde_json::Value {
     if let Some(kind) = &options.kind {
         body["type"] = json!(kind);
     }
-    if let Some(session) = options.session() {
-        body["session"] = json!(session);
+    match &options.user {
+        Some(user) => body["user"] = json!(user),
+        None => body["session"] = json!(options.session()),
     }
     body
 }

@@ -15,6 +15,8 @@ pub(super) struct Options {
     url: Option<String>,
     session: Option<String>,
     token: Option<String>,
+    /// Whose job `exec` shows; without, it shows a task.
+    pub(super) user: Option<String>,
     pub(super) name: Option<String>,
     pub(super) kind: Option<String>,
     pub(super) status: Option<String>,
@@ -41,6 +43,7 @@ impl Options {
                 Long("name") if ["run", "exec"].contains(&command) => {
                     options.name = Some(parser.value()?.string()?);
                 }
+                Long("user") if command == "exec" => options.user = Some(parser.value()?.string()?),
                 Long("type") if command == "exec" => options.kind = Some(parser.value()?.string()?),
                 Long("status") if command == "ls" => {
                     options.status = Some(parser.value()?.string()?);
@@ -69,6 +72,9 @@ impl Options {
         let words = self.words.len();
         let wanted = match command {
             "exec" if self.command.is_empty() => "exec needs a command, as in exec -- make",
+            "exec" if self.user.is_some() && self.session.is_some() => {
+                "give either --session, for a task, or --user, for a job"
+            }
             _ if self.words.iter().any(String::is_empty) => "an id or a type must not be empty",
             "run" if words == 0 => "run needs a type, as in run sample delayMs=100",
             "wait" if words == 0 => "wait needs an id, or latest",

@@ -5,13 +5,18 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::engine::TaskExecutionService;
+use crate::engine::remote::Claimed;
 use crate::executor::ExecutorRegistry;
 use crate::http::Problem;
 use crate::http::router::Route;
 use crate::metrics::Exposition;
 use crate::semaphore::Semaphore;
+use crate::store::NewTask;
 
 const MISSING: &str = "this build has no Job API; build it with --features jobs";
+
+/// What turns the Job API on, before anything else.
+const FIRST: &str = "build with --features jobs, ";
 
 /// A Job API without routes that work.
 pub(crate) struct Jobs;
@@ -24,7 +29,7 @@ impl Jobs {
     }
 
     pub(crate) fn routes(&self, _: &Semaphore) -> Vec<Route> {
-        super::routes_off("build with --features jobs, ")
+        super::routes_off(FIRST)
     }
 
     pub(crate) fn metrics(&self) -> impl Fn(&mut Exposition) + Send + Sync + 'static {
@@ -33,6 +38,12 @@ impl Jobs {
 
     pub(crate) fn ailment(&self) -> impl Fn() -> Option<Problem> + Send + Sync + 'static {
         || None
+    }
+
+    pub(crate) fn adopter(
+        &self,
+    ) -> impl Fn(&str, NewTask) -> Result<Claimed, Problem> + Send + Sync + 'static {
+        |_, _| Err(super::off(FIRST))
     }
 
     pub(crate) fn close(&self) {}

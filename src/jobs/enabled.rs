@@ -9,12 +9,15 @@ use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::engine::TaskExecutionService;
+use crate::engine::remote::Claimed;
 use crate::executor::{ExecutorRegistry, Source};
 use crate::http::Problem;
 use crate::http::router::Route;
 use crate::jobs::api::auth::{self, TokenConfig, TokenVerifier};
+use crate::jobs::database::DatabaseError;
 use crate::jobs::dummy::{self, Dummy};
 use crate::jobs::inserter::Inserter;
+use crate::jobs::job::NewJob;
 use crate::jobs::meter::JobMeter;
 use crate::jobs::notify::Notifier;
 use crate::jobs::notify::watch::Watch;
@@ -25,6 +28,7 @@ use crate::jobs::worker::{Queue, QueueOptions, Wakeup};
 use crate::jobs::{api, database};
 use crate::metrics::Exposition;
 use crate::semaphore::Semaphore;
+use crate::store::NewTask;
 use crate::threads::join_until;
 
 /// The running Job API; `None` if `STORAGE=memory`.
@@ -145,6 +149,25 @@ impl Jobs {
                 let message = "The server is up, and the Job API cannot use its database now";
                 Problem::new(503, "database_unavailable", message).with("Retry-After", "2")
             })
+        }
+    }
+
+    /// Adds a job that its worker already runs, and leases it to that worker.
+    pub(crate) fn adopter(
+        &self,
+    ) -> impl Fn(&str, NewTask) -> Result<Claimed, Problem> + Send + Sync + 'static {
+        let system = self.0.clone();
+        move |user, new| match system.as_ref().map(|system| &system.queue) {
+            None => Err(super::off("")),
+            Some(None) => {
+                let message = "This process runs no jobs: start it with ENABLE_QUEUE=true";
+                Err(Problem::new(503, "jobs_disabled", message))
+            }
+            Some(Some(queue)) => {
+                let name = new.name.clone();
+                let adopted = queue.adopt(&NewJob::adopted(user, new), &name)?;
+                adopted.ok_or_else(|| DatabaseError::Stopping.into())
+            }
         }
     }
 

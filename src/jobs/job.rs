@@ -9,6 +9,8 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use uuid::Uuid;
 
+use crate::store::NewTask;
+
 /// The status of a job. The database stores these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum JobStatus {
@@ -183,6 +185,24 @@ pub(super) struct NewJob {
     pub(super) unique_key: Option<String>,
     #[serde(rename = "xtimeout", skip_serializing_if = "Option::is_none")]
     pub(super) timeout: Option<u64>,
+}
+
+impl NewJob {
+    /// A job that its worker already runs.
+    pub(super) fn adopted(user: &str, new: NewTask) -> NewJob {
+        NewJob {
+            id: Uuid::now_v7(),
+            user: Some(user.to_owned()),
+            kind: new.kind.to_string(),
+            arguments: new.metadata.map(|json| json.get().to_owned()),
+            max_attempts: 1,
+            priority: 0,
+            run_at: None,
+            delay: 0,
+            unique_key: None,
+            timeout: None,
+        }
+    }
 }
 
 /// The database's response for an inserted job.

@@ -51,17 +51,18 @@ use crate::http::router::{Handler, Route};
 /// The routes that a server without a database also has.
 const ROUTES: [&str; 2] = ["/api/v1/jobs", "/api/v1/jobs/*"];
 
+/// The Job API is off. `first` is an additional step to turn it on.
+fn off(first: &str) -> Problem {
+    let message = format!(
+        "The Job API is off: {first}set STORAGE=sqlite or STORAGE=postgres, and \
+         ENABLE_QUEUE=true to run its workers here"
+    );
+    Problem::new(503, "jobs_disabled", message)
+}
+
 /// All routes answer that the Job API is off. `first` is an additional step to turn it on.
 fn routes_off(first: &'static str) -> Vec<Route> {
-    let off = || -> Handler {
-        Box::new(move |_, _| {
-            let message = format!(
-                "The Job API is off: {first}set STORAGE=sqlite or STORAGE=postgres, and \
-                 ENABLE_QUEUE=true to run its workers here"
-            );
-            Err(Problem::new(503, "jobs_disabled", message))
-        })
-    };
+    let off = || -> Handler { Box::new(move |_, _| Err(off(first))) };
     let routes = ROUTES.into_iter();
     routes
         .map(|pattern| Route::get(pattern, off()).and_post(off()).with_query())

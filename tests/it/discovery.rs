@@ -58,7 +58,7 @@ fn types_are_listed_the_operators_first_and_the_demos_last() {
     assert_eq!(of("program"), own);
     let mut demos = vec!["api-call", "batch-processing"];
     demos.extend(cfg!(feature = "jobs").then_some("dummy"));
-    demos.extend(["file-processing", "sample", "workflow"]);
+    demos.extend(["file-processing", "replay", "sample", "workflow"]);
     assert_eq!(of("demo"), demos);
 
     let expected = json!({

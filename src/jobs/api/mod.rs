@@ -220,8 +220,13 @@ fn cancel(call: &Call<'_>) -> Answer {
 
 fn retry(call: &Call<'_>) -> Answer {
     Fields::parse(call.request)?.finish()?;
-    let id = call.job()?.id;
-    let Some(job) = call.system.storage.retry(id)? else {
+    let job = call.job()?;
+    if call.system.pool.registry().unknown(&job.kind).is_some() {
+        let message = "No executor here has this type, so nobody would run the job again: start it once more \
+                       where it came from";
+        return Err(Problem::new(409, "job_not_retryable", message));
+    }
+    let Some(job) = call.system.storage.retry(job.id)? else {
         let message = "Only a failed or cancelled job can be retried, and only while no other \
                        job with its uniqueKey is pending or processing";
         return Err(Problem::new(409, "job_not_retryable", message));

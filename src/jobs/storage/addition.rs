@@ -75,6 +75,12 @@ impl Storage {
         }
     }
 
+    /// Adds one job in a transaction of the caller.
+    pub(super) fn insert_in(&self, session: &mut dyn Session, new: &NewJob) -> Done<AddedJobs> {
+        let inserted = self.insert(session, &[new])?;
+        inserted.of([new])
+    }
+
     fn insert(&self, session: &mut dyn Session, jobs: &[&NewJob]) -> Done<Insertion> {
         let mut added = Insertion::default();
         let mut missing = jobs.to_vec();
@@ -171,6 +177,11 @@ impl Insertion {
 
     /// Returns the jobs of each request.
     fn in_order(&self, requests: &[&InsertRequest]) -> Done<Vec<AddedJobs>> {
+        let each = requests.iter();
+        each.map(|request| self.of(&request.jobs)).collect()
+    }
+
+    fn of<'n>(&self, jobs: impl IntoIterator<Item = &'n NewJob>) -> Done<AddedJobs> {
         let one = |new: &NewJob| match (self.new.get(&new.id), self.existing.get(&new.id)) {
             (Some(row), _) => Ok((Job::added(new, row), true)),
             (None, Some(job)) => Ok((job.clone(), false)),
@@ -178,8 +189,6 @@ impl Insertion {
                 "the database did not return an inserted job".to_owned(),
             )),
         };
-        let each = requests.iter();
-        each.map(|request| request.jobs.iter().map(one).collect())
-            .collect()
+        jobs.into_iter().map(one).collect()
     }
 }

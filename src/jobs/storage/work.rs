@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::jobs::clock::since_boot;
 use crate::jobs::database::{DatabaseError, Dialect, Duty, Session};
-use crate::jobs::job::{Claimed, JobStatus, Place, Progress};
+use crate::jobs::job::{Claimed, JobStatus, NewJob, Place, Progress};
+use crate::jobs::storage::addition::AddedJobs;
 use crate::jobs::storage::completion::{Completion, document_of};
 use crate::jobs::storage::sql::work as sql;
 use crate::jobs::storage::{Claim, Done, Storage, Written, id_rows, ids, logs, parse, read};
@@ -122,6 +123,32 @@ impl Storage {
         // Databases do not return updated rows in order.
         jobs.sort_by_key(Claimed::place);
         Ok(jobs)
+    }
+
+    /// Adds a job that its worker already runs. Until its lease expires nobody else may have it, and afterwards it fails.
+    pub(crate) fn adopt(&self, new: &NewJob, lease: Duration) -> Done<(AddedJobs, Claimed)> {
+        let document = json!({ "id": new.id, "lease": millis(lease) }).to_string();
+        let mut adopted = None;
+        self.transact(&mut |session| {
+            let added = self.insert_in(session, new)?;
+            let rows = session.run(&self.work.adopt, &document)?;
+            let job = read(rows.first().map_or("", |row| row), Claimed::parse)?;
+            let begin = Begin {
+                claim: Claim {
+                    id: job.id,
+                    token: job.claim,
+                },
+                age: 0,
+                is_paused: 0,
+            };
+            session.run(&self.work.begin, &serde_json::to_string(&[begin])?)?;
+            adopted = Some((added, job));
+            Ok(())
+        })?;
+        self.sync()?;
+        let lost =
+            || DatabaseError::Internal("the database did not return an adopted job".to_owned());
+        adopted.ok_or_else(lost)
     }
 
     /// Makes delayed jobs ready if they are due.

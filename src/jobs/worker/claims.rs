@@ -36,6 +36,10 @@ const MAX_SUSPECTS: [usize; LANES as usize - 1] = [1_000, 64, 8, 1];
 /// A suspect that has run this long counts as harmless, and other jobs of its lane may begin.
 pub(super) const PROVEN_AFTER: Duration = Duration::from_secs(2);
 
+/// The lane of jobs that only their own worker may run. When it no longer does, nobody releases them: their lease
+/// expires, and they fail.
+pub(super) const ADOPTED: u8 = 0;
+
 const AHEAD: u8 = 0;
 const RUNNING: u8 = 1;
 const DONE: u8 = 2;
@@ -284,12 +288,16 @@ impl Claims {
         let mut table = self.table.lock();
         table.is_closed = true;
         table.ahead = 0;
-        let open = table.held.values().filter(|held| held.phase() <= RUNNING);
-        open.map(|held| {
+        let mut open = Vec::new();
+        table.held.retain(|_, held| {
+            if held.phase() > RUNNING {
+                return true;
+            }
             held.phase.store(OVER, SeqCst);
-            held.claim
-        })
-        .collect()
+            open.push(held.claim);
+            held.lane != ADOPTED
+        });
+        open
     }
 
     /// Returns the claims to release after [`close`](Self::close). A claim that has begun is included only if no
@@ -328,8 +336,10 @@ impl Table {
     /// As [`end`](Self::end). The heartbeat releases the job.
     fn release(&mut self, held: &Arc<Held>, is_expired: bool) {
         self.end(held);
-        let claim = held.claim;
-        self.lapsed.push(Lapsed { claim, is_expired });
+        if held.lane != ADOPTED {
+            let claim = held.claim;
+            self.lapsed.push(Lapsed { claim, is_expired });
+        }
     }
 
     /// As [`end`](Self::end), because the lease expired. The heartbeat releases the job unless another worker has it

@@ -29,15 +29,17 @@ use crossbeam_channel::{Receiver, bounded, unbounded};
 use parking_lot::Mutex;
 
 use crate::engine::pool::Pool;
-use crate::engine::remote::OverReason;
+use crate::engine::remote::{Claimed, OverReason};
+use crate::executor::Report;
 use crate::jobs::clock::BootClock;
+use crate::jobs::job::NewJob;
 use crate::jobs::meter::JobMeter;
-use crate::jobs::storage::{Claim, Storage};
+use crate::jobs::storage::{Claim, Done, Storage};
 use crate::jobs::worker::backoff::DutyState;
-use crate::jobs::worker::claims::Claims;
+use crate::jobs::worker::claims::{ADOPTED, Claims};
 use crate::jobs::worker::completer::Completer;
 use crate::jobs::worker::fetcher::Fetcher;
-use crate::jobs::worker::run::{Event, Stop, pool_id};
+use crate::jobs::worker::run::{Event, JobRun, Stop, pool_id};
 use crate::jobs::worker::shared::Shared;
 pub(super) use crate::jobs::worker::shared::{QueueOptions, Wakeup};
 use crate::metrics::Exposition;
@@ -129,6 +131,33 @@ impl Queue {
     /// Jobs were added here. This process claims them or notifies others.
     pub(super) fn added(&self) {
         self.shared.added();
+    }
+
+    /// Adds a job that a worker outside this process already runs, and leases it to that worker. `None` if this process
+    /// stops.
+    ///
+    /// A job has no name, so `name` is its first step.
+    pub(super) fn adopt(&self, new: &NewJob, name: &str) -> Done<Option<Claimed>> {
+        let shared = &self.shared;
+        let lease = shared.options.lease();
+        // Taken before the claim, as the fetcher does.
+        let until = shared.claims.now() + lease.as_millis() as u64;
+        let (added, mut job) = shared.storage.adopt(new, lease)?;
+        shared.meter.added(&added);
+        job.lane = ADOPTED;
+        let claim = Claim {
+            id: job.id,
+            token: job.claim,
+        };
+        let held = shared.claims.take(claim, ADOPTED, until);
+        let Some(held) = held else {
+            return Ok(None);
+        };
+        let run = JobRun::new(job, held, shared.clone(), None);
+        let claimed = shared.pool.adopt(run.clone(), None);
+        // A run that is over takes no report.
+        let _ = run.progress(0, name, "");
+        Ok(claimed)
     }
 
     /// Stops the run of a cancelled claim, if it runs in this process.

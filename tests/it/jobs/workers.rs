@@ -13,6 +13,8 @@ on_both! {
     a_cancelled_job_ends_its_lease
     a_job_that_was_fetched_for_nobody_goes_to_the_process_where_a_worker_waits
     of_two_workers_of_a_job_one_completes_it
+    a_job_that_its_worker_has_brought_is_run_by_nobody_else
+    a_job_that_its_worker_has_brought_fails_when_it_is_left
     a_backlog_of_other_jobs_leaves_room_for_workers_and_for_limited_types
 }
 
@@ -227,4 +229,112 @@ fn a_backlog_of_other_jobs_leaves_room_for_workers_and_for_limited_types(db: &Db
     for id in ids {
         alice.wait(&id, "completed");
     }
+}
+
+fn adopt(server: &TestServer, user: &str, kind: &str) -> Value {
+    let body =
+        json!({ "name": "Nightly backup", "type": kind, "user": user, "metadata": { "disk": 3 } });
+    let reply = call(server, "adopt", &body).expect(201);
+    let claim = reply.json()["claim"].clone();
+    let id = claim["id"].as_str().expect("an id");
+    assert_eq!(
+        reply.header("Location"),
+        Some(&*format!("/api/v1/jobs/{id}"))
+    );
+    assert_eq!(
+        (&claim["kind"], &claim["attempt"]),
+        (&json!("job"), &json!(1))
+    );
+    claim
+}
+
+fn id(claim: &Value) -> &str {
+    claim["id"].as_str().expect("an id")
+}
+
+fn a_job_that_its_worker_has_brought_is_run_by_nobody_else(db: &Db) {
+    let server = start(db, LONG);
+    let alice = User::of(&server, "alice");
+    // Also not by workers of its type.
+    let given = adopt(&server, "alice", "ocr");
+    let job = alice.job(id(&given));
+    assert_eq!(
+        (&job["status"], &job["attempts"]),
+        (&json!("processing"), &json!(1))
+    );
+    assert_eq!(given["input"], json!({ "disk": 3 }));
+    wait_until(|| alice.job(id(&given))["currentStep"] == "Nightly backup");
+    let body = json!({ "types": ["ocr"], "waitMs": 1_000 });
+    let reply = call(&server, "claim", &body).expect(200).json();
+    assert_eq!(reply["claims"], json!([]));
+    let report = json!({ "progress": 40, "step": "Reading", "log": "12 files" });
+    end(&server, &given, "progress", &report).expect(200);
+    wait_until(|| alice.job(id(&given))["currentStep"] == "Reading");
+    let result = json!({ "result": { "files": 12 } });
+    end(&server, &given, "complete", &result).expect(200);
+    end(&server, &given, "complete", &result).expect(200);
+    let done = alice.wait(id(&given), "completed");
+    assert_eq!(
+        (&done["result"], &done["attempts"]),
+        (&json!({ "files": 12 }), &json!(1))
+    );
+    assert_eq!(
+        alice.events(id(&given)),
+        ["created", "started", "completed"]
+    );
+
+    let failing = adopt(&server, "alice", "exec");
+    end(
+        &server,
+        &failing,
+        "fail",
+        &json!({ "error": "exit status 3" }),
+    )
+    .expect(200);
+    let failed = alice.wait(id(&failing), "failed");
+    assert_eq!(failed["error"]["message"], "exit status 3");
+    // Only the program that has brought it could run it again.
+    let retried = alice
+        .act(&format!("/jobs/{}/retry", id(&failing)))
+        .expect(409);
+    assert_eq!(retried.json()["code"], "job_not_retryable");
+
+    let cancelled = adopt(&server, "alice", "exec");
+    alice
+        .act(&format!("/jobs/{}/cancel", id(&cancelled)))
+        .expect(200);
+    let told = end(&server, &cancelled, "progress", &json!({}))
+        .expect(410)
+        .json();
+    assert_eq!(told["reason"], "cancelled");
+    let both = json!({ "name": "n", "user": "alice", "session": "me" });
+    let refused = call(&server, "adopt", &both).expect(400).json();
+    assert_eq!(refused["errors"][0]["field"], "user");
+}
+
+fn a_job_that_its_worker_has_brought_fails_when_it_is_left(db: &Db) {
+    let first = start(db, LONG);
+    let alice = User::of(&first, "alice");
+    let released = adopt(&first, "alice", "exec");
+    end(&first, &released, "release", &json!({})).expect(200);
+    let lost = alice.wait(id(&released), "failed");
+    assert_eq!(lost["error"]["message"], "its worker was lost");
+    assert_eq!(lost["attempts"], 1);
+    let left = adopt(&first, "alice", "exec");
+    drop(first);
+    // After the restart nobody runs it, and it is not pending for ever.
+    let second = start(db, LONG);
+    let alice = User::of(&second, "alice");
+    let lost = alice.wait(id(&left), "failed");
+    assert_eq!(lost["error"]["message"], "its worker was lost");
+    let events = alice.events(id(&left));
+    assert!(
+        events.starts_with(&["created".to_owned(), "started".to_owned()])
+            && events.ends_with(&["failed".to_owned()]),
+        "{events:?}"
+    );
+    let told = end(&second, &left, "progress", &json!({}))
+        .expect(410)
+        .json();
+    assert_eq!(told["reason"], "expired");
 }

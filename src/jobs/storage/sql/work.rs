@@ -10,6 +10,11 @@ const MAX_REPORTS: u32 = 2_000;
 /// moves to the next lane; in the last lane it fails.
 pub(crate) const LANES: u8 = 5;
 
+/// A claimed job, as [`Claimed::parse`](crate::jobs::job::Claimed::parse) reads it.
+const CLAIMED: &str = "concat_ws(' ', id, claim, ready, attempts, losses, max_attempts, coalesce(timeout_ms, -1), \
+     {now} - run_at, priority, run_at, {quote}(kind), \
+     '\n' || CASE WHEN user_id IS NULL THEN '' ELSE {quote}(user_id){text} END, '\n' || arguments)";
+
 fn rescue() -> String {
     let is_last = format!("(ahead + paused = 0 AND ready >= {LANES})");
     format!(
@@ -20,7 +25,8 @@ fn rescue() -> String {
          ahead = 0, paused = 0, seq = seq + 1 - ahead, \
          completed_at = CASE WHEN {is_last} THEN {{now}} END, \
          error = CASE WHEN {is_last} \
-           THEN '{{\"message\":\"its worker was lost ' || (losses + 1) || ' times\",\"attempt\":' || attempts || '}}' \
+           THEN '{{\"message\":\"its worker was lost' || CASE losses WHEN 0 THEN '' ELSE ' ' || (losses + 1) || ' times' END || \
+             '\",\"attempt\":' || attempts || '}}' \
            ELSE error END, \
          started_at = CASE WHEN {is_last} THEN started_at END, \
          progress = CASE WHEN {is_last} THEN progress ELSE 0 END, \
@@ -51,9 +57,12 @@ statements! {
                  AND ({rank}, y.run_at, y.id) > (xrank, xrun, xid) \
                  ORDER BY {rank}, y.run_at, y.id LIMIT ({arg:count}){int} {skip}} \
                ORDER BY x.priority DESC, x.run_at, x.id LIMIT ({arg:count}){int}} \
-             RETURNING concat_ws(' ', id, claim, ready, attempts, losses, max_attempts, coalesce(timeout_ms, -1), \
-               {now} - run_at, priority, run_at, {quote}(kind), \
-               '\n' || CASE WHEN user_id IS NULL THEN '' ELSE {quote}(user_id){text} END, '\n' || arguments)",
+             RETURNING ".to_owned() + CLAIMED,
+        /// Claims a job that was just added for its own worker. No other worker may run it, so its lane is the last: if its
+        /// worker is lost, it fails.
+        adopt: format!("UPDATE jobs SET status = 2, claim = claim + 1, ready = {LANES}, \
+             lease_until = {{now}} + ({{arg:lease}}){{big}}, updated_at = {{now}}, ahead = 1, paused = 0 \
+             WHERE {{counted}} AND id = ({{arg:id}}){{uuid}} AND status = 1 RETURNING {CLAIMED}"),
         promote: "UPDATE jobs SET ready = CASE WHEN losses > 0 THEN 2 ELSE 1 END WHERE id {in_ids:SELECT id FROM jobs {by:jobs_later} \
              WHERE status = 1 AND ready = 0 AND run_at <= {now} ORDER BY run_at LIMIT 10000 {skip}} \
              RETURNING id || ''",
