@@ -4,9 +4,13 @@
 //! by now and then and writes them all into an [`Exposition`]. Nothing here knows what is counted
 //! but [`WorkMeter`], which is for tasks and jobs alike.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use parking_lot::RwLock;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -77,9 +81,13 @@ const OTHER: &str = "other";
 /// What becomes of tasks, or of jobs, by type.
 #[derive(Debug)]
 pub(crate) struct WorkMeter {
-    /// Sorted by type, and [`OTHER`] at the end.
-    kinds: Vec<(Box<str>, KindMeter)>,
+    /// Types may come while others are counted. No other lock is taken under this one.
+    kinds: RwLock<Arc<Kinds>>,
 }
+
+/// The types that are told apart, sorted, and [`OTHER`] at the end.
+#[derive(Debug, Default)]
+pub(crate) struct Kinds(Vec<(Box<str>, Arc<KindMeter>)>);
 
 /// What becomes of the work of one type.
 #[derive(Debug)]
@@ -96,60 +104,83 @@ pub(crate) struct KindMeter {
     pub(crate) run: Histogram,
 }
 
-impl WorkMeter {
-    /// Tells these types apart.
-    pub(crate) fn new<'a>(kinds: impl Iterator<Item = &'a str>) -> WorkMeter {
-        let mut names: Vec<Box<str>> = kinds
-            .filter(|&kind| kind != OTHER)
-            .map(Into::into)
-            .collect();
-        names.sort();
-        names.dedup();
-        names.push(OTHER.into());
-        let fresh = |name| {
-            let meter = KindMeter {
-                created: Counter::default(),
-                completed: Counter::default(),
-                failed: Counter::default(),
-                cancelled: Counter::default(),
-                lines: Counter::default(),
-                wait: Histogram::new(WORK_TIMES),
-                run: Histogram::new(WORK_TIMES),
-            };
-            (name, meter)
-        };
-        WorkMeter {
-            kinds: names.into_iter().map(fresh).collect(),
-        }
-    }
-
+impl Kinds {
     /// The place of a type among [`names`](Self::names).
     pub(crate) fn place(&self, kind: &str) -> usize {
-        let other = self.kinds.len() - 1;
-        let named = &self.kinds[..other];
+        let other = self.0.len() - 1;
+        let named = &self.0[..other];
         named
             .binary_search_by(|(name, _)| (**name).cmp(kind))
             .unwrap_or(other)
     }
 
-    pub(crate) fn of(&self, kind: &str) -> &KindMeter {
-        &self.kinds[self.place(kind)].1
+    pub(crate) fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
+    }
+}
+
+impl KindMeter {
+    fn new() -> KindMeter {
+        KindMeter {
+            created: Counter::default(),
+            completed: Counter::default(),
+            failed: Counter::default(),
+            cancelled: Counter::default(),
+            lines: Counter::default(),
+            wait: Histogram::new(WORK_TIMES),
+            run: Histogram::new(WORK_TIMES),
+        }
+    }
+}
+
+impl WorkMeter {
+    /// Tells these types apart.
+    pub(crate) fn new<'a>(kinds: impl Iterator<Item = &'a str>) -> WorkMeter {
+        let meter = WorkMeter {
+            kinds: RwLock::default(),
+        };
+        meter.add(kinds);
+        meter
     }
 
-    pub(crate) fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.kinds.iter().map(|(name, _)| &**name)
+    /// Tells these types apart, too. What was counted stays.
+    pub(crate) fn add<'a>(&self, kinds: impl Iterator<Item = &'a str>) {
+        let mut now = self.kinds.write();
+        let known: BTreeMap<_, _> = now.0.iter().cloned().collect();
+        let mut names: Vec<Box<str>> = kinds.map(Into::into).collect();
+        names.extend(known.keys().cloned());
+        names.retain(|name| **name != *OTHER);
+        names.sort();
+        names.dedup();
+        names.push(OTHER.into());
+        let kept = |name: Box<str>| {
+            let meter = known.get(&name).cloned();
+            (name, meter.unwrap_or_else(|| Arc::new(KindMeter::new())))
+        };
+        *now = Arc::new(Kinds(names.into_iter().map(kept).collect()));
+    }
+
+    /// The types that are told apart now.
+    pub(crate) fn kinds(&self) -> Arc<Kinds> {
+        self.kinds.read().clone()
+    }
+
+    pub(crate) fn of(&self, kind: &str) -> Arc<KindMeter> {
+        let kinds = self.kinds.read();
+        kinds.0[kinds.place(kind)].1.clone()
     }
 
     /// Writes it all, with names that begin with `noun`: `task_system_tasks`.
     pub(crate) fn write(&self, noun: &str, out: &mut Exposition) {
+        let kinds = self.kinds();
         let name = format!("{noun}_created_total");
         out.family(&name, "counter", "Created, by type.");
-        for (kind, meter) in &self.kinds {
+        for (kind, meter) in &kinds.0 {
             out.sample(&name, &[("type", kind)], meter.created.value());
         }
         let name = format!("{noun}_finished_total");
         out.family(&name, "counter", "Attempts that ended, by type and how.");
-        for (kind, meter) in &self.kinds {
+        for (kind, meter) in &kinds.0 {
             for (status, counter) in [
                 ("completed", &meter.completed),
                 ("failed", &meter.failed),
@@ -161,17 +192,17 @@ impl WorkMeter {
         }
         let name = format!("{noun}_log_lines_total");
         out.family(&name, "counter", "Lines of logs, by type.");
-        for (kind, meter) in &self.kinds {
+        for (kind, meter) in &kinds.0 {
             out.sample(&name, &[("type", kind)], meter.lines.value());
         }
         let name = format!("{noun}_wait_seconds");
         out.family(&name, "histogram", "From being queued to the first slice.");
-        for (kind, meter) in &self.kinds {
+        for (kind, meter) in &kinds.0 {
             out.histogram(&name, &[("type", kind)], &meter.wait);
         }
         let name = format!("{noun}_run_seconds");
         out.family(&name, "histogram", "From the first slice to the end.");
-        for (kind, meter) in &self.kinds {
+        for (kind, meter) in &kinds.0 {
             out.histogram(&name, &[("type", kind)], &meter.run);
         }
     }
@@ -258,12 +289,30 @@ x_seconds_count{a=\"b\"} 4
     #[test]
     fn types_that_nobody_registered_are_counted_together() {
         let meter = WorkMeter::new(["b", "a", "other", "b"].into_iter());
-        assert_eq!(meter.names().collect::<Vec<_>>(), ["a", "b", "other"]);
         for kind in ["a", "b", "zz", "", "other"] {
             meter.of(kind).created.increment();
         }
-        let created = meter.names().map(|name| meter.of(name).created.value());
-        assert_eq!(created.collect::<Vec<_>>(), [1, 1, 3]);
+        let created = |meter: &WorkMeter| -> Vec<(String, u64)> {
+            let kinds = meter.kinds();
+            let of = |name: &str| (name.to_owned(), meter.of(name).created.value());
+            kinds.names().map(of).collect()
+        };
+        let counts = |pairs: &[(&str, u64)]| -> Vec<(String, u64)> {
+            pairs
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect()
+        };
+        assert_eq!(created(&meter), counts(&[("a", 1), ("b", 1), ("other", 3)]));
+        // What comes later is told apart from then on, and nothing that was counted is lost.
+        let before = meter.of("a");
+        meter.add(["zz", "b"].into_iter());
+        before.created.increment();
+        meter.of("zz").created.increment();
+        assert_eq!(
+            created(&meter),
+            counts(&[("a", 2), ("b", 1), ("zz", 1), ("other", 3)])
+        );
     }
 
     #[test]

@@ -196,6 +196,7 @@ impl Server {
     /// ```
     pub fn reopen_files(&self) {
         self.system.reopen_files();
+        self.jobs.note_types();
     }
 
     /// Stops accepting, lets the requests in hand finish, and stops the system; all within

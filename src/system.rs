@@ -181,6 +181,9 @@ impl TaskSystem {
         let pool = self.execution.pool();
         let types = self.own_types.as_deref();
         if let Some(registry) = types.and_then(|types| types.reload(&pool.registry())) {
+            if let Some(meter) = self.tasks().meter() {
+                meter.add(registry.types());
+            }
             pool.replace_registry(registry);
         }
         if let Some(audit) = &self.audit {

@@ -46,9 +46,10 @@ fn tasks(api: &Api, out: &mut Exposition) {
     let execution = api.system.execution();
     let tasks = execution.tasks();
     if let Some(meter) = tasks.meter() {
+        let kinds = meter.kinds();
         let name = "task_system_tasks";
         out.family(name, "gauge", "Tasks in the store, by type and status.");
-        for (kind, counts) in meter.names().zip(tasks.count_by_type(meter)) {
+        for (kind, counts) in kinds.names().zip(tasks.count_by_type(&kinds)) {
             for status in TaskStatus::ALL {
                 let labels = [("type", kind), ("status", status.as_str())];
                 out.sample(name, &labels, counts[status as usize]);

@@ -46,6 +46,8 @@ impl Jobs {
         |_, _| Err(super::off(FIRST))
     }
 
+    pub(crate) fn note_types(&self) {}
+
     pub(crate) fn close(&self) {}
 
     pub(crate) fn stop(&self, _: Instant) {}

@@ -171,6 +171,13 @@ impl Jobs {
         }
     }
 
+    /// The pool may run other types now.
+    pub(crate) fn note_types(&self) {
+        if let Some(system) = &self.0 {
+            system.meter.add_types(&system.pool.registry());
+        }
+    }
+
     /// Stops claiming jobs and tells running executors to stop.
     pub(crate) fn close(&self) {
         if let Some(system) = &self.0 {

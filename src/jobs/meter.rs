@@ -19,6 +19,13 @@ impl JobMeter {
         JobMeter(is_on.then(|| WorkMeter::new(registry.types())))
     }
 
+    /// Tells the types of this registry apart, too.
+    pub(super) fn add_types(&self, registry: &ExecutorRegistry) {
+        if let Some(meter) = &self.0 {
+            meter.add(registry.types());
+        }
+    }
+
     /// Counts the committed jobs that are new.
     pub(super) fn added(&self, jobs: &[(Job, bool)]) {
         let Some(meter) = &self.0 else { return };

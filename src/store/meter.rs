@@ -1,6 +1,6 @@
 //! Tasks and sessions, counted for `/metrics`.
 
-use crate::metrics::WorkMeter;
+use crate::metrics::{Kinds, WorkMeter};
 use crate::store::TaskManager;
 
 /// How many tasks of a session are counted under one hold of its lock.
@@ -19,10 +19,10 @@ impl TaskManager {
             .load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// How many tasks there are of each of the meter's types, by status. Looked up task by task,
+    /// How many tasks there are of each of these types, by status. Looked up task by task,
     /// so that nobody has to keep count.
-    pub(crate) fn count_by_type(&self, meter: &WorkMeter) -> Vec<[usize; 5]> {
-        let mut counts = vec![[0; 5]; meter.names().len()];
+    pub(crate) fn count_by_type(&self, kinds: &Kinds) -> Vec<[usize; 5]> {
+        let mut counts = vec![[0; 5]; kinds.names().len()];
         for session in self.sessions() {
             let mut last = None;
             loop {
@@ -30,7 +30,7 @@ impl TaskManager {
                 let mut seen = 0;
                 for record in state.newest(last).take(PART) {
                     let task = &record.task;
-                    counts[meter.place(&task.kind)][task.status as usize] += 1;
+                    counts[kinds.place(&task.kind)][task.status as usize] += 1;
                     (last, seen) = (Some(task.id), seen + 1);
                 }
                 if seen < PART {

@@ -53,7 +53,7 @@ fn sighup_reads_the_file_anew_and_what_runs_goes_on() {
         "long": shell("echo $$ >> pids; while [ ! -e go ]; do sleep 0.02; done; echo 'long before'"),
         "gone": { "command": "echo $$ >> gone; sleep 1000", "concurrency": 1 },
     }));
-    let process = folder.start_process(&[]);
+    let process = folder.start_process(&[("METRICS", "true")]);
     let client = &process.client;
     let long = client.run("long");
     let gone = [client.run("gone"), client.run("gone")];
@@ -98,6 +98,16 @@ fn sighup_reads_the_file_anew_and_what_runs_goes_on() {
         .iter()
         .find(|one| one["type"] == "new");
     assert_eq!(new.expect("it is listed")["concurrency"], 7);
+    // A type that has come is counted by its name from then on; one that has gone keeps its counts.
+    let reply = client.call_exact("GET", "/metrics").send().expect(200);
+    let metrics = String::from_utf8(reply.body.clone()).expect("UTF-8");
+    for (line, value) in [
+        ("created_total{type=\"new\"}", 1),
+        ("created_total{type=\"gone\"}", 2),
+    ] {
+        let line = format!("task_system_tasks_{line} {value}\n");
+        assert!(metrics.contains(&line), "{line} {metrics}");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ const TOKEN: &str = "a token of workers";
 fn start(db: &Db, lease: Duration) -> TestServer {
     let more = [
         ("WORKER_TOKEN", TOKEN),
-        ("JOB_LEASE_SECONDS", "2"),
+        ("JOB_LEASE_SECONDS", "5"),
         ("WORKER_THREADS", "2"),
     ];
     TestServer::start_with(
