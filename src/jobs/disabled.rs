@@ -43,7 +43,7 @@ impl Jobs {
     pub(crate) fn adopter(
         &self,
     ) -> impl Fn(&str, NewTask) -> Result<Claimed, Problem> + Send + Sync + 'static {
-        |_, _| Err(super::off(FIRST))
+        |_, _| Err(super::no_job_of_a_user(FIRST))
     }
 
     pub(crate) fn note_types(&self) {}

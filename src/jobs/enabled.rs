@@ -158,11 +158,8 @@ impl Jobs {
     ) -> impl Fn(&str, NewTask) -> Result<Claimed, Problem> + Send + Sync + 'static {
         let system = self.0.clone();
         move |user, new| match system.as_ref().map(|system| &system.queue) {
-            None => Err(super::off("")),
-            Some(None) => {
-                let message = "This process runs no jobs: start it with ENABLE_QUEUE=true";
-                Err(Problem::new(503, "jobs_disabled", message))
-            }
+            None => Err(super::no_job_of_a_user("")),
+            Some(None) => Err(super::no_job_of_a_user("")),
             Some(Some(queue)) => {
                 let name = new.name.clone();
                 let adopted = queue.adopt(&NewJob::adopted(user, new), &name)?;

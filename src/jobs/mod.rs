@@ -45,24 +45,31 @@ pub(crate) use enabled::{Jobs, mistakes, register};
 #[cfg(feature = "jobs")]
 pub use enabled::{migrate, migration_sql, token};
 
+use crate::field_error::FieldError;
 use crate::http::Problem;
 use crate::http::router::{Handler, Route};
 
 /// The routes that a server without a database also has.
 const ROUTES: [&str; 2] = ["/api/v1/jobs", "/api/v1/jobs/*"];
 
-/// The Job API is off. `first` is an additional step to turn it on.
-fn off(first: &str) -> Problem {
-    let message = format!(
-        "The Job API is off: {first}set STORAGE=sqlite or STORAGE=postgres, and \
-         ENABLE_QUEUE=true to run its workers here"
-    );
-    Problem::new(503, "jobs_disabled", message)
+/// What turns the Job API on.
+const HOW: &str =
+    "set STORAGE=sqlite or STORAGE=postgres, and ENABLE_QUEUE=true to run its workers here";
+
+/// Work that its worker has brought cannot be a job here. `first` is an additional step to make that possible.
+fn no_job_of_a_user(first: &str) -> Problem {
+    let message = format!("user needs workers of the Job API in this process: {first}{HOW}");
+    Problem::invalid(vec![FieldError::new("user", message)])
 }
 
 /// All routes answer that the Job API is off. `first` is an additional step to turn it on.
 fn routes_off(first: &'static str) -> Vec<Route> {
-    let off = || -> Handler { Box::new(move |_, _| Err(off(first))) };
+    let off = || -> Handler {
+        Box::new(move |_, _| {
+            let message = format!("The Job API is off: {first}{HOW}");
+            Err(Problem::new(503, "jobs_disabled", message))
+        })
+    };
     let routes = ROUTES.into_iter();
     routes
         .map(|pattern| Route::get(pattern, off()).and_post(off()).with_query())

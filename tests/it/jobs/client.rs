@@ -1,15 +1,62 @@
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use async_task_system::{ExecutorRegistry, Outcome, TaskContext, TaskInput};
+use serde_json::json;
 
-use super::{Db, token};
+use super::{Db, User, token};
 use crate::client::{is, program};
 use crate::support::{Gate, stderr};
 
 on_both! {
     jobs_are_started_and_followed_over_a_restart
+    exec_shows_a_command_as_a_job_of_a_user
+}
+
+fn exec_shows_a_command_as_a_job_of_a_user(db: &Db) {
+    const WORKERS: &str = "a token of workers";
+    let server = db.serve_with(&[("WORKER_TOKEN", WORKERS)], |_| {});
+    let alice = User::of(&server, "alice");
+    let exec = |user: &str, script: &str| -> Output {
+        let words = [
+            "exec",
+            "--user",
+            user,
+            "--name",
+            "Nightly backup",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ];
+        let mut command = program(server.addr(), &words);
+        command.env("ATS_TOKEN", WORKERS).output().expect("it runs")
+    };
+    assert_eq!(
+        is(&exec("alice", "echo '45% Copying'; echo 12 files"), 0),
+        "45% Copying\n12 files\n"
+    );
+    let done = alice.wait("latest", "completed");
+    assert_eq!(
+        (&done["type"], &done["attempts"]),
+        (&json!("exec"), &json!(1))
+    );
+    let log = alice.get("/jobs/latest/log").expect(200);
+    assert_eq!(log.text(), "12 files\n");
+    is(&exec("alice", "echo 'no disk' >&2; exit 3"), 3);
+    assert_eq!(
+        alice.wait("latest", "failed")["error"]["message"],
+        "no disk"
+    );
+    // The command runs also where its job is refused.
+    let refused = exec("", "echo all the same");
+    assert_eq!(is(&refused, 0), "all the same\n");
+    assert!(
+        stderr(&refused).contains("user must be"),
+        "{}",
+        stderr(&refused)
+    );
 }
 
 /// `talks` logs a line in each slice until the gate opens.

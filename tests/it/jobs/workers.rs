@@ -310,6 +310,12 @@ fn a_job_that_its_worker_has_brought_is_run_by_nobody_else(db: &Db) {
     let both = json!({ "name": "n", "user": "alice", "session": "me" });
     let refused = call(&server, "adopt", &both).expect(400).json();
     assert_eq!(refused["errors"][0]["field"], "user");
+    // A front end that runs no jobs cannot hold one either.
+    let variables = db.variables(&[("WORKER_TOKEN", TOKEN), ("ENABLE_QUEUE", "false")]);
+    let front = TestServer::start(&variables);
+    let refused = call(&front, "adopt", &json!({ "name": "n", "user": "alice" }));
+    let message = refused.expect(400).json()["message"].to_string();
+    assert!(message.contains("ENABLE_QUEUE=true"), "{message}");
 }
 
 fn a_job_that_its_worker_has_brought_fails_when_it_is_left(db: &Db) {
