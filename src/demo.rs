@@ -124,6 +124,8 @@ struct Step<'a> {
     name: Cow<'a, str>,
     description: Cow<'a, str>,
     pause: Duration,
+    /// A person must let it go on before its pause.
+    waits: bool,
 }
 
 /// What is shown, and what comes out.
@@ -149,7 +151,10 @@ struct OwnStep {
     name: String,
     #[serde(default)]
     description: Option<String>,
+    #[serde(default)]
     duration_ms: f64,
+    #[serde(default)]
+    wait: Option<bool>,
     #[serde(default)]
     progress: Option<f64>,
 }
@@ -162,6 +167,7 @@ impl Steps {
                 name: format!("Step {}", i + 1).into(),
                 description: format!("Working on part {} of 10", i + 1).into(),
                 pause: *pause,
+                waits: false,
             },
             Steps::Named(steps, pause) => {
                 let (percent, name, description) = *steps.get(i)?;
@@ -170,6 +176,7 @@ impl Steps {
                     name: name.into(),
                     description: description.into(),
                     pause: *pause,
+                    waits: false,
                 }
             }
             Steps::Items(count, pause) => Step {
@@ -177,6 +184,7 @@ impl Steps {
                 name: format!("Item {} of {count}", i + 1).into(),
                 description: Cow::Borrowed(""),
                 pause: *pause,
+                waits: false,
             },
             Steps::Own(steps) => {
                 let own = steps.get(i)?;
@@ -187,6 +195,7 @@ impl Steps {
                     name: own.name.as_str().into(),
                     description: own.description.as_deref().unwrap_or_default().into(),
                     pause: delay(own.duration_ms),
+                    waits: own.wait.unwrap_or(false),
                 }
             }
         };
@@ -202,6 +211,8 @@ fn delay(ms: f64) -> Duration {
 struct Walk {
     plan: Plan,
     next: usize,
+    /// The pause of the step that waits for a person.
+    held: Option<Duration>,
     pace: Pace,
 }
 
@@ -210,13 +221,28 @@ impl Walk {
         Ok(Walk {
             plan,
             next: 0,
+            held: None,
             pace: Pace::of(input),
         })
     }
 }
 
+impl Walk {
+    /// Waits for a person, and then for the step's pause.
+    fn wait(&mut self, ctx: &mut TaskContext<'_>, pause: Duration) -> Outcome {
+        self.held = ctx.signal().is_none().then_some(pause);
+        match self.held {
+            Some(_) => Outcome::Wait(Duration::from_secs(86_400)),
+            None => Outcome::Again(pause),
+        }
+    }
+}
+
 impl TaskExecutor for Walk {
     fn run(&mut self, ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+        if let Some(pause) = self.held {
+            return Ok(self.wait(ctx, pause));
+        }
         let step = self.plan.steps.get(self.next);
         let percent = step.as_ref().map_or(100, |step| step.percent);
         let before = || self.plan.steps.get(self.next.checked_sub(1)?);
@@ -235,7 +261,10 @@ impl TaskExecutor for Walk {
         ctx.progress(step.percent, &step.name, &step.description)?;
         let pause = step.pause.div_f64(self.pace.speed);
         self.next += 1;
-        Ok(Outcome::Again(pause))
+        match step.waits {
+            true => Ok(self.wait(ctx, pause)),
+            false => Ok(Outcome::Again(pause)),
+        }
     }
 }
 

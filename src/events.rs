@@ -81,6 +81,10 @@ pub struct TaskSnapshot {
     pub started_at: Option<Millis>,
     pub completed_at: Option<Millis>,
     pub error: Option<Box<str>>,
+    /// It waits for a person.
+    pub waiting: bool,
+    /// It is held between two slices.
+    pub paused: bool,
 }
 
 impl TaskSnapshot {
@@ -107,6 +111,8 @@ impl TaskSnapshot {
             started_at: task.started_at,
             completed_at: task.completed_at,
             error: task.error.clone(),
+            waiting: task.waiting,
+            paused: task.paused,
         }
     }
 
@@ -120,6 +126,8 @@ impl TaskSnapshot {
             started_at: None,
             completed_at: None,
             error: None,
+            waiting: false,
+            paused: false,
         }
     }
 
@@ -137,7 +145,13 @@ impl TaskSnapshot {
             EventKind::Completed | EventKind::Failed | EventKind::Cancelled => {
                 self.completed_at = Some(event.at);
                 self.error = owned(event.message);
+                self.waiting = false;
+                self.paused = false;
             }
+            EventKind::Waiting => self.waiting = true,
+            EventKind::Advanced => self.waiting = false,
+            EventKind::Paused => self.paused = true,
+            EventKind::Resumed => self.paused = false,
         }
         self.status = event.status;
         self.progress = event.progress;

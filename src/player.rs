@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::engine::TaskExecutionService;
 use crate::log_safe::LogSafe;
-use crate::store::{NewTask, StoreError};
+use crate::store::{Hold, NewTask, StoreError};
 use crate::task::{SessionKey, TaskId, later};
 use crate::threads;
 
@@ -57,6 +57,10 @@ pub(crate) enum Deed {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Touch {
     Retry,
+    /// With a note, as the two below.
+    Advance(String),
+    Pause(String),
+    Resume(String),
     /// With the reason that the history tells; empty for none.
     Cancel(String),
 }
@@ -239,6 +243,9 @@ impl Player {
         }
         let touched = match how {
             Touch::Retry => self.execution.retry(session, id),
+            Touch::Advance(note) => self.execution.hold(session, id, note, Hold::Advance),
+            Touch::Pause(note) => self.execution.hold(session, id, note, Hold::Pause),
+            Touch::Resume(note) => self.execution.hold(session, id, note, Hold::Resume),
             Touch::Cancel(reason) => self.execution.cancel_for(session, id, reason),
         };
         match touched {

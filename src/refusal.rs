@@ -27,6 +27,15 @@ impl From<StoreError> for Problem {
             StoreError::TransitionError(TransitionError::NotRetryable(_)) => {
                 plain(409, "task_not_retryable")
             }
+            StoreError::TransitionError(TransitionError::NotWaiting) => {
+                plain(409, "task_not_waiting")
+            }
+            StoreError::TransitionError(TransitionError::NotRunning(_)) => {
+                plain(409, "task_not_running")
+            }
+            StoreError::TransitionError(TransitionError::NotPaused) => {
+                plain(409, "task_not_paused")
+            }
             StoreError::InvalidArguments(errors) => {
                 let errors = errors.into_iter().map(|error| error.under("metadata"));
                 Problem::invalid(errors.collect())

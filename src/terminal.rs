@@ -259,13 +259,18 @@ fn step(event: &TaskEvent) -> String {
     let now = &event.snapshot;
     let step = now.step.as_deref().unwrap_or_default();
     let description = now.step_description.as_deref().unwrap_or_default();
+    let held = match (now.waiting, now.paused) {
+        (_, true) => "paused: ",
+        (true, false) => "waiting for a person: ",
+        (false, false) => "",
+    };
     let words = match (step, description, event.kind) {
         ("", "", EventKind::Created) => "waiting to be started".to_owned(),
         ("", "", EventKind::Queued | EventKind::Retried) => "queued".to_owned(),
         ("", text, _) | (text, "", _) => text.to_owned(),
         (step, description, _) => format!("{step}: {description}"),
     };
-    LogSafe(&words).to_string()
+    LogSafe(&format!("{held}{words}")).to_string()
 }
 
 /// `text` without what could steer the terminal, cut to `room` columns.

@@ -1,6 +1,7 @@
 //! `/demo/tasks`: each checks its body, and submits a task whose metadata is the executor's
 //! arguments. A job of the same type is checked the same way.
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -162,11 +163,31 @@ pub(crate) fn register(registry: &mut ExecutorRegistry) {
             let check = |input: &TaskInput| {
                 let mut fields = Fields::of(input.arguments.as_deref())?;
                 demo.read(&mut fields, 1.0);
+                let arguments = input.arguments.as_deref().map_or("", |json| json.get());
+                if waits(arguments) {
+                    let message =
+                        "a step of a job cannot wait for a person: only tasks can be advanced";
+                    fields.fault("steps", message);
+                }
                 fields.check()
             };
             registration.check(check).only_jobs();
         }
     }
+}
+
+/// Whether a step of these arguments waits for a person.
+fn waits(arguments: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Steps {
+        steps: Vec<Step>,
+    }
+    #[derive(Deserialize)]
+    struct Step {
+        wait: Option<bool>,
+    }
+    let read: Result<Steps, _> = serde_json::from_str(arguments);
+    read.is_ok_and(|read| read.steps.iter().any(|step| step.wait == Some(true)))
 }
 
 pub(super) fn sample(call: &Call<'_>) -> Answer {
@@ -193,9 +214,11 @@ fn workflow_step(fields: &mut Fields<'_>, reached: &mut u64) -> Value {
     let mut step = Map::new();
     step.insert("name".to_owned(), json!(fields.required_text("name", 200)));
     keep(&mut step, "description", description(fields));
+    let wait = fields.flag("wait");
+    keep(&mut step, "wait", wait);
     let faults = fields.faults();
     let duration = fields.whole("durationMs", 0..=MAX_DELAY_MS);
-    if duration.is_none() && fields.faults() == faults {
+    if duration.is_none() && wait != Some(true) && fields.faults() == faults {
         fields.fault("durationMs", "durationMs is required");
     }
     keep(&mut step, "durationMs", duration);

@@ -4,6 +4,7 @@ mod call;
 mod demo;
 mod executors;
 mod health;
+mod hold;
 mod live;
 mod logs;
 mod metrics;
@@ -88,6 +89,10 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
         post("/api/v1/tasks/:id/start", tasks::start),
         post("/api/v1/tasks/:id/cancel", tasks::cancel),
         post("/api/v1/tasks/:id/retry", tasks::retry),
+        post("/api/v1/tasks/:id/advance", hold::advance),
+        post("/api/v1/tasks/:id/pause", hold::pause),
+        post("/api/v1/tasks/:id/resume", hold::resume),
+        post("/api/v1/tasks/:id/fail", hold::fail),
         from_worker("/api/v1/work/claim", work::claim),
         from_worker("/api/v1/work/adopt", work::adopt),
         from_worker("/api/v1/work/:lease/progress", work::progress),

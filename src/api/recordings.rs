@@ -95,9 +95,13 @@ impl Replay {
     pub(super) fn acts(&self, place: usize, from: Duration) -> Vec<Act> {
         let events = self.recording.events().iter().enumerate();
         let act = events.filter_map(|(entries, event)| {
+            let note = event.message.clone().unwrap_or_default();
             let how = match event.kind {
                 EventKind::Retried => Touch::Retry,
-                EventKind::Cancelled => Touch::Cancel(event.message.clone().unwrap_or_default()),
+                EventKind::Advanced => Touch::Advance(note),
+                EventKind::Paused => Touch::Pause(note),
+                EventKind::Resumed => Touch::Resume(note),
+                EventKind::Cancelled => Touch::Cancel(note),
                 _ => return None,
             };
             let at = from + event.due(self.speed);

@@ -68,6 +68,7 @@ fn acts(call: &Call<'_>) -> Vec<Value> {
                     let act = match event.kind {
                         EventKind::Retried => "retry",
                         EventKind::Cancelled => "cancel",
+                        EventKind::Advanced => "advance",
                         _ => return None,
                     };
                     Some(json!({ "afterMs": since + event.at, act: number }))

@@ -95,18 +95,20 @@ fn read_act(
     let demo = fields.text("demo", MAX_NAME);
     let retry = fields.whole("retry", 1..=MAX_ACTS);
     let cancel = fields.whole("cancel", 1..=MAX_ACTS);
-    let (field, place, how) = match (demo, retry, cancel) {
-        (Some(demo), None, None) => {
+    let advance = fields.whole("advance", 1..=MAX_ACTS);
+    let (field, place, how) = match (demo, retry, cancel, advance) {
+        (Some(demo), None, None, None) => {
             tasks.push(number);
             return create(fields, &demo, number, at, speed);
         }
-        (None, Some(place), None) => ("retry", place, Touch::Retry),
-        (None, None, Some(place)) => ("cancel", place, Touch::Cancel(String::new())),
+        (None, Some(place), None, None) => ("retry", place, Touch::Retry),
+        (None, None, Some(place), None) => ("cancel", place, Touch::Cancel(String::new())),
+        (None, None, None, Some(place)) => ("advance", place, Touch::Advance(String::new())),
         _ => {
             if fields.faults() == faults {
                 fields.fault(
                     "demo",
-                    "an act has one of demo (with its body), retry and cancel",
+                    "an act has one of demo (with its body), retry, advance and cancel",
                 );
             }
             return Vec::new();

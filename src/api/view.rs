@@ -30,6 +30,7 @@ pub(super) fn task(object: &mut Object<'_>, task: &Task) {
     object.field(name!("startedAt"), task.started_at);
     object.field(name!("completedAt"), task.completed_at);
     object.field(name!("error"), task.error.as_deref());
+    held(object, task);
     object.if_some(name!("result"), task.result.as_deref());
     object.if_some(name!("metadata"), task.metadata.as_deref());
     object.field(name!("type"), &*task.kind);
@@ -76,6 +77,13 @@ pub(super) fn status(object: &mut Object<'_>, task: &Task) {
     object.field(name!("startedAt"), task.started_at);
     object.field(name!("completedAt"), task.completed_at);
     object.field(name!("error"), task.error.as_deref());
+    held(object, task);
+}
+
+/// Whether it waits for a person or is paused; nothing where it is not.
+fn held(object: &mut Object<'_>, task: &Task) {
+    object.if_some(name!("waiting"), task.waiting.then_some(true));
+    object.if_some(name!("paused"), task.paused.then_some(true));
 }
 
 /// The same as an event of a stream left it.
@@ -93,6 +101,14 @@ pub(super) struct StatusView<'a> {
     started_at: Option<Millis>,
     completed_at: Option<Millis>,
     error: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_not")]
+    waiting: bool,
+    #[serde(skip_serializing_if = "is_not")]
+    paused: bool,
+}
+
+fn is_not(flag: &bool) -> bool {
+    !flag
 }
 
 impl<'a> StatusView<'a> {
@@ -108,6 +124,8 @@ impl<'a> StatusView<'a> {
             started_at: now.started_at,
             completed_at: now.completed_at,
             error: now.error.as_deref(),
+            waiting: now.waiting,
+            paused: now.paused,
         }
     }
 }

@@ -185,7 +185,9 @@ fn may_follow(place: usize, last: &Recorded, event: &Recorded) -> bool {
         Created => false,
         Queued => matches!(last.kind, Created | Retried),
         Started => last.kind == Queued,
-        Progress | Completed | Failed => last.kind.status() == Started.status(),
+        Progress | Waiting | Advanced | Paused | Resumed | Completed | Failed => {
+            last.kind.status() == Started.status()
+        }
         Cancelled => !last.kind.status().is_final(),
         Retried => matches!(last.kind, Failed | Cancelled),
     };

@@ -12,6 +12,9 @@ use super::recording::{Recorded, Recording};
 use crate::executor::{Outcome, TaskContext, TaskError, TaskExecutor, TaskInput};
 use crate::task::EventKind;
 
+/// How long the replay waits at most for a person, before it looks again.
+const LONG: Duration = Duration::from_secs(86_400);
+
 /// How long an attempt that was cancelled in the recording waits for the cancel that belongs to it.
 const CANCEL_WITHIN: Duration = Duration::from_secs(30);
 
@@ -80,6 +83,13 @@ impl TaskExecutor for Replay {
                     let reason = event.message.as_deref().unwrap_or_default();
                     return Err(TaskError::new(reason));
                 }
+                EventKind::Waiting => {
+                    if ctx.signal().is_none() {
+                        return Ok(Outcome::Wait(LONG));
+                    }
+                }
+                // Whoever plays the recording does these, too.
+                EventKind::Advanced | EventKind::Paused | EventKind::Resumed => {}
                 // Whoever plays the recording cancels this one, too.
                 EventKind::Cancelled => {
                     self.next += 1;

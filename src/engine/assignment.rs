@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::run::AttemptHandle;
-use crate::executor::{Report, StopHandle, TaskError, TaskInput};
+use crate::engine::run::{AttemptHandle, Held};
+use crate::executor::{Report, Signal, StopHandle, TaskError, TaskInput};
 use crate::log_safe::LogSafe;
 use crate::store::{Attempt, TaskManager};
 use crate::task::{AttemptResult, LogStream, TaskId};
@@ -35,6 +35,14 @@ impl AttemptHandle for TaskAssignment {
         Some(begun)
     }
 
+    fn held(&self) -> Held {
+        let (is_paused, has_signal) = self.tasks.held(&self.attempt);
+        Held {
+            is_paused,
+            has_signal,
+        }
+    }
+
     fn finish(&self, ending: AttemptResult) -> bool {
         let Some(task) = self.tasks.finish(&self.attempt, ending) else {
             return false;
@@ -61,6 +69,12 @@ impl Report for TaskAssignment {
 
     fn log(&self, stream: LogStream, text: &str) -> Result<(), TaskError> {
         self.tasks.add_log(&self.attempt, stream, text)
+    }
+
+    fn signal(&self) -> Option<Signal> {
+        self.tasks
+            .signal(&self.attempt)
+            .map(|note| Signal::new(&note))
     }
 
     fn is_stopped(&self) -> bool {

@@ -34,8 +34,9 @@ pub use cleanup::TaskCleanupService;
 pub use crate::config::default_workers;
 
 use crate::executor::{ExecutorRegistry, FieldError, TaskInput};
+use crate::log_safe::LogSafe;
 use crate::semaphore::{Permit, Semaphore};
-use crate::store::{Attempt, NewTask, StoreError, TaskManager};
+use crate::store::{Attempt, Hold, NewTask, StoreError, TaskManager};
 use crate::task::{SessionKey, Task, TaskId};
 use assignment::TaskAssignment;
 use pool::{Pool, PoolStats};
@@ -298,6 +299,29 @@ impl TaskExecutionService {
         let task = self.tasks.cancel(key, id, reason)?;
         self.pool.forget((id, task.attempt), OverReason::Cancelled);
         log::info!("Cancelled task {id} for session {key}");
+        Ok(task)
+    }
+
+    /// Holds a running task, or lets it go on.
+    pub(crate) fn hold(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        note: &str,
+        hold: Hold,
+    ) -> Result<Task, StoreError> {
+        let task = self.tasks.hold(key, id, note, hold)?;
+        if hold != Hold::Pause {
+            self.pool.wake((id, task.attempt));
+        }
+        Ok(task)
+    }
+
+    /// Fails the running attempt of a task. Its executor learns it at its next report.
+    pub(crate) fn fail(&self, key: &SessionKey, id: TaskId, why: &str) -> Result<Task, StoreError> {
+        let task = self.tasks.fail(key, id, why)?;
+        self.pool.forget((id, task.attempt), OverReason::Ended);
+        log::warn!("Task {id} failed: {}", LogSafe(why));
         Ok(task)
     }
 

@@ -101,6 +101,12 @@ impl Pool {
         self.scheduler.registration(kind)
     }
 
+    /// What runs a task of this type here; `None` if only the program that has brought it can.
+    pub(crate) fn own_registration(&self, kind: &str) -> Option<Arc<Registration>> {
+        let is_adopted = self.scheduler.is_adopted(kind);
+        (!is_adopted).then(|| self.registration(kind))?
+    }
+
     fn start_worker(
         &self,
         name: String,
@@ -124,6 +130,11 @@ impl Pool {
     /// at its next report.
     pub(crate) fn forget(&self, id: (TaskId, u32), why: OverReason) {
         self.scheduler.forget(id, why);
+    }
+
+    /// Lets an attempt go on that waits for a person or was paused, if it waits now.
+    pub(crate) fn wake(&self, id: (TaskId, u32)) {
+        self.scheduler.wake(id);
     }
 
     /// What waits for workers outside this process, and what they hold.

@@ -34,6 +34,11 @@ pub(crate) trait AttemptHandle: Report + Send + Sync {
         true
     }
 
+    /// What people do with it now.
+    fn held(&self) -> Held {
+        Held::default()
+    }
+
     /// Ends the attempt. Returns false, and does nothing, if it is already over.
     fn finish(&self, ending: AttemptResult) -> bool;
 
@@ -54,6 +59,15 @@ pub(crate) trait AttemptHandle: Report + Send + Sync {
 
     /// Leaves it to any process that can run it.
     fn put_back(&self) {}
+}
+
+/// What people do with an attempt.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Held {
+    /// It is held between two slices.
+    pub(crate) is_paused: bool,
+    /// Something was said that its executor has not heard yet.
+    pub(crate) has_signal: bool,
 }
 
 /// One attempt as it passes through channel, worker and timer.

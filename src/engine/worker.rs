@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use serde_json::value::to_raw_value;
 
 use crate::engine::remote::OverReason;
-use crate::engine::run::{AttemptHandle, Run, Work};
+use crate::engine::run::{AttemptHandle, Held, Run, Work};
 use crate::engine::scheduler::Scheduler;
 use crate::executor::{Outcome, TaskContext, TaskError};
 use crate::log_safe::LogSafe;
 use crate::nesting::{MAX_DEPTH, limited};
 use crate::task::{AttemptResult, later};
 use crate::threads::panic_text;
+
+/// A paused attempt is looked at again after this time, if nobody resumes it.
+const HELD_FOR: Duration = Duration::from_secs(86_400);
 
 /// A worker's thread: takes runs until `next_run` returns `None`.
 pub(super) fn work(scheduler: &Arc<Scheduler>, mut next_run: impl FnMut() -> Option<Box<Run>>) {
@@ -71,6 +74,10 @@ fn is_blocking(scheduler: &Scheduler, run: &Run) -> bool {
 
 /// One call of the executor.
 fn step(scheduler: &Arc<Scheduler>, mut run: Box<Run>) {
+    let held = run.attempt.held();
+    if held.is_paused && run.work.is_some() {
+        return hold(scheduler, run);
+    }
     let work = match run.work.take() {
         Some(work) if !run.attempt.is_stopped() && run.attempt.resume() => Some(work),
         Some(stale) => {
@@ -93,7 +100,7 @@ fn step(scheduler: &Arc<Scheduler>, mut run: Box<Run>) {
         }
         Ok(Outcome::Wait(at_most)) => {
             run.work = Some(work);
-            wait(scheduler, run, at_most);
+            wait(scheduler, run, at_most, held);
         }
         Ok(Outcome::Done(result)) => {
             work.drop_quietly();
@@ -159,16 +166,28 @@ fn pause(scheduler: &Scheduler, mut run: Box<Run>, after: Duration) {
 }
 
 /// Keeps the run until it is woken, for at most this long.
-fn wait(scheduler: &Scheduler, mut run: Box<Run>, at_most: Duration) {
+fn wait(scheduler: &Scheduler, mut run: Box<Run>, at_most: Duration, before: Held) {
     run.attempt.pause();
     run.waits = true;
     run.due = later(Instant::now(), at_most);
-    let id = run.attempt.id();
+    let (id, attempt) = (run.attempt.id(), run.attempt.clone());
     let wakes = run.wakes.clone();
     park(scheduler, run);
-    // The wake may have come before the timer had the run.
-    if wakes.is_woken() {
+    // The wake may have come before the timer had the run, and so may what a person says.
+    let is_new = || attempt.held().has_signal && !before.has_signal;
+    if wakes.is_woken() || is_new() {
         scheduler.wake(id);
+    }
+}
+
+/// Keeps the run until it is resumed. Who resumes it says so first, then looks for the run in the timer.
+fn hold(scheduler: &Scheduler, mut run: Box<Run>) {
+    run.waits = true;
+    run.due = later(Instant::now(), HELD_FOR);
+    let attempt = run.attempt.clone();
+    park(scheduler, run);
+    if !attempt.held().is_paused {
+        scheduler.wake(attempt.id());
     }
 }
 

@@ -134,6 +134,12 @@ pub trait Report {
         Ok(())
     }
 
+    /// What a person has said since the attempt waits for one. If nothing, it waits from now on. By default nobody says
+    /// anything.
+    fn signal(&self) -> Option<Signal> {
+        None
+    }
+
     /// Whether the attempt is over.
     fn is_stopped(&self) -> bool;
 
@@ -141,6 +147,34 @@ pub trait Report {
     fn stop_handle(&self) -> StopHandle {
         let is_stopped = self.is_stopped();
         StopHandle::new(move || is_stopped)
+    }
+}
+
+/// What a person has said to an attempt that waited for one.
+///
+/// ```
+/// use async_task_system::executor::Signal;
+///
+/// assert_eq!(Signal::new("the budget is fine").note, "the budget is fine");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Signal {
+    /// The person's words; empty for none.
+    pub note: String,
+}
+
+impl Signal {
+    /// A signal with these words, for tests of executors.
+    ///
+    /// ```
+    /// # use async_task_system::executor::Signal;
+    /// assert!(Signal::new("").note.is_empty());
+    /// ```
+    pub fn new(note: &str) -> Signal {
+        Signal {
+            note: note.to_owned(),
+        }
     }
 }
 
@@ -389,6 +423,26 @@ impl<'a> TaskContext<'a> {
     /// ```
     pub fn waker(&self) -> Waker {
         (self.make_waker)()
+    }
+
+    /// What a person has said: `POST /tasks/:id/advance`. If nothing, the task is shown as waiting for a person; return
+    /// [`Outcome::Wait`](crate::Outcome::Wait) then, and ask again in the next call. Each signal is given once.
+    ///
+    /// ```
+    /// use async_task_system::{Outcome, TaskContext, TaskError};
+    /// use std::time::Duration;
+    ///
+    /// fn approve(ctx: &mut TaskContext<'_>) -> Result<Outcome, TaskError> {
+    ///     ctx.progress(50, "Approval", "The manager looks at the budget")?;
+    ///     let Some(signal) = ctx.signal() else {
+    ///         return Ok(Outcome::Wait(Duration::from_secs(86_400)));
+    ///     };
+    ///     ctx.log(&format!("approved: {}", signal.note))?;
+    ///     Ok(Outcome::Done(None))
+    /// }
+    /// ```
+    pub fn signal(&mut self) -> Option<Signal> {
+        self.report.signal()
     }
 
     /// What to work on.

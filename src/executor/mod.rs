@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use context::{Report, TaskContext, TaskInput};
+pub use context::{Report, Signal, TaskContext, TaskInput};
 pub use registration::Registration;
 pub(crate) use registration::Source;
 pub use registry::ExecutorRegistry;

@@ -13,6 +13,14 @@ use crate::task::{
     AttemptResult, Millis, SessionKey, Task, TaskId, TaskStatus, TransitionError, now_ms,
 };
 
+/// What a person does to a running task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    Advance,
+    Pause,
+    Resume,
+}
+
 impl TaskManager {
     pub(crate) fn queue(&self, key: &SessionKey, id: TaskId) -> Result<Attempt, StoreError> {
         self.requeue(key, id, Record::queue).map(|(_, run)| run)
@@ -59,6 +67,59 @@ impl TaskManager {
             Ok(record.task.clone())
         };
         self.change(key, id, cancel).map(|(_, task)| task)
+    }
+
+    /// Holds a task or lets it go on, as `hold` says; with a note for the history.
+    pub(crate) fn hold(
+        &self,
+        key: &SessionKey,
+        id: TaskId,
+        note: &str,
+        hold: Hold,
+    ) -> Result<Task, StoreError> {
+        let change = |record: &mut Record| {
+            let (now, budget) = (now_ms(), &self.shared.budget);
+            let has_room = match hold {
+                Hold::Advance => record.advance(now, note, budget)?,
+                Hold::Pause => record.pause(now, note, budget)?,
+                Hold::Resume => record.resume(now, note, budget)?,
+            };
+            let full = StoreError::StoreFull(self.shared.limits.max_store_bytes);
+            has_room.then(|| record.task.clone()).ok_or(full)
+        };
+        self.change(key, id, change).map(|(_, task)| task)
+    }
+
+    /// Fails the running attempt of a task.
+    pub(crate) fn fail(&self, key: &SessionKey, id: TaskId, why: &str) -> Result<Task, StoreError> {
+        let fail = |record: &mut Record| {
+            if record.task.status != TaskStatus::Running {
+                return Err(TransitionError::NotRunning(record.task.status).into());
+            }
+            let ending = AttemptResult::Failed(why.to_owned());
+            record.finish(now_ms(), ending, &self.shared.budget);
+            Ok(record.task.clone())
+        };
+        self.change(key, id, fail).map(|(_, task)| task)
+    }
+
+    /// What the attempt is told since it waits for a person; it waits from now on if it is told nothing.
+    pub(crate) fn signal(&self, attempt: &Attempt) -> Option<Box<str>> {
+        self.on_attempt(attempt, |record| {
+            let counts = record.task.is_running(attempt.number);
+            counts.then(|| record.signal(now_ms(), &self.shared.budget))?
+        })
+        .flatten()
+    }
+
+    /// Whether the attempt is held, and whether a person has let it go on.
+    pub(crate) fn held(&self, attempt: &Attempt) -> (bool, bool) {
+        let state = attempt.session.state.read();
+        let record = state.get(attempt.task);
+        let record = record.filter(|record| record.task.is_running(attempt.number));
+        record.map_or((false, false), |record| {
+            (record.task.paused, record.has_signal())
+        })
     }
 
     /// The type of an attempt's task.

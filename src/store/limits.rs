@@ -111,6 +111,15 @@ impl fmt::Display for StoreError {
             StoreError::TransitionError(TransitionError::AlreadyFinished(status)) => {
                 write!(f, "Task has already finished: it is {status}")
             }
+            StoreError::TransitionError(TransitionError::NotWaiting) => {
+                f.write_str("Task does not wait for a person")
+            }
+            StoreError::TransitionError(TransitionError::NotRunning(status)) => {
+                write!(f, "Task is {status}, not running")
+            }
+            StoreError::TransitionError(TransitionError::NotPaused) => {
+                f.write_str("Task is not paused")
+            }
             StoreError::TransitionError(TransitionError::NotRetryable(status)) => write!(
                 f,
                 "Only failed or cancelled tasks can be retried; this one is {status}"

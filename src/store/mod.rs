@@ -52,6 +52,7 @@ use parking_lot::RwLock;
 
 use new_ids::NewIds;
 
+pub(crate) use attempt::Hold;
 pub(crate) use budget::Budget;
 pub use clean::Cleaned;
 pub(crate) use idempotency::Once;

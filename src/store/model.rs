@@ -24,6 +24,9 @@ enum Op {
     Retry(Pick),
     Share(Pick),
     Log(Pick, String),
+    Signal(Pick),
+    Hold(Pick, Hold),
+    Fail(Pick),
     Clean(usize),
 }
 
@@ -41,6 +44,10 @@ fn pick() -> impl Strategy<Value = Pick> {
     (0..12_usize, by, ago).prop_map(|(task, by, ago)| Pick { task, by, ago })
 }
 
+fn hold() -> impl Strategy<Value = Hold> {
+    prop_oneof![Just(Hold::Advance), Just(Hold::Pause), Just(Hold::Resume)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (0..SESSIONS, any::<bool>()).prop_map(|(session, queued)| Op::Create { session, queued }),
@@ -52,6 +59,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => pick().prop_map(Op::Retry),
         1 => pick().prop_map(Op::Share),
         3 => (pick(), "([a-z]{0,30}\n){0,3}").prop_map(|(p, text)| Op::Log(p, text)),
+        3 => pick().prop_map(Op::Signal),
+        4 => (pick(), hold()).prop_map(|(p, hold)| Op::Hold(p, hold)),
+        1 => pick().prop_map(Op::Fail),
         1 => (0..SESSIONS).prop_map(Op::Clean),
     ]
 }
@@ -67,6 +77,10 @@ struct Model {
     progress: u8,
     step: u8,
     shared: bool,
+    waiting: bool,
+    paused: bool,
+    /// Something was said that the attempt has not heard yet.
+    told: bool,
     /// Kind, attempt, percent.
     trail: Vec<(EventKind, u32, u8)>,
     /// Attempt and text.
@@ -81,6 +95,7 @@ impl Model {
     fn end(&mut self, kind: EventKind) {
         self.status = kind.status();
         self.queued = false;
+        (self.waiting, self.paused, self.told) = (false, false, false);
         if kind == Completed {
             self.progress = 100;
         }
@@ -129,6 +144,9 @@ impl Walk {
             | Op::Cancel(pick)
             | Op::Retry(pick)
             | Op::Log(pick, _)
+            | Op::Signal(pick)
+            | Op::Hold(pick, _)
+            | Op::Fail(pick)
             | Op::Share(pick) => {
                 if !self.models.is_empty() {
                     self.act(op, pick.task % self.models.len(), pick);
@@ -155,6 +173,9 @@ impl Walk {
             progress: 0,
             step: 0,
             shared: false,
+            waiting: false,
+            paused: false,
+            told: false,
             trail: Vec::new(),
             lines: Vec::new(),
         };
@@ -241,6 +262,46 @@ impl Walk {
                     model.log(Queued);
                 }
             }
+            Op::Signal(_) => {
+                let told = tasks.signal(&attempt).is_some();
+                assert_eq!(told, runs && model.told);
+                if runs && !model.told && !model.waiting {
+                    model.waiting = true;
+                    model.log(Waiting);
+                }
+                model.told &= !runs;
+            }
+            Op::Hold(_, hold) => {
+                let is_running = status == TaskStatus::Running;
+                let want = match hold {
+                    Hold::Advance => want(model.waiting, TransitionError::NotWaiting),
+                    Hold::Pause => want(is_running, TransitionError::NotRunning(status)),
+                    Hold::Resume => want(model.paused, TransitionError::NotPaused),
+                };
+                assert_eq!(tasks.hold(&client, id, "why", hold).map(drop), want);
+                if want.is_ok() {
+                    match hold {
+                        Hold::Advance => (model.waiting, model.told) = (false, true),
+                        // Of a paused one this changes nothing.
+                        Hold::Pause if model.paused => return,
+                        Hold::Pause => model.paused = true,
+                        Hold::Resume => model.paused = false,
+                    }
+                    model.log(match hold {
+                        Hold::Advance => Advanced,
+                        Hold::Pause => Paused,
+                        Hold::Resume => Resumed,
+                    });
+                }
+            }
+            Op::Fail(_) => {
+                let is_running = status == TaskStatus::Running;
+                let want = want(is_running, TransitionError::NotRunning(status));
+                assert_eq!(tasks.fail(&client, id, "why").map(drop), want);
+                if want.is_ok() {
+                    model.end(Failed);
+                }
+            }
             Op::Share(_) => {
                 let token = tasks.share(&client, id);
                 assert_eq!(token.is_ok(), !stranger);
@@ -298,6 +359,7 @@ impl Walk {
                 (task.status, task.queued, task.attempt, task.progress),
                 (model.status, model.queued, model.attempt, model.progress)
             );
+            assert_eq!((task.waiting, task.paused), (model.waiting, model.paused));
             assert_eq!(
                 task.step.as_deref().unwrap_or_default(),
                 step_name(model.step)

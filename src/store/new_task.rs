@@ -148,6 +148,8 @@ pub(super) fn new_task(id: TaskId, key: &SessionKey, new: NewTask, queued: bool)
         attempt: 1,
         timeout_ms: new.timeout_ms,
         queued,
+        waiting: false,
+        paused: false,
         version: 0,
     }
 }

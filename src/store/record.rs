@@ -100,6 +100,8 @@ pub(crate) struct Record {
     reserve: usize,
     /// A link to it, and one that shows its log too.
     pub(crate) shares: [Option<ShareToken>; 2],
+    /// The note of who let the attempt go on, until its executor has taken it.
+    signal: Option<Box<str>>,
     /// There is none before its first line.
     log_lines: Option<Box<TaskLog>>,
 }
@@ -112,6 +114,7 @@ impl Record {
             task,
             reserve: ENTRY,
             shares: [None; 2],
+            signal: None,
             log_lines: None,
         };
         record.log(EventKind::Created, "", "");
@@ -136,6 +139,7 @@ impl Record {
             + text(&task.error)
             + json(&task.metadata)
             + json(&task.result)
+            + self.signal.as_deref().map_or(0, str::len)
             + self.history.bytes()
             + self.reserve
             + self.shares.iter().flatten().count() * SHARE
@@ -268,6 +272,95 @@ impl Record {
         }))
     }
 
+    /// What the executor is told since it waits for a person. Without that, it waits from now on.
+    pub(crate) fn signal(&mut self, now: Millis, budget: &Budget) -> Option<Box<str>> {
+        if let Some(note) = self.signal.take() {
+            budget.refund(note.len());
+            return Some(note);
+        }
+        if !self.task.waiting {
+            self.task.waiting = true;
+            self.task.updated_at = self.moment(now);
+            if !self.spend(budget, ENTRY, |record| {
+                record.log(EventKind::Waiting, "", "")
+            }) {
+                self.task.version += 1;
+            }
+        }
+        None
+    }
+
+    pub(crate) fn has_signal(&self) -> bool {
+        self.signal.is_some()
+    }
+
+    /// Lets an attempt go on that waits for a person. Returns false if there is no room.
+    pub(crate) fn advance(
+        &mut self,
+        now: Millis,
+        note: &str,
+        budget: &Budget,
+    ) -> Result<bool, TransitionError> {
+        if !self.task.waiting {
+            return Err(TransitionError::NotWaiting);
+        }
+        let note = clip(note, MAX_MESSAGE);
+        Ok(self.note(EventKind::Advanced, now, note, budget, |record| {
+            record.task.waiting = false;
+            record.signal = Some(note.into());
+        }))
+    }
+
+    /// Holds the attempt before its next slice. It changes nothing if it is held. Returns false if there is no room.
+    pub(crate) fn pause(
+        &mut self,
+        now: Millis,
+        note: &str,
+        budget: &Budget,
+    ) -> Result<bool, TransitionError> {
+        if self.task.status != TaskStatus::Running {
+            return Err(TransitionError::NotRunning(self.task.status));
+        }
+        Ok(self.task.paused
+            || self.note(EventKind::Paused, now, note, budget, |record| {
+                record.task.paused = true;
+            }))
+    }
+
+    /// Holds the attempt no more. Returns false if there is no room.
+    pub(crate) fn resume(
+        &mut self,
+        now: Millis,
+        note: &str,
+        budget: &Budget,
+    ) -> Result<bool, TransitionError> {
+        if !self.task.paused {
+            return Err(TransitionError::NotPaused);
+        }
+        Ok(self.note(EventKind::Resumed, now, note, budget, |record| {
+            record.task.paused = false;
+        }))
+    }
+
+    /// An entry with a note, and what it changes.
+    fn note(
+        &mut self,
+        kind: EventKind,
+        now: Millis,
+        note: &str,
+        budget: &Budget,
+        change: impl FnOnce(&mut Record),
+    ) -> bool {
+        let note = clip(note, MAX_MESSAGE);
+        let now = self.moment(now);
+        let most = ENTRY + History::text_cost("", note) + note.len();
+        self.spend(budget, most, |record| {
+            record.task.updated_at = now;
+            change(record);
+            record.log(kind, "", note);
+        })
+    }
+
     /// The share token, drawn at the first call; `None` if the budget has no room.
     pub(crate) fn share(
         &mut self,
@@ -297,6 +390,7 @@ impl Record {
             }
         }
         self.task.finish(now, status);
+        self.signal = None;
         self.task.error = (!message.is_empty()).then(|| message.into());
         self.reserve = 0;
         let kind = match status {

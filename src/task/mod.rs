@@ -136,6 +136,10 @@ pub struct Task {
     pub timeout_ms: Option<u64>,
     /// Whether it is `pending` and already in the workers' queue.
     pub queued: bool,
+    /// Whether it waits for a person: see [`TaskContext::signal`](crate::TaskContext::signal).
+    pub waiting: bool,
+    /// Whether it is held between two slices.
+    pub paused: bool,
     /// Rises with each change of what a poll tells; two equal versions tell the same.
     pub version: u64,
 }
@@ -164,6 +168,12 @@ pub enum TransitionError {
     AlreadyFinished(TaskStatus),
     /// `retry` of a task that has neither failed nor been cancelled.
     NotRetryable(TaskStatus),
+    /// `advance` of a task that does not wait for a person.
+    NotWaiting,
+    /// `pause` or `fail` of a task that does not run.
+    NotRunning(TaskStatus),
+    /// `resume` of a task that is not paused.
+    NotPaused,
 }
 
 /// How a report changed a task.
@@ -238,6 +248,8 @@ impl Task {
         }
         self.status = status;
         self.queued = false;
+        self.waiting = false;
+        self.paused = false;
         self.completed_at = Some(now);
         self.updated_at = now;
     }
@@ -301,6 +313,8 @@ mod tests {
             attempt: 1,
             timeout_ms: None,
             queued,
+            waiting: false,
+            paused: false,
             version: 0,
         }
     }

@@ -183,6 +183,14 @@ event_kinds! {
     Cancelled = "cancelled", Cancelled;
     /// A new attempt was asked for.
     Retried = "retried", Pending;
+    /// The executor waits for a person.
+    Waiting = "waiting", Running;
+    /// A person let it go on.
+    Advanced = "advanced", Running;
+    /// It is held between two slices.
+    Paused = "paused", Running;
+    /// It is held no more.
+    Resumed = "resumed", Running;
 }
 
 impl Serialize for EventKind {
@@ -226,7 +234,7 @@ pub struct HistoryEvent<'a> {
     /// The step that was reported with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<&'a str>,
-    /// The step's description, or why the task failed or was cancelled.
+    /// The step's description, why the task failed or was cancelled, or the note of who held it or let it go on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<&'a str>,
 }

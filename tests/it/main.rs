@@ -38,9 +38,10 @@ mod execution;
 mod faults;
 /// How a task's type is judged, and how numbers and answers are written.
 mod forms;
+/// `Idempotency-Key`.
+mod hold;
 /// `/`: the text for terminals, the page's own rules.
 mod home;
-/// `Idempotency-Key`.
 mod idempotency;
 /// Imports in `src/`: downwards only, and no circles.
 mod imports;
