@@ -19,6 +19,7 @@
 mod context;
 mod registration;
 mod registry;
+mod report;
 mod stop;
 mod typed;
 mod waker;
@@ -29,10 +30,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use context::{Report, Signal, TaskContext, TaskInput};
+pub use context::{TaskContext, TaskInput};
 pub use registration::Registration;
 pub(crate) use registration::Source;
 pub use registry::ExecutorRegistry;
+pub use report::{Report, Signal};
 pub use stop::StopHandle;
 pub use waker::Waker;
 

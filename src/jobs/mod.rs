@@ -22,6 +22,8 @@ mod dummy;
 #[cfg(feature = "jobs")]
 mod enabled;
 #[cfg(feature = "jobs")]
+mod entry;
+#[cfg(feature = "jobs")]
 mod inserter;
 #[cfg(feature = "jobs")]
 mod job;

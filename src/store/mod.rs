@@ -17,6 +17,7 @@ mod attempt;
 mod budget;
 mod clean;
 mod history;
+mod holding;
 mod idempotency;
 mod limits;
 mod list;

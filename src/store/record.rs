@@ -22,7 +22,7 @@ const ESSENTIAL_ENTRIES: usize = 103;
 const ERROR_KEPT: usize = 250;
 
 /// What an active attempt sets aside: its entries, its error in task and history, and a log without lines.
-const RESERVE: usize = ESSENTIAL_ENTRIES * ENTRY + 2 * ERROR_KEPT + 8 + LOG_FIXED;
+pub(super) const RESERVE: usize = ESSENTIAL_ENTRIES * ENTRY + 2 * ERROR_KEPT + 8 + LOG_FIXED;
 
 /// The record itself, its place in the session's indexes and the allocator's overhead.
 const FIXED: usize = size_of::<Record>() + 180;
@@ -34,7 +34,7 @@ const SHARE: usize = 200;
 const MAX_STEP: usize = 400;
 
 /// The longest description of a step, or error, kept, in bytes.
-const MAX_MESSAGE: usize = 2_000;
+pub(super) const MAX_MESSAGE: usize = 2_000;
 
 /// 122 random bits; its text is 32 hexadecimal digits.
 ///
@@ -97,11 +97,11 @@ pub(crate) struct Record {
     pub(crate) task: Task,
     pub(crate) history: History,
     /// Bytes that are charged and not yet used. Always enough for the entry that ends the task.
-    reserve: usize,
+    pub(super) reserve: usize,
     /// A link to it, and one that shows its log too.
     pub(crate) shares: [Option<ShareToken>; 2],
     /// The note of who let the attempt go on, until its executor has taken it.
-    signal: Option<Box<str>>,
+    pub(super) signal: Option<Box<str>>,
     /// There is none before its first line.
     log_lines: Option<Box<TaskLog>>,
 }
@@ -157,7 +157,7 @@ impl Record {
     }
 
     /// The time of a change that comes `now`. It never goes back, even if the clock is set back.
-    fn moment(&self, now: Millis) -> Millis {
+    pub(super) fn moment(&self, now: Millis) -> Millis {
         now.max(self.task.updated_at)
     }
 
@@ -272,95 +272,6 @@ impl Record {
         }))
     }
 
-    /// What the executor is told since it waits for a person. Without that, it waits from now on.
-    pub(crate) fn signal(&mut self, now: Millis, budget: &Budget) -> Option<Box<str>> {
-        if let Some(note) = self.signal.take() {
-            budget.refund(note.len());
-            return Some(note);
-        }
-        if !self.task.waiting {
-            self.task.waiting = true;
-            self.task.updated_at = self.moment(now);
-            if !self.spend(budget, ENTRY, |record| {
-                record.log(EventKind::Waiting, "", "")
-            }) {
-                self.task.version += 1;
-            }
-        }
-        None
-    }
-
-    pub(crate) fn has_signal(&self) -> bool {
-        self.signal.is_some()
-    }
-
-    /// Lets an attempt go on that waits for a person. Returns false if there is no room.
-    pub(crate) fn advance(
-        &mut self,
-        now: Millis,
-        note: &str,
-        budget: &Budget,
-    ) -> Result<bool, TransitionError> {
-        if !self.task.waiting {
-            return Err(TransitionError::NotWaiting);
-        }
-        let note = clip(note, MAX_MESSAGE);
-        Ok(self.note(EventKind::Advanced, now, note, budget, |record| {
-            record.task.waiting = false;
-            record.signal = Some(note.into());
-        }))
-    }
-
-    /// Holds the attempt before its next slice. It changes nothing if it is held. Returns false if there is no room.
-    pub(crate) fn pause(
-        &mut self,
-        now: Millis,
-        note: &str,
-        budget: &Budget,
-    ) -> Result<bool, TransitionError> {
-        if self.task.status != TaskStatus::Running {
-            return Err(TransitionError::NotRunning(self.task.status));
-        }
-        Ok(self.task.paused
-            || self.note(EventKind::Paused, now, note, budget, |record| {
-                record.task.paused = true;
-            }))
-    }
-
-    /// Holds the attempt no more. Returns false if there is no room.
-    pub(crate) fn resume(
-        &mut self,
-        now: Millis,
-        note: &str,
-        budget: &Budget,
-    ) -> Result<bool, TransitionError> {
-        if !self.task.paused {
-            return Err(TransitionError::NotPaused);
-        }
-        Ok(self.note(EventKind::Resumed, now, note, budget, |record| {
-            record.task.paused = false;
-        }))
-    }
-
-    /// An entry with a note, and what it changes.
-    fn note(
-        &mut self,
-        kind: EventKind,
-        now: Millis,
-        note: &str,
-        budget: &Budget,
-        change: impl FnOnce(&mut Record),
-    ) -> bool {
-        let note = clip(note, MAX_MESSAGE);
-        let now = self.moment(now);
-        let most = ENTRY + History::text_cost("", note) + note.len();
-        self.spend(budget, most, |record| {
-            record.task.updated_at = now;
-            change(record);
-            record.log(kind, "", note);
-        })
-    }
-
     /// The share token, drawn at the first call; `None` if the budget has no room.
     pub(crate) fn share(
         &mut self,
@@ -408,7 +319,12 @@ impl Record {
 
     /// Charges `most`, applies `change`, and refunds what it did not use. Returns false, and changes
     /// nothing, if there is no room.
-    fn spend(&mut self, budget: &Budget, most: usize, change: impl FnOnce(&mut Record)) -> bool {
+    pub(super) fn spend(
+        &mut self,
+        budget: &Budget,
+        most: usize,
+        change: impl FnOnce(&mut Record),
+    ) -> bool {
         let held = self.weight() + most;
         let room = budget.charge(most);
         if room {
@@ -419,14 +335,14 @@ impl Record {
     }
 
     /// Appends an entry. Its bytes, without its texts, are paid from the reserve.
-    fn log_from_reserve(&mut self, kind: EventKind, step: &str, message: &str) {
+    pub(super) fn log_from_reserve(&mut self, kind: EventKind, step: &str, message: &str) {
         let before = self.history.bytes();
         self.log(kind, step, message);
         let own = self.history.bytes() - before - History::text_cost(step, message);
         self.reserve -= own;
     }
 
-    fn log(&mut self, kind: EventKind, step: &str, message: &str) {
+    pub(super) fn log(&mut self, kind: EventKind, step: &str, message: &str) {
         self.task.version += 1;
         let (at, progress) = (self.task.updated_at, self.task.progress);
         self.history.push(kind, at, progress, step, message);
@@ -434,7 +350,7 @@ impl Record {
 }
 
 /// The start of `text` that fits into `max` bytes, cut between characters.
-fn clip(text: &str, max: usize) -> &str {
+pub(super) fn clip(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 

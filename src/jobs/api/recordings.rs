@@ -9,7 +9,7 @@ use crate::demo::recording::{Recorded, Recording};
 use crate::http::Response;
 use crate::http::router::Answer;
 use crate::jobs::database::Duty;
-use crate::jobs::job::Entry;
+use crate::jobs::entry::Entry;
 use crate::jobs::storage::Done;
 use crate::task::{EventKind, TaskStatus};
 

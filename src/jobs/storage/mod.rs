@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use crate::jobs::clock::boot_id;
 use crate::jobs::database::{Database, DatabaseError, Dialect, Duty, Work};
-use crate::jobs::job::{Entry, Job, ReportRow};
+use crate::jobs::entry::{Entry, ReportRow};
+use crate::jobs::job::Job;
 use crate::jobs::storage::availability::Availability;
 use crate::jobs::storage::idempotency::{IdempotencyKey, StoredResponse};
 use crate::jobs::storage::sql::{RequestStatements, WorkStatements};
