@@ -48,7 +48,8 @@ const COMMANDS: [[&str; 4]; 8] = [
         "exec",
         "[--name N] [--type T] [--user U] -- COMMAND...",
         "run a command here and show it there as a task",
-        "T is the task's type (exec). With --user it is a job of that user instead of a task of a session. The token is WORKER_TOKEN, else ATS_TOKEN. Without --name the whole command line is shown.\n\
+        "T is the task's type (exec). The token is WORKER_TOKEN, else ATS_TOKEN. Without --name the whole command line is shown.\n\
+         With --user it is a job of that user, instead of a task of a session.\n\
          Output, signals and the exit code are the command's own. It runs all the same where the server cannot be reached.\n",
     ],
 ];
