@@ -1,5 +1,6 @@
 //! The Task System's routes: a handler parses, calls one method, answers.
 
+mod assets;
 mod call;
 mod demo;
 mod executors;
@@ -60,6 +61,7 @@ pub(crate) fn routes(api: &Arc<Api>) -> Vec<Route> {
     vec![
         get("/", page::home).page(),
         to_anyone("/docs", openapi::page).page(),
+        to_anyone("/assets/*", assets::serve),
         to_anyone("/worker.sh", page::worker),
         to_anyone("/metrics", metrics::show),
         to_anyone("/api/v1/openapi.json", openapi::document),
@@ -128,7 +130,7 @@ impl Api {
             Ok(()) => router.answer(request),
             Err(problem) => (usize::MAX, Err(problem)),
         };
-        let response = answer.unwrap_or_else(|problem| problem.into_response(request.id));
+        let response = answer.unwrap_or_else(|problem| page::refusal(request, problem));
         if let Some((meter, begun)) = measured {
             meter.count(route, request.method, response.status, begun.elapsed());
         }
@@ -137,7 +139,7 @@ impl Api {
 
     /// Answers a request that the transport refuses.
     pub(crate) fn refuse(&self, request: &Request<'_>, problem: Problem) -> Response {
-        self.finish(request, problem.into_response(request.id))
+        self.finish(request, page::refusal(request, problem))
     }
 
     /// Adds the common headers.

@@ -4,28 +4,19 @@
 //! hold it against the route table, the error codes in the source, and every answer that the
 //! integration tests see.
 
-use std::sync::LazyLock;
-
 use super::call::Api;
-use super::page;
+use super::{assets, page};
 use crate::http::router::Answer;
-use crate::http::{Request, Response};
-
-const DOCUMENT: &str = include_str!("openapi.json");
+use crate::http::Request;
 
 /// The document, in this version.
-static SERVED: LazyLock<String> = LazyLock::new(|| {
-    let version = concat!("\"version\": \"", env!("CARGO_PKG_VERSION"), "\"");
-    DOCUMENT.replacen("\"version\": \"0.0.0\"", version, 1)
-});
-
-pub(super) fn document(_: &Api, _: &Request<'_>, _: &str) -> Answer {
-    Ok(Response::json_bytes(200, SERVED.as_bytes().to_vec()))
+pub(super) fn document(_: &Api, request: &Request<'_>, _: &str) -> Answer {
+    Ok(assets::send(request, "application/json", "openapi.json"))
 }
 
 /// The page, which fetches the document itself.
-pub(super) fn page(_: &Api, _: &Request<'_>, _: &str) -> Answer {
-    Ok(page::docs())
+pub(super) fn page(_: &Api, request: &Request<'_>, _: &str) -> Answer {
+    Ok(page::docs(request))
 }
 
 #[cfg(test)]
@@ -45,7 +36,7 @@ mod tests {
     use crate::system::TaskSystem;
 
     fn parsed() -> Value {
-        serde_json::from_str(&SERVED).expect("JSON")
+        serde_json::from_str(&assets::text("openapi.json")).expect("JSON")
     }
 
     /// Calls `see` for every object in `value`.

@@ -1,27 +1,29 @@
 //! `/`: the page for browsers, and a short text for everything else.
 
 use serde_json::json;
-use uuid::Uuid;
 
+use super::assets;
 use super::call::{Api, Call, named};
 use crate::executor::Source;
 use crate::http::router::Answer;
-use crate::http::{Request, Response};
+use crate::http::response::reason_phrase;
+use crate::http::{Method, Problem, Request, Response};
 use crate::store::NewTask;
 use crate::terminal::{TEXT, TEXT_UTF8};
 
-const INDEX: &str = include_str!("../page/index.html");
-const SHARED: &str = include_str!("../page/shared.html");
 const WORKER: &str = include_str!("../page/worker.sh");
-const DOCS: &str = include_str!("../page/docs.html");
 pub(super) const HTML: &str = "text/html";
+const HTML_UTF8: &str = "text/html; charset=utf-8";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(super) fn home(call: &Call<'_>) -> Answer {
     let response = match call.request.wanted(&[HTML], TEXT) == HTML {
         true => {
-            let page = INDEX.replace("{{session}}", call.session.as_str());
-            html(200, &page.replace("{{version}}", VERSION))
+            let page = assets::text("index.html");
+            let has_jobs = cfg!(feature = "jobs") && call.api.config.database_url.is_some();
+            let page = page.replace("{{session}}", call.session.as_str());
+            let page = page.replace("{{jobs}}", if has_jobs { "on" } else { "off" });
+            guarded(200, Response::bytes(HTML_UTF8, page))
         }
         false if !call.api.config.enable_session_isolation => {
             Response::bytes(TEXT_UTF8, text_off(call))
@@ -32,8 +34,9 @@ pub(super) fn home(call: &Call<'_>) -> Answer {
 }
 
 /// The page of a share link, which fetches its task itself; `status` 404 where that has gone.
-pub(super) fn shared(status: u16) -> Response {
-    html(status, SHARED)
+pub(super) fn shared(request: &Request<'_>, status: u16) -> Response {
+    let page = assets::send(request, HTML_UTF8, "share.html");
+    guarded(status, page).with("Vary", "Accept")
 }
 
 /// A worker in a shell, for this server.
@@ -43,25 +46,40 @@ pub(super) fn worker(api: &Api, request: &Request<'_>, _: &str) -> Answer {
 }
 
 /// The page that shows the API's document.
-pub(super) fn docs() -> Response {
-    html(200, DOCS)
+pub(super) fn docs(request: &Request<'_>) -> Response {
+    guarded(200, assets::send(request, HTML_UTF8, "docs.html"))
 }
 
-/// A page whose scripts and styles are those it came with, and no other.
-fn html(status: u16, page: &str) -> Response {
-    let nonce = Uuid::new_v4().simple().to_string();
-    let policy = format!(
-        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
-         connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
-    );
-    let mut response = Response::bytes(
-        "text/html; charset=utf-8",
-        page.replace("{{nonce}}", &nonce),
-    );
-    response.status = status;
+/// A refusal: for whoever has opened an address in a browser a page that can be read, else the problem.
+pub(super) fn refusal(request: &Request<'_>, problem: Problem) -> Response {
+    let is_visit = matches!(request.method, Method::Get | Method::Head)
+        && !super::is_under(request.path(), &["/api"])
+        && request.wanted(&[HTML], TEXT) == HTML;
+    let message = is_visit.then(|| escape(problem.message()));
+    let mut response = problem.into_response(request.id);
+    if let Some(message) = message {
+        let page = assets::text("refusal.html");
+        let page = page.replace("{{title}}", reason_phrase(response.status));
+        let page = page.replace("{{message}}", &message);
+        response = response.with_body_of(guarded(200, Response::bytes(HTML_UTF8, page)));
+        response = response.with("Vary", "Accept");
+    }
     response
-        .with("Content-Security-Policy", policy)
+}
+
+/// Text as HTML shows it.
+fn escape(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    text.replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// What a page may do: load its own files and call its own server, and nothing else.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+     img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+fn guarded(status: u16, mut page: Response) -> Response {
+    page.status = status;
+    page.with("Content-Security-Policy", POLICY)
         .with("X-Frame-Options", "DENY")
         // Session keys and share tokens stand in addresses: they go nowhere else.
         .with("Referrer-Policy", "no-referrer")

@@ -1,12 +1,13 @@
 //! Share links: `POST /tasks/:id/share` makes one, `/s/:token` shows its task to anyone, live
 //! and read-only, in the form that the client asks for.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::call::{Api, Call};
 use super::live::{stream_task, watch};
 use super::page;
 use super::watch::view;
+use crate::executor::Source;
 use crate::http::fields::Query;
 use crate::http::router::Answer;
 use crate::http::sse::EventFormat;
@@ -67,6 +68,8 @@ struct SharedView<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
     attempt: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -75,7 +78,28 @@ struct SharedAnswer<'a> {
     task: SharedView<'a>,
 }
 
-fn json(task: &Task) -> Response {
+/// The names of a demo workflow's steps, which whoever presents it means to show. What other types are given is secret.
+fn steps(api: &Api, task: &Task) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Step {
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct Workflow {
+        steps: Vec<Step>,
+    }
+    let registry = api.system.execution().registry();
+    let source = registry.get(&task.kind).map(|one| one.source);
+    if source != Some(Source::Demo) || &*task.kind != "workflow" {
+        return Vec::new();
+    }
+    let metadata = task.metadata.as_deref().map_or("", |json| json.get());
+    let workflow: Option<Workflow> = serde_json::from_str(metadata).ok();
+    let steps = workflow.into_iter().flat_map(|workflow| workflow.steps);
+    steps.map(|step| step.name).collect()
+}
+
+fn json(api: &Api, task: &Task) -> Response {
     let view = SharedView {
         id: task.id,
         name: &task.name,
@@ -91,6 +115,7 @@ fn json(task: &Task) -> Response {
         error: task.error.as_deref(),
         kind: &task.kind,
         attempt: task.attempt,
+        steps: steps(api, task),
     };
     let answer = SharedAnswer {
         success: true,
@@ -108,7 +133,7 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameter: &str) -> Answer 
     };
     let Some(shown) = ShareToken::parse(token).and_then(|token| api.tasks.shown(token)) else {
         return match wanted(request) == page::HTML && !badge {
-            true => Ok(page::shared(404)),
+            true => Ok(page::shared(request, 404)),
             false => Err(ended()),
         };
     };
@@ -119,13 +144,13 @@ pub(super) fn show(api: &Api, request: &Request<'_>, parameter: &str) -> Answer 
     }
     let form = wanted(request);
     if form == page::HTML {
-        return Ok(page::shared(200).with("Vary", "Accept"));
+        return Ok(page::shared(request, 200));
     }
     // A page's address may carry what other sites hang on it; a program is told what is wrong.
     let mut screen = Screen::parse(request)?;
     screen.log = shown.with_log;
     let answer = match form {
-        JSON => tasks.inspect(key, id, json)?,
+        JSON => tasks.inspect(key, id, |task| json(api, task))?,
         TEXT => view(api, key, id, screen, permit(&api.streams)?)?,
         _ => {
             let watch = watch(tasks, key, id, request, shown.with_log)?;

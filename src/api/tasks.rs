@@ -140,12 +140,13 @@ impl ListedPage {
 }
 
 fn list_query(call: &Call<'_>) -> Result<ListQuery, Problem> {
-    let known = ["status", "type", "currentStep", "limit", "cursor"];
+    let known = ["status", "type", "currentStep", "search", "limit", "cursor"];
     let mut query = Query::new(call.request, &known);
     let listed = ListQuery {
         statuses: query.any_of("status", &TaskStatus::ALL, TaskStatus::as_str),
         kind: query.get("type").map(str::to_owned),
         step: query.get("currentStep").map(str::to_owned),
+        search: query.get("search").map(str::to_lowercase),
         limit: query.limit(),
         cursor: query.parse("cursor", "the nextCursor of a page before", |text| {
             text.parse().ok()

@@ -22,6 +22,18 @@ impl Request<'_> {
     }
 }
 
+impl Request<'_> {
+    /// Whether the client asks for gzip.
+    pub(crate) fn takes_gzip(&self) -> bool {
+        let codings = self.headers.all("Accept-Encoding").join(",");
+        codings.split(',').any(|coding| {
+            let mut parts = coding.split(';').map(str::trim);
+            let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+            is_gzip && parts.find_map(quality) != Some(0)
+        })
+    }
+}
+
 /// What `accept` says of a media type; its most specific range counts.
 fn wish(accept: &str, media_type: &str) -> Wish {
     let kind = media_type.split('/').next().unwrap_or_default();

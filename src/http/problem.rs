@@ -79,6 +79,11 @@ impl Problem {
         self
     }
 
+    /// What a person is told.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn into_response(self, request_id: &str) -> Response {
         let body = Body {
             title: reason_phrase(self.status),

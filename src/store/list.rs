@@ -36,6 +36,8 @@ pub struct ListQuery {
     pub kind: Option<String>,
     /// Only tasks at this step.
     pub step: Option<String>,
+    /// Only tasks that have this text in their name, id, type, step or metadata, whatever its case.
+    pub search: Option<String>,
     /// Only tasks older than this one.
     pub cursor: Option<TaskId>,
     /// At most so many.
@@ -48,6 +50,7 @@ impl Default for ListQuery {
             statuses: Vec::new(),
             kind: None,
             step: None,
+            search: None,
             cursor: None,
             limit: 100,
         }
@@ -89,6 +92,17 @@ impl ListQuery {
         self
     }
 
+    /// Lists only tasks that have this text in their name, id, type, step or metadata, whatever its case.
+    ///
+    /// ```
+    /// # use async_task_system::ListQuery;
+    /// assert_eq!(ListQuery::default().search("Invoice").search.as_deref(), Some("invoice"));
+    /// ```
+    pub fn search(mut self, text: &str) -> ListQuery {
+        self.search = Some(text.to_lowercase());
+        self
+    }
+
     /// Lists only tasks older than this one.
     ///
     /// ```
@@ -116,6 +130,7 @@ impl ListQuery {
         (self.statuses.is_empty() || self.statuses.contains(&task.status))
             && self.kind.as_deref().is_none_or(|kind| *kind == *task.kind)
             && (self.step.is_none() || self.step.as_deref() == task.step.as_deref())
+            && self.search.as_deref().is_none_or(|text| is_found(task, text))
     }
 
     /// The wanted statuses, each once; empty if all are wanted.
@@ -126,8 +141,18 @@ impl ListQuery {
 
     /// Whether the counters alone can tell how many tasks match.
     fn is_counted(&self) -> bool {
-        self.kind.is_none() && self.step.is_none()
+        self.kind.is_none() && self.step.is_none() && self.search.is_none()
     }
+}
+
+/// Whether a task has the text, which is in small letters.
+fn is_found(task: &Task, text: &str) -> bool {
+    let has = |place: &str| place.to_lowercase().contains(text);
+    has(&task.name)
+        || has(&task.kind)
+        || task.step.as_deref().is_some_and(has)
+        || task.id.hyphenated().encode_lower(&mut [0; 36]).contains(text)
+        || task.metadata.as_deref().is_some_and(|json| has(json.get()))
 }
 
 /// One page.

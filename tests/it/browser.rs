@@ -325,7 +325,7 @@ impl Tab {
     fn try_click(&self, element: &str) -> bool {
         self.wait_for(&format!(
             "await (async (element) => {{
-                if (!element || element.disabled) return false;
+                if (!element || element.disabled || element.ariaDisabled === 'true') return false;
                 element.scrollIntoView({{ block: 'center', behavior: 'instant' }});
                 const middle = () => {{
                     const box = element.getBoundingClientRect();

@@ -27,10 +27,15 @@ fn server(dir: &TempDir) -> (TestServer, String) {
 
 /// The page of the server, its panel of jobs open, with `token` typed in.
 fn panel(server: &TestServer, token: &str) -> Option<Tab> {
+    let tab = open(server)?;
+    enter(&tab, token);
+    Some(tab)
+}
+
+fn open(server: &TestServer) -> Option<Tab> {
     let tab = Browser::get()?.open(&format!("http://{}/?session=mine", server.addr()));
     tab.wait_for("document.querySelector('#live').dataset.live === 'yes'");
     tab.click("document.querySelector('#open-jobs')");
-    enter(&tab, token);
     Some(tab)
 }
 
@@ -136,8 +141,10 @@ fn a_wrong_token_is_refused_in_words_and_not_kept() {
 #[test]
 fn a_server_without_a_database_says_what_to_set() {
     let server = TestServer::start(&[]);
-    let Some(tab) = panel(&server, "any.token.here") else {
+    let Some(tab) = open(&server) else {
         return;
     };
     tab.wait_for("document.querySelector('#jobs-error').textContent.includes('STORAGE=sqlite')");
+    // No token would help.
+    assert_eq!(tab.eval("document.querySelector('#jobs form').hidden"), true);
 }

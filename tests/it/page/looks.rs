@@ -56,7 +56,7 @@ fn what_clients_store_is_shown_as_text() {
     for tab in [tab, &shared] {
         assert_eq!(tab.eval("window.hit ?? null"), Value::Null);
         assert_eq!(tab.eval("document.querySelectorAll('img').length"), 0);
-        assert_eq!(tab.eval("document.querySelectorAll('script').length"), 1);
+        assert_eq!(tab.eval("document.querySelectorAll('script:not([src])').length"), 0);
         tab.expect_no_complaint();
     }
 }
@@ -198,7 +198,7 @@ fn all_of_it_works_without_a_mouse() {
         enter();
         tab.wait_for(&is("By hand", status));
         tab.wait_for(&format!(
-            "document.activeElement === ({}).querySelector('.acts button')",
+            "document.activeElement === ({}).querySelector('.acts button') && !document.activeElement.ariaDisabled",
             row("By hand")
         ));
     }
@@ -240,7 +240,7 @@ fn filters_narrow_the_list() {
 }
 
 #[test]
-fn a_change_of_one_task_redraws_one_row_of_a_thousand() {
+fn a_change_of_one_task_redraws_one_row_of_those_that_are_shown() {
     let dial = Dial::default();
     let server = TestServer::start_with(&[], |registry| dial.register(registry));
     let mine = server.session("mine");
@@ -252,7 +252,7 @@ fn a_change_of_one_task_redraws_one_row_of_a_thousand() {
         return;
     };
     let tab = &scene.tab;
-    tab.wait_for("document.querySelectorAll('#list > li').length === 1000");
+    tab.wait_for("document.querySelectorAll('#list > li').length === 100");
     tab.wait_for(&is("Driven", "running"));
     tab.eval(
         "window.touched = new Set();
