@@ -20,7 +20,10 @@ fn main() -> io::Result<()> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default();
         let name = name.to_string_lossy().into_owned();
-        if [".html", ".css", ".js", ".svg"].iter().any(|end| name.ends_with(end)) {
+        if [".html", ".css", ".js", ".svg"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
             files.push((name, fs::read_to_string(&path)?));
         }
     }
@@ -42,7 +45,8 @@ fn main() -> io::Result<()> {
 /// Writes each file, compressed, and the table of them all.
 fn write(version: &str, files: &[(String, String)]) -> io::Result<()> {
     let folder = variable("OUT_DIR");
-    let mut table = format!("const VERSION: &str = {version:?};\nconst FILES: &[(&str, &[u8])] = &[\n");
+    let mut table =
+        format!("const VERSION: &str = {version:?};\nconst FILES: &[(&str, &[u8])] = &[\n");
     for (name, text) in files {
         let path = Path::new(&folder).join(format!("{name}.gz"));
         // Without a time, so that the same files give the same program.

@@ -6,8 +6,8 @@
 
 use super::call::Api;
 use super::{assets, page};
-use crate::http::router::Answer;
 use crate::http::Request;
+use crate::http::router::Answer;
 
 /// The document, in this version.
 pub(super) fn document(_: &Api, request: &Request<'_>, _: &str) -> Answer {

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::assets;
 use super::call::{Api, Call, named};
 use crate::executor::Source;
-use crate::http::router::Answer;
 use crate::http::response::reason_phrase;
+use crate::http::router::Answer;
 use crate::http::{Method, Problem, Request, Response};
 use crate::store::NewTask;
 use crate::terminal::{TEXT, TEXT_UTF8};
@@ -19,11 +19,14 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(super) fn home(call: &Call<'_>) -> Answer {
     let response = match call.request.wanted(&[HTML], TEXT) == HTML {
         true => {
-            let page = assets::text("index.html");
             let has_jobs = cfg!(feature = "jobs") && call.api.config.database_url.is_some();
-            let page = page.replace("{{session}}", call.session.as_str());
-            let page = page.replace("{{jobs}}", if has_jobs { "on" } else { "off" });
-            guarded(200, Response::bytes(HTML_UTF8, page))
+            let head = assets::text("head.html");
+            let head = head.replace("{{session}}", call.session.as_str());
+            let head = head.replace("{{jobs}}", if has_jobs { "on" } else { "off" });
+            guarded(
+                200,
+                assets::send_after(call.request, &head, HTML_UTF8, "index.html"),
+            )
         }
         false if !call.api.config.enable_session_isolation => {
             Response::bytes(TEXT_UTF8, text_off(call))
@@ -47,13 +50,14 @@ pub(super) fn worker(api: &Api, request: &Request<'_>, _: &str) -> Answer {
 
 /// The page that shows the API's document.
 pub(super) fn docs(request: &Request<'_>) -> Response {
-    guarded(200, assets::send(request, HTML_UTF8, "docs.html"))
+    let page = assets::send(request, HTML_UTF8, "docs.html");
+    guarded(200, page)
 }
 
 /// A refusal: for whoever has opened an address in a browser a page that can be read, else the problem.
 pub(super) fn refusal(request: &Request<'_>, problem: Problem) -> Response {
     let is_visit = matches!(request.method, Method::Get | Method::Head)
-        && !super::is_under(request.path(), &["/api"])
+        && !super::is_under(request.path(), &["/api", "/s"])
         && request.wanted(&[HTML], TEXT) == HTML;
     let message = is_visit.then(|| escape(problem.message()));
     let mut response = problem.into_response(request.id);

@@ -28,7 +28,9 @@ impl Request<'_> {
         let codings = self.headers.all("Accept-Encoding").join(",");
         codings.split(',').any(|coding| {
             let mut parts = coding.split(';').map(str::trim);
-            let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+            let is_gzip = parts
+                .next()
+                .is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
             is_gzip && parts.find_map(quality) != Some(0)
         })
     }

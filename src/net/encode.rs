@@ -207,7 +207,10 @@ fn render_head(out: &mut Vec<u8>, response: &Response, id: &str, framing: Framin
         reason_phrase(status),
     ]);
     put(&["\r\nDate: ", &date, "\r\nX-Request-Id: ", id]);
-    put(&["\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff"]);
+    if response.header("Cache-Control").is_none() {
+        put(&["\r\nCache-Control: no-store"]);
+    }
+    put(&["\r\nX-Content-Type-Options: nosniff"]);
     for (name, value) in &response.headers {
         // Nothing a handler hands on can end the line early.
         debug_assert!(!value.contains(['\r', '\n']));

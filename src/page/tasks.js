@@ -62,7 +62,7 @@ function announce(task) { outcomes.push(`${task.name} ${task.status}`); sayOutco
 const tiles = new Map();
 for (const [key, word] of [['', 'All tasks'], ...Object.entries(STATUSES)]) {
   const value = h('b', { textContent: '0' });
-  const tile = h('button', { type: 'button', className: 'tile', onclick: () => go({ status: key, before: '' }) }, value, h('span', {}, word));
+  const tile = h('button', { type: 'button', className: 'tile', onclick: () => go({ status: key, search: $('#search').value.trim(), before: '' }) }, value, h('span', {}, word));
   tile.dataset.status = key;
   tiles.set(key || 'total', value);
   $('#tiles').append(tile);
@@ -104,6 +104,7 @@ const refreshStats = throttled(300, () => askStats().catch(() => isLive && setTi
 
 // --- The stream ---
 
+let searchTimer = 0;
 let stream = null, isLive = false, wasLost = false, before = null;
 
 function live(text, yes) {
@@ -202,6 +203,7 @@ function enter(key) {
 }
 
 function drawView(now) {
+  clearTimeout(searchTimer);
   const key = now.session || home || server.session;
   const isSwitch = key !== server.session;
   if (isSwitch) enter(key);
@@ -219,7 +221,6 @@ function drawView(now) {
   showJobs(now.view === 'jobs');
 }
 
-let searchTimer = 0;
 $('#search').oninput = ({ target }) => {
   clearTimeout(searchTimer);
   searchTimer = setTimeout(() => go({ search: target.value.trim(), before: '' }, true), 150);

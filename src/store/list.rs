@@ -130,7 +130,10 @@ impl ListQuery {
         (self.statuses.is_empty() || self.statuses.contains(&task.status))
             && self.kind.as_deref().is_none_or(|kind| *kind == *task.kind)
             && (self.step.is_none() || self.step.as_deref() == task.step.as_deref())
-            && self.search.as_deref().is_none_or(|text| is_found(task, text))
+            && self
+                .search
+                .as_deref()
+                .is_none_or(|text| is_found(task, text))
     }
 
     /// The wanted statuses, each once; empty if all are wanted.
@@ -151,7 +154,11 @@ fn is_found(task: &Task, text: &str) -> bool {
     has(&task.name)
         || has(&task.kind)
         || task.step.as_deref().is_some_and(has)
-        || task.id.hyphenated().encode_lower(&mut [0; 36]).contains(text)
+        || task
+            .id
+            .hyphenated()
+            .encode_lower(&mut [0; 36])
+            .contains(text)
         || task.metadata.as_deref().is_some_and(|json| has(json.get()))
 }
 

@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use async_task_system::{FieldError, Outcome, TaskContext};
@@ -122,6 +122,20 @@ fn a_host_that_could_run_in_a_shell_is_not_repeated() {
     assert!(!answer.contains("reboot"), "{answer}");
 }
 
+/// What the program of that name makes of it, checksum and all.
+fn gunzip(bytes: &[u8]) -> Vec<u8> {
+    let mut child = Command::new("gzip")
+        .arg("-dc")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("gzip");
+    std::io::Write::write_all(&mut child.stdin.take().expect("its input"), bytes).expect("sent");
+    let output = child.wait_with_output().expect("its output");
+    assert!(output.status.success(), "gzip finds fault with it");
+    output.stdout
+}
+
 #[test]
 fn a_browser_gets_a_small_page_of_files_that_it_keeps() {
     let server = TestServer::start(&[]);
@@ -143,7 +157,13 @@ fn a_browser_gets_a_small_page_of_files_that_it_keeps() {
     assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"));
     assert!(!html.contains("<style") && !html.contains("<script>"));
 
-    let mut weight = page.body.len();
+    // The same, compressed, as curl and browsers unpack it.
+    let small = server
+        .call_exact("GET", "/?session=guest")
+        .header("Accept", "text/html");
+    let small = small.header("Accept-Encoding", "gzip").send().expect(200);
+    assert_eq!(gunzip(&small.body), page.body);
+    let mut weight = small.body.len();
     let parts = html.split('"').filter(|part| part.starts_with("/assets/"));
     for file in parts.collect::<BTreeSet<_>>() {
         let ask = |codings: &str| {
@@ -163,7 +183,11 @@ fn a_browser_gets_a_small_page_of_files_that_it_keeps() {
         weight += small.body.len();
     }
     assert!(weight <= 45 * 1024, "{weight} bytes");
-    for gone in ["/assets/0000000000000000/style.css", "/assets/style.css", "/assets"] {
+    for gone in [
+        "/assets/0000000000000000/style.css",
+        "/assets/style.css",
+        "/assets",
+    ] {
         let reply = server.call_exact("GET", gone).send();
         reply.expect_problem(404, "not_found");
     }
@@ -174,11 +198,21 @@ fn a_wrong_address_is_a_page_for_who_reads_and_a_problem_for_a_program() {
     let server = TestServer::start(&[]);
     for (target, status, words, code) in [
         ("/typo", 404, "There is nothing at this path", "not_found"),
-        ("/?session=a<b", 400, "A session key has 1 to 128", "invalid_session_key"),
+        (
+            "/?session=a<b",
+            400,
+            "A session key has 1 to 128",
+            "invalid_session_key",
+        ),
     ] {
-        let read = server.call_exact("GET", target).header("Accept", "text/html,*/*;q=0.8");
+        let read = server
+            .call_exact("GET", target)
+            .header("Accept", "text/html,*/*;q=0.8");
         let page = read.send().expect(status);
-        assert_eq!(page.header("Content-Type"), Some("text/html; charset=utf-8"));
+        assert_eq!(
+            page.header("Content-Type"),
+            Some("text/html; charset=utf-8")
+        );
         assert!(page.text().contains(words), "{}", page.text());
         let program = server.call_exact("GET", target).send();
         program.expect_problem(status, code);

@@ -146,5 +146,8 @@ fn a_server_without_a_database_says_what_to_set() {
     };
     tab.wait_for("document.querySelector('#jobs-error').textContent.includes('STORAGE=sqlite')");
     // No token would help.
-    assert_eq!(tab.eval("document.querySelector('#jobs form').hidden"), true);
+    assert_eq!(
+        tab.eval("document.querySelector('#jobs form').hidden"),
+        true
+    );
 }

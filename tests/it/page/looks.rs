@@ -56,7 +56,10 @@ fn what_clients_store_is_shown_as_text() {
     for tab in [tab, &shared] {
         assert_eq!(tab.eval("window.hit ?? null"), Value::Null);
         assert_eq!(tab.eval("document.querySelectorAll('img').length"), 0);
-        assert_eq!(tab.eval("document.querySelectorAll('script:not([src])').length"), 0);
+        assert_eq!(
+            tab.eval("document.querySelectorAll('script:not([src])').length"),
+            0
+        );
         tab.expect_no_complaint();
     }
 }

@@ -182,7 +182,13 @@ impl Reply {
         let context = format!("{method} {target} → {self}");
         let request_id = self.header("X-Request-Id");
         assert!(request_id.is_some_and(|id| !id.is_empty()), "{context}");
-        assert_eq!(self.header("Cache-Control"), Some("no-store"), "{context}");
+        // Files of the page are kept, under names that change with them.
+        let is_kept = target.starts_with("/assets/") && self.status == 200;
+        let caching = match is_kept {
+            true => "public, max-age=31536000, immutable",
+            false => "no-store",
+        };
+        assert_eq!(self.header("Cache-Control"), Some(caching), "{context}");
         let is_session_scoped = ["/tasks", "/demo", "/health"]
             .iter()
             .any(|route| target.starts_with(&format!("{API}{route}")));
