@@ -49,7 +49,7 @@ async function send(method, path, text, token) {
   try {
     response = await fetch(API + path, { method, headers, body: text });
   } catch {
-    throw new Refusal({ message: method === 'GET' ? 'The server cannot be reached' : 'The server cannot be reached: nothing was done, try again' });
+    throw new Refusal({ message: method === 'GET' ? 'The server cannot be reached' : 'The server cannot be reached: try again' });
   }
   unanswered.delete(JSON.stringify([server.session, path, text]));
   noteClock(response);

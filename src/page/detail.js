@@ -135,7 +135,7 @@ function trailEntry(entry, begun) {
   const word = isStep ? entry.step ?? 'Progress' : entry.event[0].toUpperCase() + entry.event.slice(1);
   const item = h('li', { className: isStep ? '' : entry.event === 'retried' ? 'turn again' : 'turn' },
     h('span', { dir: 'auto' }, h('b', {}, word), entry.message ? h('span', { className: 'soft' }, ': ' + entry.message) : null, entry.event === 'retried' ? `, attempt ${entry.attempt}` : ''),
-    h('span', { className: 'num soft', title: clockTime(entry.at) }, '+' + duration(entry.at - begun)),
+    h('span', { className: 'num soft', title: clockTime(entry.at) }, entry.at - begun < 50 ? '' : '+' + duration(entry.at - begun)),
     h('span', { className: 'num' }, entry.progress + ' %'));
   item.dataset.status = entry.status;
   return item;

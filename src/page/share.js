@@ -26,9 +26,15 @@ function draw() {
 }
 
 function drawClock() {
-  const steps = checklist(task.steps ?? [], reports, task, serverTime());
+  const steps = checklist(task.steps ?? [], reports.length ? reports : assumed(), task, serverTime());
   drawChecklist($('#checklist'), steps.length > 30 ? [] : steps, duration);
   set($('#time'), timeText(task, serverTime()));
+}
+
+/** Without a stream nobody tells of the steps before: they are done. */
+function assumed() {
+  const plan = task.steps ?? [];
+  return plan.slice(0, plan.indexOf(task.currentStep) + 1).map((step) => ({ step }));
 }
 
 /** Whether what is shown is so now. Clocks stand still where nobody knows. */
@@ -69,7 +75,7 @@ async function ask() {
   return true;
 }
 
-function hear({ type, events }) {
+function hear({ type, events, code }) {
   isOver = type === 'end';
   if (type === 'open') return task ? live(true) : ask();
   if (type === 'events') return hearEvents(events);
@@ -78,7 +84,7 @@ function hear({ type, events }) {
   // Lost, or at an end: without a stream it is asked now and then, also whether somebody has it tried again.
   clearTimeout(timer);
   timer = setTimeout(askOn, isEnded() ? 10_000 : 1_000);
-  if (type === 'lost' && task) live(false, 'The connection is lost; it is tried again by itself.');
+  if (type === 'lost' && task && !code) live(false, 'The connection is lost; it is tried again by itself.');
   return undefined;
 }
 
@@ -87,7 +93,7 @@ async function askOn() {
   if (!await ask()) return;
   // A stream that is lost comes back by itself; one that was at its end does where the task goes on.
   if (isOver && !isEnded()) stream.restart();
-  timer = setTimeout(askOn, isEnded() ? 10_000 : 2_000);
+  timer = setTimeout(askOn, isEnded() ? 10_000 : 1_500);
 }
 
 function hearEvents(events) {

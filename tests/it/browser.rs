@@ -1,17 +1,17 @@
 //! Chromium without a window, driven over a pipe by the few commands of its DevTools protocol
 //! that the tests need.
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+mod pipe;
+
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use self::pipe::{Pipe, lock};
 use crate::support::TempDir;
 
 /// How long a condition or an answer may take, on the slowest machine.
@@ -43,26 +43,6 @@ pub(crate) struct Browser {
     pipe: Arc<Pipe>,
     reader: Option<JoinHandle<()>>,
     profile: TempDir,
-}
-
-/// Both directions of the protocol.
-struct Pipe {
-    input: Mutex<ChildStdin>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    last_id: u64,
-    /// Who waits for which answer.
-    waiting: HashMap<u64, Sender<Value>>,
-    /// What each tab had to complain about, by its session in the protocol.
-    complaints: HashMap<String, Vec<String>>,
-    is_over: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Browser {
@@ -99,10 +79,7 @@ impl Browser {
             .expect("a shell starts");
         let input = child.stdin.take().expect("its input");
         let output = child.stdout.take().expect("its output");
-        let pipe = Arc::new(Pipe {
-            input: Mutex::new(input),
-            state: Mutex::default(),
-        });
+        let pipe = Arc::new(Pipe::new(input));
         let reader = {
             let pipe = pipe.clone();
             std::thread::spawn(move || pipe.read(output))
@@ -119,14 +96,27 @@ impl Browser {
     #[track_caller]
     pub(crate) fn open(self: &Arc<Browser>, url: &str) -> Tab {
         let context = self.call(None, "Target.createBrowserContext", json!({}));
-        let context = text(&context, "browserContextId");
+        let mut tab = self.open_in(&text(&context, "browserContextId"), url);
+        tab.is_first = true;
+        tab
+    }
+
+    /// A further tab of the same profile, which does not outlive it.
+    #[track_caller]
+    pub(crate) fn open_beside(self: &Arc<Browser>, tab: &Tab, url: &str) -> Tab {
+        self.open_in(&tab.context, url)
+    }
+
+    #[track_caller]
+    fn open_in(self: &Arc<Browser>, context: &str, url: &str) -> Tab {
         let target = json!({ "url": "about:blank", "browserContextId": context });
         let target = text(&self.call(None, "Target.createTarget", target), "targetId");
         let attach = json!({ "targetId": target, "flatten": true });
         let attached = self.call(None, "Target.attachToTarget", attach);
         let tab = Tab {
             browser: self.clone(),
-            context,
+            context: context.to_owned(),
+            is_first: false,
             session: text(&attached, "sessionId"),
         };
         for domain in ["Page", "Runtime", "Log"] {
@@ -181,72 +171,11 @@ impl Drop for Browser {
     }
 }
 
-impl Pipe {
-    fn send(&self, session: Option<&str>, method: &str, params: Value) -> Receiver<Value> {
-        let (sender, receiver) = channel();
-        let mut state = lock(&self.state);
-        assert!(!state.is_over, "the browser has ended");
-        state.last_id += 1;
-        let id = state.last_id;
-        state.waiting.insert(id, sender);
-        drop(state);
-        let mut message = json!({ "id": id, "method": method, "params": params });
-        if let Some(session) = session {
-            message["sessionId"] = json!(session);
-        }
-        let mut bytes = message.to_string().into_bytes();
-        bytes.push(0);
-        lock(&self.input)
-            .write_all(&bytes)
-            .expect("the browser listens");
-        receiver
-    }
-
-    /// Hands every message to whom it concerns, until the browser ends.
-    fn read(&self, output: ChildStdout) {
-        for message in BufReader::new(output).split(0) {
-            let Ok(message) = message else { break };
-            let message: Value = serde_json::from_slice(&message).unwrap_or_default();
-            let mut state = lock(&self.state);
-            if let Some(id) = message["id"].as_u64() {
-                if let Some(sender) = state.waiting.remove(&id) {
-                    // Who no longer waits has failed already.
-                    let _ = sender.send(message);
-                }
-            } else if let Some(complaint) = complaint(&message) {
-                let session = message["sessionId"].as_str().unwrap_or_default();
-                let complaints = state.complaints.entry(session.to_owned());
-                complaints.or_default().push(complaint);
-            }
-        }
-        let mut state = lock(&self.state);
-        state.is_over = true;
-        state.waiting.clear();
-    }
-}
-
-/// What an event of the protocol says against its page: an exception, an error in the console,
-/// a violation of the page's policy, a request that failed.
-fn complaint(message: &Value) -> Option<String> {
-    let params = &message["params"];
-    let is_bad = |level: &Value| {
-        ["error", "warning", "assert"]
-            .iter()
-            .any(|bad| level == bad)
-    };
-    match message["method"].as_str()? {
-        "Runtime.exceptionThrown" => Some(params["exceptionDetails"].to_string()),
-        "Runtime.consoleAPICalled" if is_bad(&params["type"]) => Some(params["args"].to_string()),
-        "Log.entryAdded" if is_bad(&params["entry"]["level"]) => Some(params["entry"].to_string()),
-        "Inspector.targetCrashed" => Some("the tab crashed".to_owned()),
-        _ => None,
-    }
-}
-
-/// A tab in a profile of its own; closed when dropped.
+/// A tab; its profile is closed when the first one is dropped.
 pub(crate) struct Tab {
     browser: Arc<Browser>,
     context: String,
+    is_first: bool,
     session: String,
 }
 
@@ -414,7 +343,7 @@ impl Tab {
 impl Drop for Tab {
     fn drop(&mut self) {
         // Not waited for: a failing test must not fail again here.
-        if !lock(&self.browser.pipe.state).is_over {
+        if self.is_first && !lock(&self.browser.pipe.state).is_over {
             let params = json!({ "browserContextId": self.context });
             let pipe = &self.browser.pipe;
             drop(pipe.send(None, "Target.disposeBrowserContext", params));
