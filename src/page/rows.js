@@ -99,7 +99,7 @@ function makeRow(task) {
   part.row = h('li', { className: task.isFresh ? 'task fresh' : 'task' },
     h('div', { className: 'state cut' },
       h('button', { type: 'button', className: 'name', title: task.name, onclick: () => go({ task: task.id }) }, part.name),
-      h('div', { className: 'cut small soft' }, part.status, ' · ' + task.type)),
+      h('div', { className: 'cut small soft' }, part.status, ' · ', h('bdi', {}, task.type))),
     part.mid, part.time, part.acts, part.error);
   part.row.dataset.id = task.id;
   rows.set(task.id, part);

@@ -125,7 +125,7 @@ fn a_store_holds_one_page_whatever_happens() {
         false,
         100,
         false,
-        "00902",
+        "00901",
         "cancelled",
         ["00003"],
         "/tasks?limit=100&status=failed&search=x+y",

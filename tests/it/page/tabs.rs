@@ -15,7 +15,9 @@ fn streams(server: &TestServer) -> u64 {
         .send()
         .expect(200)
         .text();
-    let line = text.lines().find(|line| line.starts_with("task_system_streams "));
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("task_system_streams "));
     let value = line.and_then(|line| line.split(' ').nth(1));
     value.expect("the number").parse().expect("a number")
 }

@@ -80,7 +80,7 @@ fn the_api_page_leads_back_to_the_same_session() {
 fn filter_and_search_find_what_is_far_below() {
     let server = TestServer::start(&[("MAX_TASKS_PER_SESSION", "20000")]);
     let mine = server.session("mine");
-    let id = mine.create(json!({ "name": "The needle", "metadata": { "order": "A-77" }, "type": "fails", "start": true }));
+    let id = mine.create(json!({ "name": "The needle", "metadata": { "order": "Q-77" }, "type": "fails", "start": true }));
     mine.wait_status(&id, "failed");
     for i in 0..1_200 {
         mine.create(json!({ "name": format!("Hay {i}") }));
@@ -97,7 +97,7 @@ fn filter_and_search_find_what_is_far_below() {
     tab.click(&on("#tiles [data-status=failed]"));
     tab.wait_for(&names(&["The needle"]));
     tab.click(&on("#tiles [data-status='']"));
-    for text in ["NEEDLE", "a-77", &id] {
+    for text in ["NEEDLE", "q-77", &id] {
         tab.fill(&on("#search"), text);
         tab.wait_for(&names(&["The needle"]));
         tab.fill(&on("#search"), "");
