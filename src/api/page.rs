@@ -56,8 +56,9 @@ pub(super) fn docs(request: &Request<'_>) -> Response {
 
 /// A refusal: for whoever has opened an address in a browser a page that can be read, else the problem.
 pub(super) fn refusal(request: &Request<'_>, problem: Problem) -> Response {
+    let is_page = |path: &str| !path.starts_with("/api/") && !path.starts_with("/s/");
     let is_visit = matches!(request.method, Method::Get | Method::Head)
-        && !super::is_under(request.path(), &["/api", "/s"])
+        && is_page(request.path())
         && request.wanted(&[HTML], TEXT) == HTML;
     let message = is_visit.then(|| escape(problem.message()));
     let mut response = problem.into_response(request.id);
