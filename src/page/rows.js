@@ -40,16 +40,22 @@ export function drawSoon(id) {
   frame ||= requestAnimationFrame(() => { frame = 0; draw(); });
 }
 
+/** So many rows are made in one frame, so that none takes long. */
+const AT_ONCE = 30;
+
 function draw() {
+  let made = 0;
   for (const id of dirty) {
     const task = store.tasks.get(id);
+    if (task && !rows.has(id) && ++made > AT_ONCE) continue;
+    dirty.delete(id);
     if (!task) continue;
     if (!rows.has(id)) { makeRow(task); isMoved = true; }
     drawRow(task, rows.get(id));
   }
-  dirty.clear();
   if (isMoved) arrange();
   isMoved = false;
+  if (dirty.size) drawSoon([...dirty][0]);
 }
 
 /** Puts the rows in order, and away those that are no longer of the page. */

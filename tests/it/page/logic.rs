@@ -134,3 +134,83 @@ fn a_store_holds_one_page_whatever_happens() {
     ]);
     assert_eq!(seen, expected);
 }
+
+/// A hub whose time runs a hundred times as fast, over streams that say one thing and then nothing.
+const HUB: &str = "import(at('stream.js')).then(({ Hub }) => {
+    const real = setTimeout;
+    window.setTimeout = (action, ms) => real(action, ms / 100);
+    window.asked = [];
+    window.fetch = async (url, { signal }) => {
+        asked.push(url);
+        return new Response(new ReadableStream({ start(stream) {
+            stream.enqueue(new TextEncoder().encode('{\"event\":\"state\"}\\n\\n'));
+            signal.addEventListener('abort', () => stream.error(new Error('aborted')));
+        } }));
+    };
+    window.hub = new Hub();
+    return 0;
+})";
+
+#[test]
+fn a_connection_that_is_silent_for_too_long_is_given_up_and_tried_again() {
+    let Some((_server, tab)) = modules() else {
+        return;
+    };
+    tab.eval(HUB);
+    let seen = tab.eval(
+        "new Promise((go) => {
+            const seen = [];
+            const stop = hub.listen({ url: '/a' }, ({ type }) => {
+                seen.push(type);
+                if (seen.length === 6) { stop(); go(seen); }
+            });
+        })",
+    );
+    assert_eq!(
+        seen,
+        json!(["open", "events", "lost", "open", "events", "lost"])
+    );
+    // A browser that is told that it is offline does not wait for that; back online it does not wait either.
+    let seen = tab.eval(
+        "new Promise((go) => {
+            const seen = [];
+            const stop = hub.listen({ url: '/b' }, ({ type }) => {
+                seen.push(type);
+                if (type === 'events') dispatchEvent(new Event(seen.length > 2 ? 'online' : 'offline'));
+                if (seen.length === 6) { stop(); go(seen); }
+            });
+        })",
+    );
+    assert_eq!(
+        seen,
+        json!(["open", "events", "lost", "open", "events", "lost"])
+    );
+    tab.wait_for("hub.open === 0 && hub.all.size === 0");
+}
+
+#[test]
+fn what_tabs_share_is_asked_for_once_and_no_more_than_four_are_open() {
+    let Some((_server, tab)) = modules() else {
+        return;
+    };
+    tab.eval(HUB);
+    let seen = tab.eval(
+        "new Promise((go) => {
+            const seen = {};
+            const stops = [];
+            const listen = (name, options) => stops.push(hub.listen(options, ({ type, code }) => { seen[name] ??= code ?? type; }));
+            for (const n of [1, 2, 3]) listen('own ' + n, { url: '/own/' + n, resume: null });
+            listen('first', { url: '/shared' });
+            setTimeout(() => {
+                listen('second', { url: '/shared' });
+                listen('fifth', { url: '/own/4', resume: null });
+                setTimeout(() => { stops.forEach((stop) => stop()); go([seen, asked.length]); }, 5000);
+            }, 5000);
+        })",
+    );
+    let expected = json!([{
+        "own 1": "open", "own 2": "open", "own 3": "open", "first": "open", "second": "joined", "fifth": "no_place",
+    }, 4]);
+    assert_eq!(seen, expected);
+    tab.wait_for("hub.open === 0 && hub.all.size === 0");
+}
