@@ -116,6 +116,37 @@ fn a_job_is_cancelled_and_retried_by_clicks() {
 }
 
 #[test]
+fn a_job_has_an_address_where_it_tells_when_it_is_due_and_all_else() {
+    let dir = TempDir::new();
+    let (server, token) = server(&dir);
+    let Some(tab) = panel(&server, &token) else {
+        return;
+    };
+    let body = json!({ "type": "held", "delaySec": 3_600, "arguments": { "order": 77 } });
+    let call = server.call("POST", "/jobs").json(&body);
+    let bearer = format!("Bearer {token}");
+    let job = call.header("Authorization", &bearer).send().expect(201);
+    let id = job.json()["id"].as_str().expect("an id").to_owned();
+    // So many newer ones that the list alone does not have it.
+    for _ in 0..20 {
+        add(&server, &token, "quick");
+    }
+    tab.go(&format!(
+        "http://{}/?session=mine&view=jobs&job={id}",
+        server.addr()
+    ));
+    let row = format!("document.querySelector('#job-list > li[data-id=\"{id}\"]')");
+    for text in ["Due at", "in 59:", "runAt", "{\"order\":77}"] {
+        tab.wait_for(&format!("{row}.innerText.includes({})", json!(text)));
+    }
+    tab.click(&format!("{row}.querySelector('.name')"));
+    tab.wait_for("location.search === '?session=mine&view=jobs'");
+    tab.eval("history.back()");
+    tab.wait_for(&format!("{row}.innerText.includes('runAt')"));
+    tab.expect_no_complaint();
+}
+
+#[test]
 fn a_wrong_token_is_refused_in_words_and_not_kept() {
     let dir = TempDir::new();
     let (server, token) = server(&dir);
