@@ -68,6 +68,10 @@ struct SharedView<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
     attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     steps: Vec<String>,
 }
@@ -115,6 +119,8 @@ fn json(api: &Api, task: &Task) -> Response {
         error: task.error.as_deref(),
         kind: &task.kind,
         attempt: task.attempt,
+        waiting: task.waiting.then_some(true),
+        paused: task.paused.then_some(true),
         steps: steps(api, task),
     };
     let answer = SharedAnswer {

@@ -2,7 +2,7 @@
 
 import { call, curl, serverTime } from './api.js';
 import { $, attempt, copy, copyLink, curlButton, drawChecklist, drawMeter, h, icon, meterParts, once, set, show, throttled } from './dom.js';
-import { checklist, clockTime, duration, plannedSteps, statusText, stepText, timeText } from './format.js';
+import { checklist, clockTime, duration, heldBy, plannedSteps, statusText, stepText, timeText } from './format.js';
 import { change } from './store.js';
 import { closeLog, openLog, prepareLog, reopenLog } from './log.js';
 import { fillActions } from './rows.js';
@@ -75,10 +75,11 @@ function draw() {
   }
   set($('#drawer-name'), task.name);
   $('#drawer-now').dataset.status = task.status;
+  $('#drawer-now').dataset.held = heldBy(task);
   drawMeter(now, task.progress, stepText(task));
   set(now.status, statusText(task));
   drawClocks();
-  const looks = `${task.status} ${task.queued}`;
+  const looks = `${task.status} ${task.queued} ${heldBy(task)}`;
   if (now.looks !== looks) {
     now.looks = looks;
     drawActs();

@@ -59,7 +59,7 @@ export function drawChecklist(list, steps, spell) {
     const item = list.children[i] ?? list.appendChild(h('li', {}, h('span', { className: 'sr' }), h('span', { className: 'what', dir: 'auto' }), h('span', { className: 'num soft' })));
     item.dataset.state = state;
     const [word, what, time] = item.children;
-    set(word, { done: 'Done: ', running: 'Running: ', todo: 'To come: ', failed: 'Failed: ', cancelled: 'Cancelled: ' }[state]);
+    set(word, { done: 'Done: ', running: 'Running: ', waiting: 'Waits for a person: ', paused: 'Paused: ', todo: 'To come: ', failed: 'Failed: ', cancelled: 'Cancelled: ' }[state]);
     set(what, name);
     set(time, ms === undefined ? '' : spell(ms));
   });

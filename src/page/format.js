@@ -2,7 +2,7 @@
 
 export const STATUSES = { pending: 'Pending', running: 'Running', completed: 'Completed', failed: 'Failed', cancelled: 'Cancelled' };
 export const FINAL = new Set(['completed', 'failed', 'cancelled']);
-export const EVENTS = new Set(['created', 'queued', 'started', 'progress', 'completed', 'failed', 'cancelled', 'retried']);
+export const EVENTS = new Set(['created', 'queued', 'started', 'progress', 'waiting', 'advanced', 'paused', 'resumed', 'completed', 'failed', 'cancelled', 'retried']);
 
 export const number = (n) => n.toLocaleString('en');
 
@@ -23,7 +23,13 @@ export function clockTime(ms, now = Date.now()) {
   return at.toDateString() === new Date(now).toDateString() ? at.toLocaleTimeString() : at.toLocaleString();
 }
 
-export const statusText = (task) => STATUSES[task.status] + (task.attempt > 1 ? `, attempt ${task.attempt}` : '');
+/** Why a running task does not go on; '' where it does. */
+export const heldBy = ({ waiting, paused }) => (waiting ? 'waiting' : paused ? 'paused' : '');
+
+export function statusText(task) {
+  const held = { waiting: ', waits for a person', paused: ', paused' }[heldBy(task)] ?? '';
+  return STATUSES[task.status] + (task.attempt > 1 ? `, attempt ${task.attempt}` : '') + held;
+}
 
 export function stepText(task) {
   if (task.error) return task.error;
@@ -54,11 +60,12 @@ const spent = (from, to) => (from === undefined || to === undefined ? undefined 
  * Each step of the newest attempt: done, running, to come, or where it ended otherwise. `reports` are the attempt's
  * progress entries `{step, at}`, `plan` the names that are known ahead, in order.
  */
-export function checklist(plan, reports, { status, completedAt }, now) {
+export function checklist(plan, reports, task, now) {
+  const { status, completedAt } = task;
   const begun = [];
   for (const { step, at } of reports) if (step && begun.at(-1)?.name !== step) begun.push({ name: step, at });
   const steps = begun.map(({ name, at }, i) => ({ name, state: 'done', ms: spent(at, begun[i + 1]?.at ?? completedAt ?? now) }));
-  if (steps.length && status !== 'completed') steps.at(-1).state = status === 'pending' ? 'running' : status;
+  if (steps.length && status !== 'completed') steps.at(-1).state = heldBy(task) || (status === 'pending' ? 'running' : status);
   // A name may come twice: what is to come begins behind as many as have begun.
   const rest = plan.slice(begun.length).map((name) => ({ name, state: status === 'completed' ? 'done' : 'todo' }));
   return [...steps, ...rest];

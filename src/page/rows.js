@@ -2,7 +2,7 @@
 
 import { call, curl, serverTime } from './api.js';
 import { $, attempt, curlButton, deafen, drawMeter, front, h, icon, meterParts, once, set } from './dom.js';
-import { number, statusText, stepText, timeText } from './format.js';
+import { heldBy, number, statusText, stepText, timeText } from './format.js';
 import { PAGE } from './store.js';
 import { go, view } from './address.js';
 
@@ -112,10 +112,11 @@ function makeRow(task) {
 }
 
 function drawRow(task, part) {
-  const looks = `${task.status} ${task.attempt} ${task.queued}`;
+  const looks = `${task.status} ${task.attempt} ${task.queued} ${heldBy(task)}`;
   if (part.looks !== looks) {
     part.looks = looks;
     part.row.dataset.status = task.status;
+    part.row.dataset.held = heldBy(task);
     set(part.status, statusText(task));
     fillActions(part.acts, task, part.error);
   }
@@ -130,14 +131,14 @@ export function tick() {
   }
 }
 
-const KINDS = { running: ['cancel'], failed: ['retry'], cancelled: ['retry'], completed: [] };
-const LOOKS = { start: ['Start', 'play'], cancel: ['Cancel', 'stop'], retry: ['Retry', 'again'] };
+const KINDS = { failed: ['retry'], cancelled: ['retry'], completed: [] };
+const LOOKS = { start: ['Start', 'play'], advance: ['Go on', 'play'], resume: ['Resume', 'play'], cancel: ['Cancel', 'stop'], retry: ['Retry', 'again'] };
 
 /** The buttons that the state of a task allows, with their curl commands; of a job where `job` does what they say. */
 export function fillActions(place, task, error, job) {
   const path = (verb) => `/tasks/${task.id}/${verb}`;
-  const pending = job || task.queued ? ['cancel'] : ['start', 'cancel'];
-  const verbs = KINDS[task.status] ?? pending;
+  const first = task.status === 'pending' ? !job && !task.queued && 'start' : { waiting: 'advance', paused: 'resume' }[heldBy(task)];
+  const verbs = KINDS[task.status] ?? [first, 'cancel'].filter(Boolean);
   if (place.dataset.verbs === String(verbs)) return;
   const isChange = 'verbs' in place.dataset;
   place.dataset.verbs = verbs;

@@ -2,7 +2,7 @@
 
 import { noteClock, serverTime } from './api.js';
 import { $, drawChecklist, drawMeter, h, meterParts, set } from './dom.js';
-import { FINAL, checklist, clockTime, duration, statusText, timeText } from './format.js';
+import { FINAL, checklist, clockTime, duration, heldBy, statusText, timeText } from './format.js';
 import { change } from './store.js';
 import { whileVisible } from './stream.js';
 
@@ -16,6 +16,7 @@ const isEnded = () => FINAL.has(task?.status);
 
 function draw() {
   $('#task').dataset.status = task.status;
+  $('#task').dataset.held = heldBy(task);
   set($('#name'), task.name);
   set($('#description'), task.description ?? '');
   set($('#percent'), task.progress + ' %');

@@ -71,7 +71,8 @@ export class Store {
     if (task.sessionKey !== this.session()) return;
     const known = this.tasks.get(task.id);
     // Attempts only grow; the list may be older than what is known.
-    if (known) Object.assign(known, task, { attempt: Math.max(known.attempt, task.attempt) });
+    // What it lacks is no longer so.
+    if (known) Object.assign(known, { waiting: false, paused: false }, task, { attempt: Math.max(known.attempt, task.attempt) });
     else this.tasks.set(task.id, { ...task, isFresh: this.isLoaded });
     this.told('task', this.tasks.get(task.id));
   }
@@ -134,6 +135,6 @@ export class Store {
 export function change(task, name, data) {
   task.currentStep = data.currentStep;
   task.currentStepDescription = data.currentStepDescription;
-  for (const member of ['status', 'progress', 'startedAt', 'completedAt', 'error']) task[member] = data[member];
+  for (const member of ['status', 'progress', 'startedAt', 'completedAt', 'error', 'waiting', 'paused']) task[member] = data[member];
   task.queued = name === 'queued' || name === 'retried';
 }

@@ -90,10 +90,7 @@ fn filter_and_search_find_what_is_far_below() {
     };
     let tab = &scene.tab;
     tab.wait_for("document.querySelector('#shown').textContent === '1 to 100 of 1,201'");
-    assert_eq!(
-        tab.eval("document.querySelectorAll('#list > li').length"),
-        100
-    );
+    tab.wait_for("document.querySelectorAll('#list > li').length === 100");
     tab.click(&on("#tiles [data-status=failed]"));
     tab.wait_for(&names(&["The needle"]));
     tab.click(&on("#tiles [data-status='']"));
@@ -118,10 +115,7 @@ fn filter_and_search_find_what_is_far_below() {
     // What is new comes to the first page, and none is there that has been cleaned away.
     scene.mine.create(json!({ "name": "New" }));
     tab.wait_for(&row("New"));
-    assert_eq!(
-        tab.eval("document.querySelectorAll('#list > li').length"),
-        100
-    );
+    tab.wait_for("document.querySelectorAll('#list > li').length === 100");
     tab.expect_no_complaint();
 }
 
@@ -163,5 +157,47 @@ fn the_steps_of_a_process_are_ticked_off() {
     tab.wait_for(&format!(r#"{states} === '["done","running","todo"]'"#));
     tab.click(&button(&on("#drawer"), "Cancel"));
     tab.wait_for(&format!(r#"{states} === '["done","cancelled","todo"]'"#));
+    tab.expect_no_complaint();
+}
+
+#[test]
+fn a_step_that_waits_for_a_person_goes_on_by_a_click() {
+    let Some(scene) = Scene::open() else { return };
+    let (tab, mine) = (&scene.tab, &scene.mine);
+    let steps = json!([
+        { "name": "Check", "durationMs": 10 }, { "name": "Manager approves", "wait": true },
+        { "name": "Send", "durationMs": 10 },
+    ]);
+    let body = json!({ "name": "Onboarding", "steps": steps });
+    let made = mine.post("/demo/tasks/workflow", body).expect(201).json();
+    let id = made["task"]["id"].as_str().expect("an id").to_owned();
+    let status = format!(
+        "({}).querySelector('.status').textContent",
+        row("Onboarding")
+    );
+    tab.wait_for(&format!("{status} === 'Running, waits for a person'"));
+    let link = mine.act(&format!("/tasks/{id}/share")).expect(201).json();
+    let shared = scene.browser.open(link["link"].as_str().expect("a link"));
+    let states = "JSON.stringify([...document.querySelectorAll('#checklist li')].map((li) => li.dataset.state))";
+    shared.wait_for(&format!(r#"{states} === '["done","waiting","todo"]'"#));
+    shared.wait_for(
+        "document.querySelector('#status').textContent === 'Running, waits for a person'",
+    );
+    tab.click(&button(&row("Onboarding"), "Go on"));
+    tab.wait_for(&is("Onboarding", "completed"));
+    shared.wait_for(&format!(r#"{states} === '["done","done","done"]'"#));
+    // What is paused goes on in the same way.
+    let made = mine
+        .post("/demo/tasks/sample", json!({ "delayMs": 1_000 }))
+        .expect(201)
+        .json();
+    let id = made["task"]["id"].as_str().expect("an id").to_owned();
+    mine.act(&format!("/tasks/{id}/pause")).expect(200);
+    let sample = row(super::scene::SAMPLE);
+    tab.wait_for(&format!(
+        "({sample}).querySelector('.status').textContent === 'Running, paused'"
+    ));
+    tab.click(&button(&sample, "Resume"));
+    tab.wait_for(&is(super::scene::SAMPLE, "completed"));
     tab.expect_no_complaint();
 }
