@@ -44,7 +44,7 @@ export function tellDetail(id, name, data) {
   change(task, name, data);
   draw();
   refresh();
-  if (name === 'retried' || name === 'started') reopenLog();
+  if (name === 'retried') reopenLog();
 }
 
 /** A stream that has had a gap: all anew. */

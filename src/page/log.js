@@ -13,7 +13,7 @@ let shown = () => null;
 let id = '';
 
 function reset() {
-  Object.assign(log, { stream: null, isOver: false, last: 0, attempt: 1, lines: [], waiting: [], follows: true, wanted: '', frame: 0, top: 0 });
+  Object.assign(log, { stream: null, isOver: false, isDue: false, last: 0, attempt: 1, lines: [], waiting: [], follows: true, wanted: '', frame: 0, top: 0 });
 }
 reset();
 
@@ -32,9 +32,10 @@ export function closeLog() {
   log.stream = null;
 }
 
-/** The task goes on: so may its log. */
+/** The task is tried again, and its log goes on; where its stream has not ended yet, once it has. */
 export function reopenLog() {
-  if (!log.isOver) return;
+  log.isDue = !log.isOver;
+  if (log.isDue) return;
   log.isOver = false;
   log.stream?.restart();
 }
@@ -42,11 +43,13 @@ export function reopenLog() {
 /** Each stream begins with the first line; what comes twice is dropped. */
 function hear({ type, events }) {
   if (type === 'events') for (const event of events) { if (event.event === 'log') hearLine(event); }
-  if (type !== 'end' && type !== 'refused') return;
+  if (type !== 'end' && type !== 'refused') return undefined;
   // The end of the task is the end of its stream. Anything else is tried again.
   log.isOver = true;
+  if (log.isDue) return reopenLog();
   const stream = log.stream;
-  if (type === 'end' && !FINAL.has(shown()?.status)) setTimeout(() => log.stream === stream && !FINAL.has(shown()?.status) && reopenLog(), 3000);
+  if (type === 'end' && !FINAL.has(shown()?.status)) setTimeout(() => log.stream === stream && log.isOver && reopenLog(), 3000);
+  return undefined;
 }
 
 function hearLine(line) {

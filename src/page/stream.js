@@ -7,8 +7,8 @@
 const PLACES = 4;
 /** The server says something every 15 s: a connection that is silent for longer is dead. */
 const SILENCE = 20_000;
-/** A page that has not said for so long that it is there has gone. */
-const PAGE_LOST = 150_000;
+/** A page says every 30 s that it is there. One that was not heard of at so many looks in turn has gone; a machine that sleeps does not look. */
+const LOOK = 10_000, LOOKS = 15;
 
 const sleep = (ms, signal) => new Promise((go) => {
   const timer = setTimeout(go, ms);
@@ -133,15 +133,15 @@ export class Hub {
   /** Serves the page behind a port. */
   serve(port) {
     const open = new Map();
-    let seen = Date.now();
-    const leave = () => { for (const stop of open.values()) stop(); open.clear(); };
+    let missed = 0;
     const timer = setInterval(() => {
-      if (Date.now() - seen < PAGE_LOST) return;
+      missed += 1;
+      if (missed < LOOKS) return;
       clearInterval(timer);
-      leave();
-    }, 10_000);
+      for (const stop of open.values()) stop();
+    }, LOOK);
     port.onmessage = ({ data: { id, open: options, close } }) => {
-      seen = Date.now();
+      missed = 0;
       if (options) open.set(id, this.listen(options, (message) => port.postMessage({ id, message })));
       if (close) { open.get(id)?.(); open.delete(id); }
     };

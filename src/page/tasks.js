@@ -128,7 +128,13 @@ async function refresh() {
 function hear({ type, events, code, message }) {
   if (type === 'open') return undefined;
   if (type === 'events') return hearEvents(events);
-  if (type === 'joined') { live('Live', true); askStats().catch(() => null); return refresh(); }
+  if (type === 'joined') {
+    live('Live', true);
+    wasLost = false;
+    set($('#list-error'), '');
+    askStats().catch(() => null);
+    return refresh();
+  }
   if (type === 'hidden') return live('Paused', false);
   if (type === 'refused') { live('Not connected', false); return set($('#list-error'), message ?? 'The server refuses'); }
   if (isLive) before = stats;

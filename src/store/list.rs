@@ -8,6 +8,9 @@ use crate::task::{SessionKey, Task, TaskId, TaskStatus};
 /// The most tasks looked at under one hold of the session's lock.
 const CHUNK: usize = 5_000;
 
+/// The same where each is searched, which takes longer.
+const SEARCHED: usize = 500;
+
 /// Which tasks to list. The cursor of one page asks for the next page.
 ///
 /// ```
@@ -256,10 +259,14 @@ fn part(
     // The total needs a look at every task. This goes in chunks, so that the lock is held briefly.
     let wanted = |task: &Task| query.cursor.is_none_or(|cursor| task.id < cursor);
     let mut place = query.cursor.filter(|_| !count);
+    let chunk = match query.search {
+        Some(_) => SEARCHED,
+        None => CHUNK,
+    };
     while count || !part.more {
         let state = session.state.read();
         let mut seen = 0;
-        for record in state.newest(place).take(CHUNK) {
+        for record in state.newest(place).take(chunk) {
             seen += 1;
             place = Some(record.task.id);
             if query.matches(&record.task) {
@@ -269,7 +276,7 @@ fn part(
                 }
             }
         }
-        if seen < CHUNK {
+        if seen < chunk {
             break;
         }
     }
@@ -354,6 +361,30 @@ impl TaskManager {
 mod tests {
     use super::*;
     use crate::store::{Limits, NewTask};
+
+    #[test]
+    fn a_search_looks_at_all_that_a_person_sees_whatever_its_case() {
+        let tasks = TaskManager::new(Limits::default(), None);
+        let key = SessionKey::parse("k").expect("a valid key");
+        let metadata = serde_json::json!({ "customer": "Ödön" });
+        let made = NewTask::new("Invoice 7").kind("Report").metadata(&metadata);
+        let id = tasks.create(&key, made).expect("room").id.to_string();
+        for i in 0..2 * SEARCHED {
+            tasks
+                .create(&key, NewTask::new(&i.to_string()))
+                .expect("room");
+        }
+        let found = |text: &str| {
+            let page = tasks.list(&key, &ListQuery::default().search(text), |task| {
+                task.name.to_string()
+            });
+            (page.items, page.total)
+        };
+        for text in ["INVOICE", "report", "öDÖN", &id.to_uppercase(), "voice 7"] {
+            assert_eq!(found(text), (vec!["Invoice 7".to_owned()], 1), "{text}");
+        }
+        assert_eq!(found("nobody"), (Vec::new(), 0));
+    }
 
     #[test]
     fn a_status_named_twice_lists_its_tasks_once() {
