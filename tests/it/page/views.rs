@@ -188,10 +188,11 @@ fn a_step_that_waits_for_a_person_goes_on_by_a_click() {
     shared.wait_for(&format!(r#"{states} === '["done","done","done"]'"#));
     // What is paused goes on in the same way.
     let made = mine
-        .post("/demo/tasks/sample", json!({ "delayMs": 1_000 }))
+        .post("/demo/tasks/sample", json!({ "delayMs": 4_000 }))
         .expect(201)
         .json();
     let id = made["task"]["id"].as_str().expect("an id").to_owned();
+    mine.wait_status(&id, "running");
     mine.act(&format!("/tasks/{id}/pause")).expect(200);
     let sample = row(super::scene::SAMPLE);
     tab.wait_for(&format!(
