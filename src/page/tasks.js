@@ -30,7 +30,7 @@ const store = new Store({
 
 const load = () => attempt($('#list-error'), () => store.load());
 /** One request for many tasks that others have made. */
-const loadSoon = throttled(250, () => store.load().catch(() => null));
+const loadSoon = throttled(500, () => store.load().catch(() => null));
 
 /** Events do not tell the attempt, and a list may count it already. */
 const retried = new Set();
