@@ -14,7 +14,10 @@ let now = null;                // the elements that show how it stands
 let past = [];                 // its history
 
 export function prepareDetail() {
-  $('#drawer').addEventListener('close', () => { if (opened) go({ task: '' }); });
+  $('#drawer').addEventListener('close', ({ target }) => {
+    // The event comes late: by now another task may be shown.
+    if (opened && !target.open) go({ task: '' });
+  });
   prepareLog(() => task);
 }
 

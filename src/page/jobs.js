@@ -119,7 +119,7 @@ export function showJobs(isShown) {
 export function prepareJobs(ended) {
   announce = ended;
   $('#open-jobs').onclick = () => go({ view: 'jobs' });
-  $('#jobs').addEventListener('close', () => { if (view().view === 'jobs') go({ view: '', job: '' }); });
+  $('#jobs').addEventListener('close', ({ target }) => { if (view().view === 'jobs' && !target.open) go({ view: '', job: '' }); });
   document.addEventListener('visibilitychange', lookAtJobs);
   $('#forget-token').onclick = () => { set($('#jobs-error'), ''); setToken(''); $('#jobs input').focus(); };
   $('#jobs form').onsubmit = (event) => {
