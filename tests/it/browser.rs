@@ -278,8 +278,8 @@ impl Tab {
             });
             self.command("Input.dispatchMouseEvent", params);
         }
-        // A click that follows a link leaves a page that knows nothing of it.
-        self.eval("window.hasMissed") != true
+        // A click that follows a link leaves a page that knows nothing of it, or that is on its way.
+        self.try_eval("window.hasMissed") != Ok(Value::Bool(true))
     }
 
     /// Replaces what stands in a field, as typing would.
