@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::scene::{Scene, address, is, row};
 use crate::browser::Tab;
-use crate::support::{Dial, TestServer, wait_until};
+use crate::support::{Dial, Process, TempDir, TestServer, quiet_port, wait_until};
 
 /// How many streams the server has open, as its own numbers say.
 fn streams(server: &TestServer) -> u64 {
@@ -94,7 +94,7 @@ fn a_page_that_nobody_sees_gives_its_stream_back() {
     } = &scene;
     let id = mine.run("held");
     let link = mine.act(&format!("/tasks/{id}/share")).expect(201).json();
-    let shared = browser.open(link["link"].as_str().expect("a link"));
+    let shared = scene.browser.open(link["link"].as_str().expect("a link"));
     shared.wait_for("document.querySelector('#note').textContent.startsWith('Live')");
     wait_until(|| streams(server) == 2);
     hide(&shared, true);
@@ -112,16 +112,11 @@ fn a_page_that_nobody_sees_gives_its_stream_back() {
 
 #[test]
 fn a_share_page_says_what_has_become_of_it() {
-    let port = crate::support::quiet_port().to_string();
-    let Some(scene) = Scene::with(TestServer::start(&[("PORT", &port)])) else {
-        return;
-    };
-    let Scene {
-        tab: _tab,
-        mine,
-        server,
-        browser,
-    } = scene;
+    let Some(scene) = Scene::open() else { return };
+    let (port, dir) = (quiet_port().to_string(), TempDir::new());
+    let variables = [("PORT", &*port)];
+    let server = Process::start(&dir, &variables);
+    let mine = server.client.session("mine");
     let steps = json!([
         { "name": "Pick", "durationMs": 10 }, { "name": "Pack", "durationMs": 600_000 },
         { "name": "Ship", "durationMs": 10 },
@@ -135,7 +130,7 @@ fn a_share_page_says_what_has_become_of_it() {
         .expect("an id")
         .to_owned();
     let link = mine.act(&format!("/tasks/{id}/share")).expect(201).json();
-    let shared = browser.open(link["link"].as_str().expect("a link"));
+    let shared = scene.browser.open(link["link"].as_str().expect("a link"));
     let states = "JSON.stringify([...document.querySelectorAll('#checklist li')].map((li) => [li.querySelector('.what').textContent, li.dataset.state]))";
     shared.wait_for(&format!(
         r#"{states} === '[["Pick","done"],["Pack","running"],["Ship","todo"]]'"#
@@ -150,6 +145,8 @@ fn a_share_page_says_what_has_become_of_it() {
             .text()
             .contains("durationMs")
     );
+    // Killed: it has no last word.
+    server.signal("KILL");
     drop(server);
     shared.wait_for(
         "document.querySelector('#note').textContent.includes('This is how it stood at')",
@@ -158,7 +155,7 @@ fn a_share_page_says_what_has_become_of_it() {
     let stands = shared.text(clock);
     shared.wait_for("document.querySelector('#note').textContent.includes('cannot be reached')");
     assert_eq!(shared.text(clock), stands, "no clock goes on");
-    let _server = TestServer::start(&[("PORT", &port)]);
+    let _server = Process::start(&dir, &variables);
     shared.wait_for("document.body.innerText.includes('This link has ended')");
     shared.wait_for("document.body.innerText.includes('was restarted')");
 }
