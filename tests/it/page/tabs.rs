@@ -94,7 +94,7 @@ fn a_page_that_nobody_sees_gives_its_stream_back() {
     } = &scene;
     let id = mine.run("held");
     let link = mine.act(&format!("/tasks/{id}/share")).expect(201).json();
-    let shared = scene.browser.open(link["link"].as_str().expect("a link"));
+    let shared = browser.open(link["link"].as_str().expect("a link"));
     shared.wait_for("document.querySelector('#note').textContent.startsWith('Live')");
     wait_until(|| streams(server) == 2);
     hide(&shared, true);
