@@ -141,7 +141,7 @@ fn a_job_has_an_address_where_it_tells_when_it_is_due_and_all_else() {
     }
     tab.click(&format!("{row}.querySelector('.name')"));
     tab.wait_for("location.search === '?session=mine&view=jobs'");
-    tab.eval("history.back()");
+    tab.eval("void setTimeout(() => history.back())");
     tab.wait_for(&format!("{row}.innerText.includes('runAt')"));
     tab.expect_no_complaint();
 }

@@ -45,7 +45,7 @@ fn a_switch_of_session_changes_the_address_and_back_returns() {
     // Its stream is that of the new session.
     theirs.create(json!({ "name": "Later" }));
     tab.wait_for(&row("Later"));
-    tab.eval("history.back()");
+    tab.eval("void setTimeout(() => history.back())");
     tab.wait_for(&row("Mine"));
     tab.wait_for(&format!("!({})", row("Theirs")));
     tab.wait_for("location.search === '?session=mine'");

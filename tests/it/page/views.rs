@@ -26,10 +26,10 @@ fn back_forward_and_reload_do_what_they_say() {
     tab.click(&format!("({}).querySelector('.name')", row("fails")));
     tab.wait_for(DRAWER);
     tab.wait_for("location.search.includes('status=failed') && location.search.includes('task=')");
-    tab.eval("history.back()");
+    tab.eval("void setTimeout(() => history.back())");
     tab.wait_for(&format!("!{DRAWER}"));
     tab.wait_for("location.search === '?session=mine&status=failed'");
-    tab.eval("history.forward()");
+    tab.eval("void setTimeout(() => history.forward())");
     tab.wait_for(DRAWER);
     tab.wait_for("document.querySelector('#drawer').innerText.includes('the disk is full')");
     // The same again in another tab, or after a reload.
@@ -49,7 +49,7 @@ fn back_forward_and_reload_do_what_they_say() {
     assert_eq!(tab.eval("document.querySelector('#search').value"), "Apple");
     tab.go(&format!("{}&view=jobs", address(&scene.server, "mine")));
     tab.wait_for("document.querySelector('#jobs').open");
-    tab.eval("history.back()");
+    tab.eval("void setTimeout(() => history.back())");
     tab.wait_for(&names(&["Apple"]));
 }
 
@@ -108,7 +108,7 @@ fn filter_and_search_find_what_is_far_below() {
     tab.wait_for(&row("Hay 999"));
     tab.click(&on("#newer"));
     tab.wait_for(&row("Hay 1099"));
-    tab.eval("history.back()");
+    tab.eval("void setTimeout(() => history.back())");
     tab.wait_for(&row("Hay 999"));
     tab.click(&on("#newest"));
     tab.wait_for(&row("Hay 1199"));
