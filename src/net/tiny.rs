@@ -26,8 +26,9 @@ const WARNING: &str = "HTTP_SERVER=tiny_http is for trusted networks, or behind 
 const STACK: usize = 256 * 1024;
 
 /// The headers that are read: the crate gives out a header by its name, and of several of one name the first.
-const HEADERS: [&str; 13] = [
+const HEADERS: [&str; 14] = [
     "Accept",
+    "Accept-Encoding",
     "Authorization",
     "Content-Encoding",
     "Content-Type",
