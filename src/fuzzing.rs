@@ -11,6 +11,8 @@ use crate::http::router::Router;
 use crate::http::{Method, Peer, Request};
 use crate::jobs::Jobs;
 use crate::net::head;
+use crate::player::Player;
+use crate::store::Scenes;
 use crate::system::TaskSystem;
 
 const MAX_BODY: usize = 65_536;
@@ -70,7 +72,12 @@ impl Routes {
         let config = Config::from_pairs(pairs).expect("a valid configuration");
         let system = TaskSystem::start(&config, ExecutorRegistry::new()).expect("it starts");
         let jobs = Jobs::start(&config, system.execution()).expect("it is off");
-        let api = Arc::new(Api::new(system, config));
+        let api = Arc::new(Api::new(
+            system.clone(),
+            Player::new(system.execution().clone()),
+            Scenes::new(),
+            config,
+        ));
         let mut routes = api::routes(&api);
         routes.extend(jobs.routes(api.streams()));
         Routes {
